@@ -1,0 +1,677 @@
+#include "agents/ops.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define POLL_SECONDS    20
+#define SHARED_RUNS_MAX 1024
+
+struct op_run {
+	struct worker *w;
+	const struct operation *op;
+	struct backend *b;
+	struct remote_vm vm; /* as the ledger has it */
+	struct trouble *t;
+	bool on_hardware;
+	enum vm_state hardware;
+};
+
+bool operation_read(json_t *item, struct operation *out)
+{
+	const char *id = json_string_value(json_object_get(item, "id"));
+	const char *kind = json_string_value(json_object_get(item, "kind"));
+	struct pw_uuid parsed;
+
+	if (!id || !kind || !pw_uuid_parse(id, strlen(id), &parsed) || !operation_kind_from_name(kind, &out->kind))
+		return false;
+	if (!json_uuid_member(item, "vm", &out->vm))
+		return false;
+	pw_uuid_format(&parsed, out->id);
+	out->params = json_object_get(item, "params");
+	return out->params != NULL;
+}
+
+bool launch_budget(json_t *params, uint64_t pages, struct launch_budget *out)
+{
+	json_t *v = json_object_get(params, "resident");
+
+	*out = (struct launch_budget){ .pages = pages, .must = v != NULL };
+	if (!v)
+		return true;
+	if (json_is_integer(v) && json_integer_value(v) >= 0) {
+		out->pages = (uint64_t)json_integer_value(v);
+		return out->pages <= pages;
+	}
+	if (!json_is_real(v) || !(json_real_value(v) >= 0 && json_real_value(v) <= 1))
+		return false;
+	out->pages = (uint64_t)(json_real_value(v) * (double)pages);
+	return true;
+}
+
+struct find_vm {
+	const struct pw_uuid *vm;
+	bool *found;
+	enum vm_state *state;
+};
+
+static bool find_one(void *ctx, const struct pw_uuid *vm, enum vm_state state)
+{
+	struct find_vm *f = ctx;
+
+	if (!pw_uuid_equal(vm, f->vm))
+		return true;
+	*f->found = true;
+	*f->state = state;
+	return false;
+}
+
+enum pw_status hardware_vm(struct backend *b, const struct pw_uuid *vm, bool *found, enum vm_state *state,
+			   struct pw_err *err)
+{
+	*found = false;
+	*state = VM_NORMAL;
+	return b->ops->each_vm(b, find_one, &(struct find_vm){ vm, found, state }, err);
+}
+
+/* Stuck frames. */
+
+struct stuck {
+	json_t *items;
+	uint64_t hash;
+	bool failed;
+};
+
+static bool see_stuck(void *ctx, const struct backend_run *run)
+{
+	struct stuck *s = ctx;
+	json_t *item = json_pack("{s:s, s:I, s:I, s:s}", "pool", "local", "pfn", (json_int_t)run->pfn, "count",
+				 (json_int_t)run->count, "reason", "hardware would not give it back");
+
+	s->hash = next_random(&s->hash) ^ run->pfn ^ run->count << 40;
+	s->failed |= json_array_append_new(s->items, item) != 0;
+	return !s->failed && json_array_size(s->items) < ITEM_RUNS_MAX;
+}
+
+enum pw_status report_stuck(struct worker *w, struct trouble *t)
+{
+	struct backend *b = w->agent->backend;
+	struct stuck s = { .items = json_array() };
+	enum pw_status st;
+
+	if (!s.items)
+		return pw_fail(&t->err, PW_NO_MEMORY, "no memory for stuck frames");
+	st = b->ops->read_stuck(b, see_stuck, &s, &t->err);
+	if (st == PW_OK && s.failed)
+		st = pw_fail(&t->err, PW_NO_MEMORY, "no memory for stuck frames");
+	if (st != PW_OK || json_array_size(s.items) == 0 || s.hash == w->agent->stuck_reported) {
+		json_decref(s.items);
+		return st;
+	}
+	alog(ALOG_WARNING, "frames go into quarantine", "%zu runs that hardware would not give back",
+	     json_array_size(s.items));
+	st = remote_quarantine(w, s.items, t);
+	if (st == PW_OK)
+		w->agent->stuck_reported = s.hash;
+	return st;
+}
+
+/* The end of a VM: hardware gives everything up, stuck frames are named, then the ledger releases. */
+
+static enum pw_status hardware_end(struct worker *w, const struct pw_uuid *vm, enum vm_event e, struct trouble *t)
+{
+	struct backend *b = w->agent->backend;
+	enum vm_state state;
+	bool found;
+	enum pw_status st = hardware_vm(b, vm, &found, &state, &t->err);
+
+	if (st != PW_OK || !found)
+		return st;
+	if (state != VM_NORMAL)
+		st = b->ops->vm_event(b, vm, state == VM_TRANSIENT ? e : VM_TERMINATE, &t->err);
+	if (st != PW_OK)
+		return st;
+	st = report_stuck(w, t);
+	if (st == PW_OK)
+		st = b->ops->destroy_vm(b, vm, &t->err);
+	if (st != PW_OK)
+		agent_want_resync(w->agent); /* its frames are free, and the ledger does not know yet */
+	return st;
+}
+
+enum pw_status vm_end(struct worker *w, const struct pw_uuid *vm, struct trouble *t)
+{
+	enum pw_status st = hardware_end(w, vm, VM_TERMINATE, t);
+
+	return st == PW_OK ? remote_event(w, vm, VM_TERMINATE, t) : st;
+}
+
+static enum pw_status op_terminate(struct op_run *r)
+{
+	return vm_end(r->w, &r->op->vm, r->t);
+}
+
+static enum pw_status refuse_event(struct op_run *r, enum vm_event e)
+{
+	struct refusal why;
+
+	refuse(&why, PROBLEM_VM_TRANSITION, "%s of a VM that is %s", vm_event_name(e), vm_state_name(r->vm.state));
+	why.vm_state = r->vm.state;
+	why.vm_event = e;
+	why.op = vm_event_name(e);
+	return trouble_refuse(r->t, &why);
+}
+
+static enum pw_status op_abort(struct op_run *r)
+{
+	enum pw_status st;
+
+	if (r->vm.state == VM_SECURE)
+		return refuse_event(r, VM_INIT_ABORT);
+	st = hardware_end(r->w, &r->op->vm, VM_INIT_ABORT, r->t);
+	if (st != PW_OK || r->vm.state == VM_NORMAL)
+		return st;
+	return remote_event(r->w, &r->op->vm, VM_INIT_ABORT, r->t);
+}
+
+/* Launch. */
+
+static uint64_t vm_pages(const struct remote_vm *vm)
+{
+	uint64_t pages = 0;
+
+	for (size_t i = 0; i < vm->slot_count; i++)
+		pages += vm->slots[i].pages;
+	return pages;
+}
+
+static enum pw_status create(struct op_run *r)
+{
+	char *params = json_dumps(r->op->params, JSON_COMPACT);
+	struct backend_vm_spec spec = { .id = r->op->vm,
+					.slots = r->vm.slots,
+					.slot_count = r->vm.slot_count,
+					.shared_bit = r->vm.shared_bit,
+					.params = params };
+	enum pw_status st;
+
+	if (!params)
+		return pw_fail(&r->t->err, PW_NO_MEMORY, "no memory for a launch");
+	st = r->b->ops->create_vm(r->b, &spec, &r->t->err);
+	free(params);
+	return st;
+}
+
+static enum pw_status share_run(struct op_run *r, json_t *run)
+{
+	struct change c = { .vm = r->op->vm, .op = GFN_SHARE };
+	json_t *gfn = json_array_get(run, 0), *count = json_array_get(run, 1);
+	uint64_t moved = 0;
+
+	if (json_array_size(run) != 2 || !json_is_integer(gfn) || !json_is_integer(count) ||
+	    json_integer_value(gfn) < 0 || json_integer_value(count) < 1 ||
+	    json_integer_value(gfn) >= (json_int_t)TREE_PAGES ||
+	    json_integer_value(count) > (json_int_t)TREE_PAGES - json_integer_value(gfn))
+		return pw_fail(&r->t->err, PW_INVALID, "params.shared holds pairs [gfn, count]");
+	c.gfn = (uint64_t)json_integer_value(gfn);
+	c.count = (uint64_t)json_integer_value(count);
+	return change_range(r->w, &c, NULL, &moved, r->t);
+}
+
+static enum pw_status share_first(struct op_run *r)
+{
+	json_t *shared = json_object_get(r->op->params, "shared"), *run;
+	enum pw_status st;
+	size_t i;
+
+	if (shared && (!json_is_array(shared) || json_array_size(shared) > SHARED_RUNS_MAX))
+		return pw_fail(&r->t->err, PW_INVALID, "params.shared is not a list of at most %d runs",
+			       SHARED_RUNS_MAX);
+	json_array_foreach(shared, i, run)
+	{
+		st = share_run(r, run);
+		if (st != PW_OK)
+			return st;
+	}
+	return PW_OK;
+}
+
+/* Runs of the VM that are still normal or paged out, as many pages as the budget has. */
+struct wanted {
+	struct change *v;
+	size_t n, cap;
+	uint64_t pages;
+	bool failed;
+};
+
+static bool want_run(void *ctx, const struct backend_run *run)
+{
+	struct wanted *wanted = ctx;
+	uint64_t count = run->count < wanted->pages ? run->count : wanted->pages;
+
+	if (run->state == GFN_SECURE_RESIDENT)
+		wanted->pages -= count; /* of a launch that is being done again */
+	if (run->state == GFN_SHARED || run->state == GFN_SECURE_RESIDENT || count == 0)
+		return wanted->pages > 0;
+	if (wanted->n == wanted->cap) {
+		size_t cap = wanted->cap ? wanted->cap * 2 : 16;
+		struct change *more = reallocarray(wanted->v, cap, sizeof *more);
+
+		wanted->failed = !more;
+		if (!more)
+			return false;
+		wanted->v = more;
+		wanted->cap = cap;
+	}
+	wanted->v[wanted->n++] = (struct change){ .op = GFN_PAGE_IN, .gfn = run->gfn, .count = count };
+	wanted->pages -= count;
+	return wanted->pages > 0;
+}
+
+/* The pool is nearly empty: takes what is there, in ever smaller pieces. */
+static enum pw_status accept_scraps(struct op_run *r, struct change *c, uint64_t *moved)
+{
+	for (uint64_t piece = c->count; piece && c->count;) {
+		struct change part = *c;
+		enum pw_status st;
+
+		part.count = piece < c->count ? piece : c->count;
+		trouble_clear(r->t);
+		st = change_range(r->w, &part, NULL, moved, r->t);
+		if (st == PW_BUSY) {
+			piece /= 2;
+			continue;
+		}
+		if (st != PW_OK)
+			return st;
+		c->gfn += part.count;
+		c->count -= part.count;
+	}
+	trouble_clear(r->t);
+	return PW_OK;
+}
+
+/* How many frames are free here: the pool without what hardware has resident, and what is stuck. */
+
+struct taken {
+	struct pw_uuid *vms; /* owned */
+	size_t n, cap;
+	uint64_t frames;
+	bool failed;
+};
+
+static bool see_vm(void *ctx, const struct pw_uuid *vm, enum vm_state state)
+{
+	struct taken *taken = ctx;
+
+	if (state == VM_NORMAL)
+		return true;
+	if (taken->n == taken->cap) {
+		size_t cap = taken->cap ? taken->cap * 2 : 16;
+		struct pw_uuid *more = reallocarray(taken->vms, cap, sizeof *more);
+
+		taken->failed = !more;
+		if (!more)
+			return false;
+		taken->vms = more;
+		taken->cap = cap;
+	}
+	taken->vms[taken->n++] = *vm;
+	return true;
+}
+
+static bool see_resident(void *ctx, const struct backend_run *run)
+{
+	struct taken *taken = ctx;
+
+	taken->frames += run->state == GFN_SECURE_RESIDENT ? run->count : 0;
+	return true;
+}
+
+static bool see_lost(void *ctx, const struct backend_run *run)
+{
+	struct taken *taken = ctx;
+
+	taken->frames += run->count;
+	return true;
+}
+
+static enum pw_status free_frames(struct op_run *r, uint64_t *out)
+{
+	struct taken taken = { 0 };
+	enum pw_status st = r->b->ops->each_vm(r->b, see_vm, &taken, &r->t->err);
+	uint64_t all = r->w->agent->info.frames;
+
+	if (taken.failed)
+		st = pw_fail(&r->t->err, PW_NO_MEMORY, "no memory for a launch");
+	for (size_t i = 0; i < taken.n && st == PW_OK; i++)
+		st = r->b->ops->read_state(r->b, &taken.vms[i], 0, TREE_PAGES, see_resident, &taken, &r->t->err);
+	if (st == PW_OK)
+		st = r->b->ops->read_stuck(r->b, see_lost, &taken, &r->t->err);
+	free(taken.vms);
+	*out = all > taken.frames ? all - taken.frames : 0;
+	return st;
+}
+
+static enum pw_status find_budget(struct op_run *r, struct launch_budget *out)
+{
+	uint64_t room;
+	enum pw_status st;
+
+	if (!launch_budget(r->op->params, vm_pages(&r->vm), out))
+		return pw_fail(&r->t->err, PW_INVALID, "params.resident is neither pages of this VM nor a fraction");
+	if (out->must)
+		return PW_OK;
+	st = free_frames(r, &room);
+	if (st == PW_OK && out->pages > room)
+		out->pages = room;
+	return st;
+}
+
+static enum pw_status accept_memory(struct op_run *r, uint64_t *moved)
+{
+	struct launch_budget budget;
+	struct wanted wanted = { 0 };
+	enum pw_status st = find_budget(r, &budget);
+
+	wanted.pages = st == PW_OK ? budget.pages : 0;
+	for (size_t i = 0; i < r->vm.slot_count && wanted.pages && st == PW_OK; i++)
+		st = r->b->ops->read_state(r->b, &r->op->vm, r->vm.slots[i].base, r->vm.slots[i].pages, want_run,
+					   &wanted, &r->t->err);
+	if (wanted.failed)
+		st = pw_fail(&r->t->err, PW_NO_MEMORY, "no memory for a launch");
+	for (size_t i = 0; i < wanted.n && st == PW_OK; i++) {
+		wanted.v[i].vm = r->op->vm;
+		st = change_range(r->w, &wanted.v[i], NULL, moved, r->t);
+		if (st == PW_BUSY && !budget.must) {
+			st = accept_scraps(r, &wanted.v[i], moved);
+			break;
+		}
+	}
+	free(wanted.v);
+	return st;
+}
+
+static enum pw_status launch_plain(struct op_run *r)
+{
+	enum pw_status st = create(r);
+
+	if (st == PW_OK)
+		st = remote_event(r->w, &r->op->vm, VM_START, r->t);
+	return st == PW_OK ? r->b->ops->run_vm(r->b, &r->op->vm, &r->t->err) : st;
+}
+
+static enum pw_status launch_secure(struct op_run *r)
+{
+	uint64_t moved = 0;
+	enum pw_status st = r->b->ops->vm_event(r->b, &r->op->vm, VM_INIT_START, &r->t->err);
+
+	if (st == PW_OK)
+		st = share_first(r);
+	if (st == PW_OK)
+		st = accept_memory(r, &moved);
+	if (st == PW_OK)
+		st = r->b->ops->vm_event(r->b, &r->op->vm, VM_INIT_DONE, &r->t->err);
+	if (st == PW_OK)
+		st = remote_event(r->w, &r->op->vm, VM_INIT_DONE, r->t);
+	if (st != PW_OK)
+		return st;
+	r->vm.state = VM_SECURE;
+	alog(ALOG_INFO, "launched", "operation %s: %" PRIu64 " pages resident", r->op->id, moved);
+	return r->b->ops->run_vm(r->b, &r->op->vm, &r->t->err);
+}
+
+/* Back to normal, hardware before ledger; the reason for it stays in r->t. */
+static void launch_undo(struct op_run *r)
+{
+	struct trouble t = { 0 };
+	enum vm_event e = r->vm.state == VM_SECURE ? VM_TERMINATE : VM_INIT_ABORT;
+	enum pw_status st = hardware_end(r->w, &r->op->vm, VM_INIT_ABORT, &t);
+
+	if (st == PW_OK && r->vm.state != VM_NORMAL)
+		st = remote_event(r->w, &r->op->vm, e, &t);
+	if (st != PW_OK) {
+		alog(ALOG_ERROR, "a launch could not be undone", "operation %s: %s", r->op->id, t.err.msg);
+		agent_want_resync(r->w->agent);
+	}
+	trouble_clear(&t);
+}
+
+static enum pw_status op_launch(struct op_run *r)
+{
+	enum pw_status st;
+
+	if (r->vm.state == VM_SECURE && r->hardware == VM_SECURE)
+		return r->b->ops->run_vm(r->b, &r->op->vm, &r->t->err); /* said again */
+	if (r->vm.state == VM_SECURE)
+		return refuse_event(r, VM_INIT_START);
+	if (json_is_true(json_object_get(r->op->params, "plain")))
+		return launch_plain(r);
+	st = create(r);
+	if (st == PW_OK && r->vm.state == VM_NORMAL) {
+		st = remote_event(r->w, &r->op->vm, VM_INIT_START, r->t);
+		r->vm.state = st == PW_OK ? VM_TRANSIENT : VM_NORMAL;
+	}
+	if (st == PW_OK)
+		st = launch_secure(r);
+	if (st != PW_OK)
+		launch_undo(r);
+	return st;
+}
+
+/* Ranges. */
+
+static enum pw_status read_range(struct op_run *r, struct change *c)
+{
+	if (!json_u64_member(r->op->params, "gfn", &c->gfn) || !json_u64_member(r->op->params, "count", &c->count) ||
+	    c->gfn >= TREE_PAGES || c->count == 0 || c->count > TREE_PAGES - c->gfn)
+		return pw_fail(&r->t->err, PW_INVALID, "params needs gfn and count, pages below 2^40");
+	return PW_OK;
+}
+
+static enum pw_status check_range(struct op_run *r, const struct change *c)
+{
+	struct refusal why;
+	uint64_t outside = c->gfn;
+
+	if (r->vm.state == VM_NORMAL) {
+		refuse(&why, PROBLEM_VM_TRANSITION, "%s while the VM is normal", gfn_op_name(c->op));
+		why.vm_state = VM_NORMAL;
+		why.op = gfn_op_name(c->op);
+		return trouble_refuse(r->t, &why);
+	}
+	for (size_t i = 0; i < r->vm.slot_count; i++) {
+		const struct slot *s = &r->vm.slots[i];
+
+		if (c->gfn < s->base || c->gfn - s->base >= s->pages)
+			continue;
+		outside = s->base + s->pages;
+		if (c->count <= outside - c->gfn)
+			return PW_OK;
+	}
+	refuse(&why, PROBLEM_GFN_OUT_OF_SLOT, "GFN %" PRIu64 " is outside the slot", outside);
+	why.gfn = outside;
+	return trouble_refuse(r->t, &why);
+}
+
+static enum pw_status run_range(struct op_run *r, enum gfn_op op)
+{
+	struct change c = { .vm = r->op->vm, .op = op };
+	struct record rec = { 0 };
+	uint64_t moved = 0;
+	enum pw_status st = read_range(r, &c);
+
+	if (st == PW_OK)
+		st = check_range(r, &c);
+	if (st != PW_OK)
+		return st;
+	st = change_range(r->w, &c, &rec, &moved, r->t);
+	if (st != PW_OK)
+		changes_undo(r->w, &c.vm, op, rec.v, rec.n);
+	record_release(&rec);
+	return st;
+}
+
+static enum pw_status op_share(struct op_run *r)
+{
+	return run_range(r, GFN_SHARE);
+}
+
+static enum pw_status op_unshare(struct op_run *r)
+{
+	bool resident = json_is_true(json_object_get(r->op->params, "resident"));
+
+	return run_range(r, resident ? GFN_UNSHARE_IN : GFN_UNSHARE);
+}
+
+static enum pw_status op_page_in(struct op_run *r)
+{
+	return run_range(r, GFN_PAGE_IN);
+}
+
+static enum pw_status op_page_out(struct op_run *r)
+{
+	return run_range(r, GFN_PAGE_OUT);
+}
+
+static enum pw_status (*const table[OPERATION_KIND_COUNT])(struct op_run *r) = {
+	[OPERATION_LAUNCH] = op_launch,   [OPERATION_TERMINATE] = op_terminate, [OPERATION_SHARE] = op_share,
+	[OPERATION_UNSHARE] = op_unshare, [OPERATION_PAGE_IN] = op_page_in,     [OPERATION_PAGE_OUT] = op_page_out,
+	[OPERATION_ABORT] = op_abort,
+};
+
+enum pw_status operation_run(struct worker *w, const struct operation *op, struct trouble *t)
+{
+	struct op_run r = { .w = w, .op = op, .b = w->agent->backend, .t = t };
+	enum pw_status st = remote_vm_get(w, &op->vm, &r.vm, t);
+
+	if (st == PW_OK)
+		st = hardware_vm(r.b, &op->vm, &r.on_hardware, &r.hardware, &t->err);
+	if (st == PW_OK)
+		st = table[op->kind](&r);
+	remote_vm_release(&r.vm);
+	return st;
+}
+
+/* The loop. */
+
+static bool is_fenced(const struct trouble *t)
+{
+	const char *type = json_string_value(json_object_get(t->problem, "type"));
+
+	return type && strcmp(type, "/problems/host-fenced") == 0;
+}
+
+static void answer(struct worker *w, const struct operation *op, enum pw_status st, struct trouble *t)
+{
+	json_t *problem = NULL;
+	struct trouble own = { 0 };
+
+	if (st == PW_NETWORK || is_fenced(t)) {
+		agent_stand_apart(w->agent, t->err.msg); /* it will be delivered again */
+		return;
+	}
+	if (st != PW_OK)
+		problem = trouble_problem(t);
+	if (st != PW_OK && !problem)
+		problem = json_object();
+	if (remote_result(w, op->id, problem, &own) != PW_OK)
+		alog(ALOG_WARNING, "a result was not taken", "operation %s: %s", op->id, own.err.msg);
+	json_decref(problem);
+	trouble_clear(&own);
+}
+
+#define PRESSURE_TRIES    10
+#define PRESSURE_PAUSE_MS 50
+
+/* Without free frames it begins again a little later: the guests' thread may have paged something out by then. */
+static enum pw_status run_patiently(struct worker *w, const struct operation *op, struct trouble *t)
+{
+	int tries = op->kind == OPERATION_LAUNCH ? 3 : PRESSURE_TRIES;
+
+	for (;;) {
+		enum pw_status st;
+
+		pthread_mutex_lock(&w->agent->work);
+		st = operation_run(w, op, t);
+		pthread_mutex_unlock(&w->agent->work);
+		if (st != PW_BUSY || --tries <= 0 || agent_pause(w->agent, PRESSURE_PAUSE_MS))
+			return st;
+		trouble_clear(t);
+	}
+}
+
+static void run_one(struct worker *w, json_t *item)
+{
+	struct operation op;
+	struct trouble t = { 0 };
+	enum pw_status st;
+
+	if (!operation_read(item, &op)) {
+		alog(ALOG_WARNING, "an operation that is none",
+		     "the server sent an operation that this agent cannot read");
+		return;
+	}
+	st = run_patiently(w, &op, &t);
+	alog(st == PW_OK ? ALOG_DEBUG : ALOG_WARNING, st == PW_OK ? "operation succeeded" : "operation failed",
+	     "%s %s%s%s", operation_kind_name(op.kind), op.id, st == PW_OK ? "" : ": ", st == PW_OK ? "" : t.err.msg);
+	answer(w, &op, st, &t);
+	trouble_clear(&t);
+}
+
+static void poll_once(struct worker *w, struct client *poller)
+{
+	struct agent *a = w->agent;
+	struct client_reply r = { 0 };
+	struct pw_err err = { 0 };
+	char path[96];
+	enum pw_status st;
+	json_t *item;
+	size_t i;
+
+	snprintf(path, sizeof path, "/v1/hosts/%s/operations?wait=%d", a->host, POLL_SECONDS);
+	st = client_call(poller, "GET", path, NULL, NULL, POLL_SECONDS, &r, &err);
+	if (st == PW_OK) {
+		json_array_foreach(json_object_get(r.json, "items"), i, item)
+		{
+			if (agent_is_stopping(a) || !agent_is_registered(a))
+				break; /* the rest is delivered again */
+			run_one(w, item);
+		}
+	} else if (!agent_is_stopping(a)) {
+		/* A lost answer may have held operations: registering again has them delivered again. */
+		agent_stand_apart(a, err.msg);
+		if (r.status)
+			agent_pause(a, 1000);
+	}
+	client_reply_release(&r);
+}
+
+void *operations_loop(void *agent)
+{
+	struct agent *a = agent;
+	struct worker w = { 0 };
+	struct client *poller = NULL;
+	struct pw_err err = { 0 };
+	struct client_options o = { .url = a->options->server,
+				    .token = a->token,
+				    .ca = a->options->ca,
+				    .cert = a->options->cert,
+				    .key = a->options->key,
+				    .attempts = 1,
+				    .stop = &a->poll_stop };
+
+	if (worker_open(&w, a, &err) != PW_OK || client_open(&o, &poller, &err) != PW_OK) {
+		alog(ALOG_ERROR, "no operations", "%s", err.msg);
+		goto out;
+	}
+	while (!agent_is_stopping(a)) {
+		if (!agent_is_registered(a) && !agent_come_back(&w))
+			break;
+		poll_once(&w, poller);
+	}
+out:
+	client_close(poller);
+	worker_close(&w);
+	return NULL;
+}

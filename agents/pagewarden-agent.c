@@ -1,0 +1,236 @@
+/* pagewarden-agent: runs a host's confidential-VM memory through a hardware backend, under the fleet's ledger. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "agents/agent.h"
+#include "agents/loadgen.h"
+#include "agents/ops.h"
+#include "agents/resync.h"
+
+/* A machine whose state is gone has been switched off: whoever begins anew has another boot. */
+static void forget_boot(const struct agent_options *o, const char *machine)
+{
+	char *path;
+
+	if (!machine || access(machine, F_OK) == 0)
+		return;
+	path = path_join(o->state, "boot-id");
+	if (path)
+		unlink(path);
+	free(path);
+}
+
+static enum pw_status open_backend(const struct agent_options *o, struct backend **out, struct pw_err *err)
+{
+	char *machine = agent_machine_path(o);
+	struct backend_options bo = { .frames = o->frames, .base_pfn = o->base_pfn, .state = machine, .seed = o->seed };
+	enum pw_status st = PW_INVALID;
+	const struct backend_kind *k = backend_kinds;
+
+	forget_boot(o, machine);
+	for (; k->backend; k++) {
+		if (strcmp(k->backend, o->backend) == 0 && (!k->arch || !o->arch || strcmp(k->arch, o->arch) == 0))
+			break;
+	}
+	if (k->backend)
+		st = k->open(&bo, out, err);
+	else
+		pw_fail(err, PW_INVALID, "there is no backend %s %s", o->backend, o->arch ? o->arch : "");
+	free(machine);
+	if (st == PW_OK && o->fault) {
+		struct backend *inner = *out;
+
+		st = backend_faulty_wrap(inner, o->fault, out, err);
+		if (st != PW_OK)
+			inner->ops->close(inner);
+	}
+	return st;
+}
+
+/* One agent to a state folder: the lock is held until the process ends. */
+static enum pw_status lock_state(const char *dir, struct pw_err *err)
+{
+	char *path;
+	int fd;
+
+	if (!dir)
+		return PW_OK;
+	if (mkdir(dir, 0700) != 0 && errno != EEXIST)
+		return pw_fail(err, PW_STORAGE, "%s: %s", dir, strerror(errno));
+	path = path_join(dir, "lock");
+	if (!path)
+		return pw_fail(err, PW_NO_MEMORY, "no memory for a path");
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	free(path);
+	if (fd < 0)
+		return pw_fail(err, PW_STORAGE, "%s/lock: %s", dir, strerror(errno));
+	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+		return PW_OK; /* fd stays open */
+	close(fd);
+	return pw_fail(err, PW_STORAGE, "%s is another agent's", dir);
+}
+
+static enum pw_status read_token(const char *file, const char *text, char **out, struct pw_err *err)
+{
+	char line[1024];
+	enum pw_status st = PW_OK;
+
+	*out = NULL;
+	if (file)
+		st = file_read_line(file, line, sizeof line, err);
+	else if (text)
+		snprintf(line, sizeof line, "%s", text);
+	else
+		return PW_OK;
+	if (st == PW_OK)
+		*out = strdup(line);
+	explicit_bzero(line, sizeof line);
+	if (st == PW_OK && !*out)
+		return pw_fail(err, PW_NO_MEMORY, "no memory for a token");
+	return st;
+}
+
+static void block_signals(sigset_t *set)
+{
+	signal(SIGPIPE, SIG_IGN);
+	sigemptyset(set);
+	sigaddset(set, SIGTERM);
+	sigaddset(set, SIGINT);
+	pthread_sigmask(SIG_BLOCK, set, NULL); /* threads inherit it */
+}
+
+/* --once: register, resync, exit. */
+static int run_once(struct agent *a)
+{
+	struct worker w = { 0 };
+	struct pw_err err = { 0 };
+	int code = EXIT_DONE;
+	enum pw_status st = worker_open(&w, a, &err);
+
+	if (st == PW_OK)
+		st = agent_register(&w, &err);
+	if (st != PW_OK)
+		code = st == PW_NETWORK ? EXIT_UNREACHABLE : EXIT_REFUSED;
+	if (st == PW_OK) {
+		pthread_mutex_lock(&a->work);
+		st = resync_host(&w, &err);
+		pthread_mutex_unlock(&a->work);
+		code = st == PW_OK ? EXIT_DONE : EXIT_UNREACHABLE;
+	}
+	if (st != PW_OK)
+		fprintf(stderr, "pagewarden-agent: %s\n", err.msg);
+	worker_close(&w);
+	return code;
+}
+
+/* A registration that the server refuses at the start is a mistake of whoever started the agent. */
+static int check_registration(struct agent *a)
+{
+	struct worker w = { 0 };
+	struct pw_err err = { 0 };
+	enum pw_status st = worker_open(&w, a, &err);
+
+	if (st == PW_OK)
+		st = agent_register(&w, &err);
+	worker_close(&w);
+	if (st == PW_OK || st == PW_NETWORK)
+		return EXIT_DONE;
+	fprintf(stderr, "pagewarden-agent: %s\n", err.msg);
+	return EXIT_REFUSED;
+}
+
+static int run(struct agent *a, const struct load_spec *load, const char *load_token, const sigset_t *signals)
+{
+	struct load_job job = { .agent = a, .spec = load, .token = load_token };
+	struct {
+		void *(*main)(void *);
+		void *arg;
+		pthread_t id;
+	} threads[] = {
+		{ operations_loop, a, 0 }, { agent_heartbeats, a, 0 }, { guests_loop, a, 0 }, { load_loop, &job, 0 }
+	};
+	size_t wanted = load ? PW_ARRAY_LEN(threads) : PW_ARRAY_LEN(threads) - 1, started = 0;
+	int signal_number = 0, code = check_registration(a);
+
+	if (code != EXIT_DONE)
+		return code;
+	for (; started < wanted; started++)
+		if (pthread_create(&threads[started].id, NULL, threads[started].main, threads[started].arg) != 0)
+			break;
+	if (started == wanted)
+		sigwait(signals, &signal_number);
+	else
+		code = EXIT_BROKEN;
+	alog(ALOG_INFO, "stopping", "signal %d", signal_number);
+	agent_stop(a);
+	for (size_t i = 0; i < started; i++)
+		pthread_join(threads[i].id, NULL);
+	return code;
+}
+
+static int fail_with(int code, const struct pw_err *err)
+{
+	fprintf(stderr, "pagewarden-agent: %s\n", err->msg);
+	return code;
+}
+
+int main(int argc, char **argv)
+{
+	struct agent_options o;
+	struct agent a = { 0 };
+	struct backend *b = NULL;
+	struct load_spec load;
+	struct pw_err err = { 0 };
+	char *token = NULL, *load_token = NULL;
+	sigset_t signals;
+	enum pw_status st;
+	int code = EXIT_BROKEN;
+
+	if (options_parse(argc, argv, getenv, &o, &err) != PW_OK)
+		return fail_with(EXIT_USAGE, &err);
+	if (o.help || o.version) {
+		if (o.help)
+			options_usage(stdout);
+		else
+			puts("pagewarden-agent " AGENT_VERSION);
+		return EXIT_DONE;
+	}
+	if (o.load && load_spec_parse(o.load, &load, &err) != PW_OK)
+		return fail_with(EXIT_USAGE, &err);
+	alog_set_level(o.log_level);
+	block_signals(&signals);
+	if (lock_state(o.state, &err) != PW_OK || read_token(o.token_file, o.token, &token, &err) != PW_OK ||
+	    read_token(o.load_token_file, NULL, &load_token, &err) != PW_OK) {
+		code = fail_with(EXIT_BROKEN, &err);
+		goto out;
+	}
+	st = open_backend(&o, &b, &err);
+	if (st != PW_OK) {
+		code = fail_with(st == PW_INVALID ? EXIT_USAGE : EXIT_NO_BACKEND, &err);
+		goto out;
+	}
+	if (agent_init(&a, &o, b, &err) != PW_OK) {
+		code = fail_with(EXIT_BROKEN, &err);
+		b->ops->close(b);
+		goto out;
+	}
+	a.token = token;
+	token = NULL;
+	code = o.once ? run_once(&a) : run(&a, o.load ? &load : NULL, load_token, &signals);
+	agent_release(&a);
+out:
+	if (load_token)
+		explicit_bzero(load_token, strlen(load_token));
+	if (token)
+		explicit_bzero(token, strlen(token));
+	free(load_token);
+	free(token);
+	return code;
+}

@@ -1,0 +1,295 @@
+#include "agents/remote.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/problem.h"
+
+#define STOP_GRACE_MS 8000
+
+void trouble_clear(struct trouble *t)
+{
+	json_decref(t->problem);
+	*t = (struct trouble){ 0 };
+}
+
+static json_t *problem_json(const struct refusal *why)
+{
+	struct jsonw w;
+	json_t *json = NULL;
+	char *text;
+	size_t len;
+
+	jsonw_init(&w);
+	problem_write(&w, why, NULL, PROBLEM_CLOSED);
+	text = jsonw_finish(&w, &len);
+	jsonw_release(&w);
+	if (text)
+		json = json_loadb(text, len, 0, NULL);
+	free(text);
+	return json;
+}
+
+json_t *trouble_problem(const struct trouble *t)
+{
+	struct refusal why;
+
+	if (t->problem)
+		return json_incref(t->problem);
+	refuse(&why, PROBLEM_BACKEND, "%.250s", t->err.msg[0] ? t->err.msg : pw_status_name(t->err.status));
+	return problem_json(&why);
+}
+
+enum pw_status trouble_refuse(struct trouble *t, const struct refusal *why)
+{
+	json_decref(t->problem);
+	t->problem = problem_json(why);
+	return pw_fail(&t->err, PW_CONFLICT, "%s", why->detail);
+}
+
+enum pw_status trouble_adopt(struct trouble *t, json_t *problem)
+{
+	const char *detail = json_string_value(json_object_get(problem, "detail"));
+	const char *title = json_string_value(json_object_get(problem, "title"));
+
+	json_decref(t->problem);
+	t->problem = json_is_object(problem) ? json_incref(problem) : NULL;
+	return pw_fail(&t->err, PW_CONFLICT, "%s", detail ? detail : title ? title : "refused by the ledger");
+}
+
+bool json_u64_member(json_t *object, const char *key, uint64_t *out)
+{
+	json_t *v = json_object_get(object, key);
+
+	if (!json_is_integer(v) || json_integer_value(v) < 0)
+		return false;
+	*out = (uint64_t)json_integer_value(v);
+	return true;
+}
+
+bool json_uuid_member(json_t *object, const char *key, struct pw_uuid *out)
+{
+	const char *text = json_string_value(json_object_get(object, key));
+
+	return text && pw_uuid_parse(text, strlen(text), out);
+}
+
+static bool is_worth_asking_again(const struct client_reply *r)
+{
+	json_t *problem = r->json;
+
+	if (r->status == 0 || r->status == 429 || (r->status >= 502 && r->status <= 504))
+		return true;
+	return r->status >= 400 && json_is_true(json_object_get(problem, "retryable"));
+}
+
+static bool may_go_on(struct agent *a, uint64_t *stop_at)
+{
+	if (!agent_is_stopping(a))
+		return true;
+	if (*stop_at == 0)
+		*stop_at = now_ms() + STOP_GRACE_MS;
+	return now_ms() < *stop_at;
+}
+
+/* Ends a call that was answered: a refusal becomes trouble. */
+static enum pw_status settle(struct worker *w, enum pw_status st, struct client_reply *r, struct trouble *t)
+{
+	if (st == PW_OK)
+		return PW_OK;
+	if (r->status >= 400 && json_is_object(r->json)) {
+		json_decref(t->problem);
+		t->problem = json_incref(r->json);
+	}
+	if (r->problem == PROBLEM_HOST_FENCED)
+		agent_stand_apart(w->agent, t->err.msg);
+	return st;
+}
+
+static void random_key(char out[PW_UUID_TEXT])
+{
+	uint8_t bytes[16];
+	struct pw_uuid id;
+
+	random_bytes(bytes, sizeof bytes);
+	id = pw_uuid_from_random(bytes);
+	pw_uuid_format(&id, out);
+}
+
+enum pw_status remote_call(struct worker *w, const char *method, const char *path, json_t *body, const char *key,
+			   struct client_reply *out, struct trouble *t)
+{
+	uint64_t stop_at = 0, random = now_ms();
+	char fresh[PW_UUID_TEXT];
+	enum pw_status st;
+
+	if (!key && strcmp(method, "POST") == 0) {
+		random_key(fresh); /* one key for all tries: each is the same request */
+		key = fresh;
+	}
+	for (unsigned tries = 0;; tries++) {
+		*out = (struct client_reply){ 0 };
+		st = client_call(w->client, method, path, body, key, 0, out, &t->err);
+		if (st == PW_OK || st == PW_NO_MEMORY || !is_worth_asking_again(out))
+			return settle(w, st, out, t);
+		if (tries == 0)
+			alog(ALOG_WARNING, "no answer from the server", "%s %s: %s", method, path, t->err.msg);
+		if (!may_go_on(w->agent, &stop_at))
+			return st;
+		client_reply_release(out);
+		agent_pause(w->agent, backoff_ms(tries, &random));
+	}
+}
+
+static int by_base(const void *a, const void *b)
+{
+	const struct slot *x = a, *y = b;
+
+	return x->base < y->base ? -1 : x->base > y->base;
+}
+
+static bool read_slots(json_t *slots, struct remote_vm *vm)
+{
+	size_t n = json_array_size(slots), i;
+	json_t *item;
+
+	if (!json_is_array(slots) || n > VM_SLOTS_MAX)
+		return false;
+	vm->slots = calloc(n + 1, sizeof *vm->slots);
+	if (!vm->slots)
+		return false;
+	json_array_foreach(slots, i, item)
+	{
+		uint64_t number;
+		struct slot *s = &vm->slots[i];
+
+		if (!json_u64_member(item, "slot", &number) || !json_u64_member(item, "base_gfn", &s->base) ||
+		    !json_u64_member(item, "pages", &s->pages))
+			return false;
+		if (number > UINT32_MAX || s->base >= TREE_PAGES || s->pages > TREE_PAGES - s->base)
+			return false;
+		s->number = (uint32_t)number;
+	}
+	vm->slot_count = n;
+	qsort(vm->slots, n, sizeof *vm->slots, by_base);
+	return true;
+}
+
+static bool read_vm_state(json_t *json, enum vm_state *out)
+{
+	const char *text = json_string_value(json_object_get(json, "state"));
+
+	for (int i = 0; text && i < VM_STATE_COUNT; i++) {
+		if (strcmp(text, vm_state_name((enum vm_state)i)) != 0)
+			continue;
+		*out = (enum vm_state)i;
+		return true;
+	}
+	return false;
+}
+
+void remote_vm_release(struct remote_vm *vm)
+{
+	free(vm->slots);
+	*vm = (struct remote_vm){ 0 };
+}
+
+bool remote_vm_read(json_t *json, struct remote_vm *out)
+{
+	struct remote_vm vm = { 0 };
+	uint64_t bit = 0;
+
+	if (!json_uuid_member(json, "id", &vm.id) || !json_uuid_member(json, "host", &vm.host) ||
+	    !read_vm_state(json, &vm.state) || !read_slots(json_object_get(json, "slots"), &vm)) {
+		remote_vm_release(&vm);
+		return false;
+	}
+	if (json_u64_member(json_object_get(json, "gpa"), "shared_bit", &bit) && bit < 64)
+		vm.shared_bit = (unsigned)bit;
+	*out = vm;
+	return true;
+}
+
+enum pw_status remote_vm_get(struct worker *w, const struct pw_uuid *id, struct remote_vm *out, struct trouble *t)
+{
+	char path[96], text[PW_UUID_TEXT];
+	struct client_reply r;
+	enum pw_status st;
+
+	pw_uuid_format(id, text);
+	snprintf(path, sizeof path, "/v1/vms/%s", text);
+	st = remote_call(w, "GET", path, NULL, NULL, &r, t);
+	if (st != PW_OK && r.problem == PROBLEM_VM_NOT_FOUND)
+		st = PW_NOT_FOUND;
+	if (st == PW_OK && !remote_vm_read(r.json, out))
+		st = pw_fail(&t->err, PW_INVALID, "the server's answer to %s is not a VM", path);
+	client_reply_release(&r);
+	return st;
+}
+
+/* {"boot_id","epoch"} of now; NULL: no memory. */
+static json_t *credentials(struct agent *a)
+{
+	return json_pack("{s:s, s:I}", "boot_id", a->boot_id, "epoch", (json_int_t)agent_epoch(a));
+}
+
+static enum pw_status post(struct worker *w, const char *path, json_t *body, struct trouble *t)
+{
+	struct client_reply r = { 0 };
+	enum pw_status st;
+
+	if (!body)
+		return pw_fail(&t->err, PW_NO_MEMORY, "no memory for a request");
+	st = remote_call(w, "POST", path, body, NULL, &r, t);
+	client_reply_release(&r);
+	json_decref(body);
+	return st;
+}
+
+enum pw_status remote_event(struct worker *w, const struct pw_uuid *vm, enum vm_event e, struct trouble *t)
+{
+	char path[96], text[PW_UUID_TEXT];
+	json_t *body = credentials(w->agent);
+
+	pw_uuid_format(vm, text);
+	snprintf(path, sizeof path, "/v1/vms/%s/lifecycle", text);
+	if (body && json_object_set_new(body, "event", json_string(vm_event_name(e))) != 0) {
+		json_decref(body);
+		body = NULL;
+	}
+	return post(w, path, body, t);
+}
+
+enum pw_status remote_result(struct worker *w, const char *operation, json_t *problem, struct trouble *t)
+{
+	char path[128];
+	json_t *body = credentials(w->agent);
+	int failed = 0;
+
+	snprintf(path, sizeof path, "/v1/operations/%.60s/result", operation);
+	if (body) {
+		failed |= json_object_set_new(body, "state", json_string(problem ? "failed" : "succeeded"));
+		failed |= problem ? json_object_set(body, "problem", problem) : 0;
+	}
+	if (failed) {
+		json_decref(body);
+		body = NULL;
+	}
+	return post(w, path, body, t);
+}
+
+enum pw_status remote_quarantine(struct worker *w, json_t *items, struct trouble *t)
+{
+	char path[96];
+	json_t *body = credentials(w->agent);
+
+	snprintf(path, sizeof path, "/v1/hosts/%s/quarantine", w->agent->host);
+	if (!body) {
+		json_decref(items);
+	} else if (json_object_set_new(body, "items", items) != 0) {
+		json_decref(body);
+		body = NULL;
+	}
+	return post(w, path, body, t);
+}

@@ -1,0 +1,54 @@
+/* agents/remote.h
+ *
+ * What the agent asks of the server. Every worker thread has its own client; answers that are facts for the ledger
+ * (transitions, events, results) are asked for until they come.
+ */
+#ifndef PW_AGENTS_REMOTE_H
+#define PW_AGENTS_REMOTE_H
+#include "agents/agent.h"
+#include "api/codec.h"
+
+/* Why something did not work. Zero it before use; trouble_clear after. */
+struct trouble {
+	struct pw_err err;
+	json_t *problem; /* the ledger's own words, or NULL; owned */
+};
+void trouble_clear(struct trouble *t);
+/* The problem object for an operation's result: the ledger's own, else one made from err. New reference or NULL. */
+json_t *trouble_problem(const struct trouble *t);
+/* Fills t from a refusal that the agent saw itself; returns a status that fits. */
+enum pw_status trouble_refuse(struct trouble *t, const struct refusal *why);
+/* Takes over `problem` (borrowed) as the ledger's refusal; always PW_CONFLICT. */
+enum pw_status trouble_adopt(struct trouble *t, json_t *problem);
+
+/*
+ * client_call, repeated with jittered back-off until the server answers (or says why not). While the agent stops it
+ * gives up after a few seconds more. A host-fenced answer makes the agent stand apart (agent_stand_apart).
+ * *out must be released in every case. path without the host-fenced check: see remote_poll.
+ */
+enum pw_status remote_call(struct worker *w, const char *method, const char *path, json_t *body, const char *key,
+			   struct client_reply *out, struct trouble *t) PW_MUST_CHECK;
+
+struct remote_vm {
+	struct pw_uuid id, host;
+	enum vm_state state;
+	unsigned shared_bit;
+	struct slot *slots; /* sorted by base; owned */
+	size_t slot_count;
+};
+void remote_vm_release(struct remote_vm *vm);
+/* Reads a VM object as the server sends it; false: not one, or no memory. */
+bool remote_vm_read(json_t *json, struct remote_vm *out) PW_MUST_CHECK;
+/* PW_NOT_FOUND: the ledger has no such VM. */
+enum pw_status remote_vm_get(struct worker *w, const struct pw_uuid *id, struct remote_vm *out,
+			     struct trouble *t) PW_MUST_CHECK;
+enum pw_status remote_event(struct worker *w, const struct pw_uuid *vm, enum vm_event e,
+			    struct trouble *t) PW_MUST_CHECK;
+enum pw_status remote_result(struct worker *w, const char *operation, json_t *problem, struct trouble *t) PW_MUST_CHECK;
+/* items: [{"pool","pfn","count","reason"}], consumed. */
+enum pw_status remote_quarantine(struct worker *w, json_t *items, struct trouble *t) PW_MUST_CHECK;
+
+bool json_u64_member(json_t *object, const char *key, uint64_t *out) PW_MUST_CHECK;
+bool json_uuid_member(json_t *object, const char *key, struct pw_uuid *out) PW_MUST_CHECK;
+
+#endif

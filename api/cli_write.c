@@ -1,0 +1,279 @@
+#include <stdio.h>
+#include <string.h>
+
+#include "api/cli.h"
+#include "api/codec.h"
+
+/* Prints what a call answered, one member a line or as JSON. */
+static enum cli_exit call_and_print(struct cli *c, const char *method, const char *path, json_t *body)
+{
+	struct client_reply r;
+	enum cli_exit code;
+
+	if (!body)
+		return cli_no_memory();
+	code = cli_call(c, method, path, body, 0, &r);
+	if (code == CLI_DONE && c->json && r.json)
+		cli_print_json(c, r.json);
+	else if (code == CLI_DONE)
+		cli_print_members(c, r.json);
+	client_reply_release(&r);
+	return code;
+}
+
+static bool is_uuid(const char *text)
+{
+	struct pw_uuid id;
+
+	return pw_uuid_parse(text, strlen(text), &id);
+}
+
+/* Operations */
+
+static bool has_ended(json_t *operation)
+{
+	const char *text = json_string_value(json_object_get(operation, "state"));
+	enum operation_state state;
+
+	return text && operation_state_from_name(text, &state) && state != OPERATION_PENDING &&
+	       state != OPERATION_RUNNING;
+}
+
+static enum cli_exit print_operation(struct cli *c, json_t *operation)
+{
+	const char *state = json_string_value(json_object_get(operation, "state"));
+	json_t *problem = json_object_get(operation, "problem");
+
+	if (c->json)
+		cli_print_json(c, operation);
+	else
+		cli_print_members(c, operation);
+	if (!c->option[OPTION_WAIT] || !state || strcmp(state, "succeeded") == 0)
+		return CLI_DONE;
+	if (problem)
+		cli_report_problem(problem);
+	else
+		fprintf(stderr, "pagewarden: the operation was %s\n", state);
+	return CLI_REFUSED;
+}
+
+static enum cli_exit show_operation(struct cli *c, const char *id)
+{
+	unsigned wait_s = c->option[OPTION_WAIT] ? 25 : 0;
+	struct client_reply r;
+	struct cli_path path;
+	enum cli_exit code;
+
+	cli_path_set(&path, "/v1/operations/%s", id);
+	if (wait_s)
+		cli_path_query(&path, "wait", "%u", wait_s);
+	code = cli_call(c, "GET", path.text, NULL, wait_s, &r);
+	while (code == CLI_DONE && wait_s && !has_ended(r.json)) {
+		client_reply_release(&r);
+		code = cli_call(c, "GET", path.text, NULL, wait_s, &r);
+	}
+	if (code == CLI_DONE)
+		code = print_operation(c, r.json);
+	client_reply_release(&r);
+	return code;
+}
+
+static enum cli_exit start_operation(struct cli *c, const char *vm, const char *kind, json_t *params)
+{
+	json_t *body = json_pack("{s:s, s:O*}", "kind", kind, "params", params);
+	char operation[PW_UUID_TEXT] = "";
+	struct client_reply r;
+	struct cli_path path;
+	enum cli_exit code;
+	const char *id;
+
+	if (!body)
+		return cli_no_memory();
+	cli_path_set(&path, "/v1/vms/%s/operations", vm);
+	code = cli_call(c, "POST", path.text, body, 0, &r);
+	id = json_string_value(json_object_get(r.json, "id"));
+	if (code == CLI_DONE && id && is_uuid(id))
+		memcpy(operation, id, sizeof operation);
+	if (code == CLI_DONE && (!c->option[OPTION_WAIT] || !operation[0])) {
+		if (c->json)
+			cli_print_json(c, r.json);
+		else
+			cli_print_members(c, r.json);
+	}
+	client_reply_release(&r);
+	return code == CLI_DONE && c->option[OPTION_WAIT] && operation[0] ? show_operation(c, operation) : code;
+}
+
+enum cli_exit cli_operations(struct cli *c)
+{
+	const char *text = c->option[OPTION_PARAMS];
+	enum operation_kind kind;
+	char vm[PW_UUID_TEXT];
+	json_t *params = NULL;
+	enum cli_exit code;
+
+	if (c->arg_count == 1 && text)
+		return cli_usage("--params goes with a VM and a KIND");
+	if (c->arg_count == 1 && !is_uuid(c->args[0]))
+		return cli_usage("\"%s\" is not the id of an operation", c->args[0]);
+	if (c->arg_count == 1)
+		return show_operation(c, c->args[0]);
+	if (!operation_kind_from_name(c->args[1], &kind))
+		return cli_usage("\"%s\" is not a kind of operation", c->args[1]);
+	if (text) {
+		params = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+		if (!json_is_object(params)) {
+			json_decref(params);
+			return cli_usage("--params is not a JSON object");
+		}
+	}
+	code = cli_resolve(c, "vms", c->args[0], vm);
+	if (code == CLI_DONE)
+		code = start_operation(c, vm, c->args[1], params);
+	json_decref(params);
+	return code;
+}
+
+enum cli_exit cli_cancel(struct cli *c)
+{
+	struct cli_path path;
+
+	if (!is_uuid(c->args[0]))
+		return cli_usage("\"%s\" is not the id of an operation", c->args[0]);
+	cli_path_set(&path, "/v1/operations/%s", c->args[0]);
+	return cli_call(c, "DELETE", path.text, NULL, 0, NULL);
+}
+
+/* Tokens */
+
+static enum cli_exit create_token(struct cli *c)
+{
+	char host[PW_UUID_TEXT];
+	enum cli_exit code;
+	enum role role;
+	bool agent;
+
+	if (c->arg_count != 3 || !role_from_name(c->args[1], &role))
+		return cli_usage("tokens create needs a role (admin, operator, viewer or agent) and a name");
+	agent = role == ROLE_AGENT;
+	if (agent != !!c->option[OPTION_HOST])
+		return cli_usage("--host goes with role agent, and with no other");
+	if (!agent)
+		return call_and_print(c, "POST", "/v1/tokens",
+				      json_pack("{s:s, s:s}", "role", c->args[1], "name", c->args[2]));
+	/* A host's token may well be made before the host registers. */
+	if (is_uuid(c->option[OPTION_HOST])) {
+		memcpy(host, c->option[OPTION_HOST], sizeof host);
+	} else {
+		code = cli_resolve(c, "hosts", c->option[OPTION_HOST], host);
+		if (code != CLI_DONE)
+			return code;
+	}
+	return call_and_print(c, "POST", "/v1/tokens",
+			      json_pack("{s:s, s:s, s:s}", "role", c->args[1], "name", c->args[2], "host", host));
+}
+
+static enum cli_exit delete_token(struct cli *c)
+{
+	const char *id = c->arg_count == 2 ? c->args[1] : "";
+	struct cli_path path;
+
+	if (!*id || strlen(id) > 64 || id[strspn(id, "0123456789abcdef-")])
+		return cli_usage("tokens delete needs the id of a token");
+	cli_path_set(&path, "/v1/tokens/%s", id);
+	return cli_call(c, "DELETE", path.text, NULL, 0, NULL);
+}
+
+enum cli_exit cli_tokens(struct cli *c)
+{
+	static const struct cli_column columns[] = {
+		{ "ID", "id" }, { "ROLE", "role" }, { "NAME", "name" }, { "HOST", "host" }, { "CREATED", "created" },
+	};
+
+	if (!c->arg_count)
+		return cli_show_list(c, "/v1/tokens", columns, PW_ARRAY_LEN(columns));
+	if (strcmp(c->args[0], "create") == 0)
+		return create_token(c);
+	if (strcmp(c->args[0], "delete") == 0)
+		return delete_token(c);
+	return cli_usage("tokens knows create and delete, not \"%s\"", c->args[0]);
+}
+
+/* Hosts */
+
+enum cli_exit cli_fence(struct cli *c)
+{
+	char host[PW_UUID_TEXT];
+	enum cli_exit code = cli_resolve(c, "hosts", c->args[0], host);
+	struct cli_path path;
+
+	if (code != CLI_DONE)
+		return code;
+	cli_path_set(&path, "/v1/hosts/%s/fence", host);
+	return call_and_print(c, "POST", path.text, json_object());
+}
+
+/* quarantine HOST add|release PFN */
+static enum cli_exit change_quarantine(struct cli *c, const char *host)
+{
+	const char *pool = c->option[OPTION_POOL] ? c->option[OPTION_POOL] : "local";
+	bool add = strcmp(c->args[1], "add") == 0;
+	uint64_t pfn, count = 1;
+	struct cli_path path;
+
+	if ((!add && strcmp(c->args[1], "release") != 0) || c->arg_count != 3)
+		return cli_usage("quarantine HOST is followed by add PFN, release PFN or nothing");
+	if (!codec_is_pool_name(pool))
+		return cli_usage("\"%s\" is not the name of a pool", pool);
+	if (!cli_number("PFN", c->args[2], CLI_PAGE, &pfn) ||
+	    (c->option[OPTION_COUNT_] && !cli_number("count", c->option[OPTION_COUNT_], CLI_PAGE, &count)))
+		return CLI_USAGE;
+	cli_path_set(&path, "/v1/hosts/%s/quarantine%s", host, add ? "" : "/release");
+	return call_and_print(c, "POST", path.text,
+			      json_pack("{s:[{s:s, s:I, s:I, s:s}]}", "items", "pool", pool, "pfn", (json_int_t)pfn,
+					"count", (json_int_t)count, "reason",
+					c->option[OPTION_REASON] ? c->option[OPTION_REASON] : "by hand"));
+}
+
+enum cli_exit cli_quarantine(struct cli *c)
+{
+	static const struct cli_column columns[] = {
+		{ "POOL", "pool" }, { "PFN", "pfn" }, { "PAGES", "count" }, { "REASON", "reason" }, { "TIME", "time" },
+	};
+	char host[PW_UUID_TEXT];
+	enum cli_exit code = cli_resolve(c, "hosts", c->args[0], host);
+	struct cli_path path;
+
+	if (code != CLI_DONE)
+		return code;
+	if (c->arg_count > 1)
+		return change_quarantine(c, host);
+	cli_path_set(&path, "/v1/hosts/%s/quarantine", host);
+	return cli_show_list(c, path.text, columns, PW_ARRAY_LEN(columns));
+}
+
+/* The server's own data */
+
+enum cli_exit cli_backup(struct cli *c)
+{
+	if (!codec_is_pool_name(c->args[0]))
+		return cli_usage("\"%s\" is not 1 to 63 characters a-z, 0-9 and -", c->args[0]);
+	return call_and_print(c, "POST", "/v1/backups", json_pack("{s:s}", "name", c->args[0]));
+}
+
+enum cli_exit cli_verify(struct cli *c)
+{
+	struct client_reply r;
+	enum cli_exit code = cli_call(c, "POST", "/v1/verify", json_object(), 600, &r);
+
+	if (code == CLI_DONE && c->json)
+		cli_print_json(c, r.json);
+	else if (code == CLI_DONE)
+		cli_print_members(c, r.json);
+	if (code == CLI_DONE && !json_is_true(json_object_get(r.json, "ok"))) {
+		fputs("pagewarden: the journal is not what the server wrote\n", stderr);
+		code = CLI_BROKEN;
+	}
+	client_reply_release(&r);
+	return code;
+}

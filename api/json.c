@@ -1,0 +1,494 @@
+#include "api/json.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct block {
+	struct block *next;
+	max_align_t data[];
+};
+struct body {
+	json_t *root;
+	struct block *blocks;
+};
+
+struct body *body_new(void)
+{
+	return calloc(1, sizeof(struct body));
+}
+
+void *body_alloc(struct body *b, size_t n, size_t size)
+{
+	struct block *block;
+	size_t bytes;
+
+	if (__builtin_mul_overflow(n, size, &bytes) || __builtin_add_overflow(bytes, sizeof *block, &bytes))
+		return NULL;
+	block = calloc(1, bytes);
+	if (!block)
+		return NULL;
+	block->next = b->blocks;
+	b->blocks = block;
+	return block->data;
+}
+
+void *body_grow(struct body *b, size_t n, size_t size)
+{
+	struct block *block;
+	size_t bytes;
+
+	if (__builtin_mul_overflow(n, size, &bytes) || __builtin_add_overflow(bytes, sizeof *block, &bytes))
+		return NULL;
+	block = realloc(b->blocks, bytes);
+	if (!block)
+		return NULL;
+	b->blocks = block;
+	return block->data;
+}
+
+void codec_release(struct body *b)
+{
+	if (!b)
+		return;
+	for (struct block *block = b->blocks, *next; block; block = next) {
+		next = block->next;
+		free(block);
+	}
+	json_decref(b->root);
+	free(b);
+}
+
+void text_trim_utf8(char *text)
+{
+	size_t n = strlen(text), tail = 0;
+	unsigned char lead;
+
+	while (tail < 4 && tail < n && ((unsigned char)text[n - 1 - tail] & 0xc0) == 0x80)
+		tail++;
+	if (tail == n)
+		return;
+	lead = (unsigned char)text[n - 1 - tail];
+	if (lead >= 0xc0 && tail < (size_t)(lead >= 0xf0 ? 3 : lead >= 0xe0 ? 2 : 1))
+		text[n - 1 - tail] = '\0';
+}
+
+/* A pointer is built step by step; one that does not fit is cut. */
+struct pointer {
+	char *text;
+	size_t used, size;
+};
+
+static void pointer_char(struct pointer *p, char c)
+{
+	if (p->used + 1 < p->size)
+		p->text[p->used++] = c;
+	p->text[p->used] = '\0';
+}
+
+static void pointer_key(struct pointer *p, const char *key, size_t len)
+{
+	pointer_char(p, '/');
+	for (size_t i = 0; i < len; i++) {
+		if (key[i] == '~' || key[i] == '/') {
+			pointer_char(p, '~');
+			pointer_char(p, key[i] == '~' ? '0' : '1');
+		} else {
+			pointer_char(p, key[i]);
+		}
+	}
+}
+
+static void pointer_index(struct pointer *p, size_t index)
+{
+	char digits[24];
+	int n = snprintf(digits, sizeof digits, "%zu", index);
+
+	pointer_key(p, digits, (size_t)n);
+}
+
+static void write_pointer(struct reader *r, const char *member)
+{
+	struct pointer p = { r->why->pointer, 0, sizeof r->why->pointer };
+
+	p.text[0] = '\0';
+	for (unsigned i = 0; i < r->depth; i++) {
+		if (r->path[i].key)
+			pointer_key(&p, r->path[i].key, strlen(r->path[i].key));
+		else
+			pointer_index(&p, r->path[i].index);
+	}
+	if (member)
+		pointer_key(&p, member, strlen(member));
+	text_trim_utf8(r->why->pointer);
+}
+
+static PW_PRINTF(2, 0) void write_detail(struct codec_fault *why, const char *fmt, va_list ap)
+{
+	vsnprintf(why->detail, sizeof why->detail, fmt, ap);
+	text_trim_utf8(why->detail);
+}
+
+bool json_fault(struct reader *r, const char *fmt, ...)
+{
+	va_list ap;
+
+	write_pointer(r, NULL);
+	va_start(ap, fmt);
+	write_detail(r->why, fmt, ap);
+	va_end(ap);
+	return false;
+}
+
+bool json_fault_at(struct reader *r, const char *key, const char *fmt, ...)
+{
+	va_list ap;
+
+	write_pointer(r, key);
+	va_start(ap, fmt);
+	write_detail(r->why, fmt, ap);
+	va_end(ap);
+	return false;
+}
+
+bool json_fault_memory(struct reader *r)
+{
+	r->why->no_memory = true;
+	return json_fault(r, "no memory to decode the body");
+}
+
+bool json_fault_value(struct reader *r, json_t *v, const char *must)
+{
+	char shown[80];
+	size_t n = json_dumpb(v, shown, sizeof shown - 4, JSON_ENCODE_ANY | JSON_COMPACT | JSON_ENSURE_ASCII);
+
+	if (n > sizeof shown - 4) {
+		n = sizeof shown - 4;
+		memcpy(shown + n, "...", 3);
+		n += 3;
+	}
+	shown[n] = '\0';
+	return json_fault(r, "%s is not %s", n ? shown : "this value", must);
+}
+
+void json_enter(struct reader *r, const char *key)
+{
+	r->path[r->depth++] = (struct json_step){ key, 0 };
+}
+
+void json_enter_at(struct reader *r, size_t index)
+{
+	r->path[r->depth++] = (struct json_step){ NULL, index };
+}
+
+void json_leave(struct reader *r)
+{
+	r->depth--;
+}
+
+/*
+ * Walks text[0, end) far enough to know which value it ends in. Used before parsing (does it nest too deeply?) and
+ * after a syntax error (where is it?), so it takes any bytes.
+ */
+struct place {
+	unsigned depth;
+	bool in_key; /* the next string of this object is a key */
+	struct {
+		bool object;
+		size_t index;
+		const char *key; /* its raw text */
+		size_t key_len;
+	} level[JSON_NESTING_MAX + 1];
+};
+
+static size_t string_end(const char *text, size_t at, size_t end)
+{
+	while (at < end && text[at] != '"')
+		at += text[at] == '\\' ? 2 : 1;
+	return at < end ? at : end;
+}
+
+static void place_open(struct place *p, bool object)
+{
+	p->level[p->depth].object = object;
+	p->level[p->depth].index = 0;
+	p->level[p->depth].key = NULL;
+	p->in_key = object;
+	p->depth++;
+}
+
+/* False if it nests deeper than allowed: *p is where. */
+static bool locate(struct place *p, const char *text, size_t end)
+{
+	for (size_t i = 0; i < end; i++) {
+		switch (text[i]) {
+		case '{':
+		case '[':
+			if (p->depth == JSON_NESTING_MAX)
+				return false;
+			place_open(p, text[i] == '{');
+			break;
+		case '}':
+		case ']':
+			if (p->depth)
+				p->depth--;
+			p->in_key = false;
+			break;
+		case ',':
+			if (p->depth) {
+				p->level[p->depth - 1].index++;
+				p->in_key = p->level[p->depth - 1].object;
+			}
+			break;
+		case ':': p->in_key = false; break;
+		case '"': {
+			size_t from = i + 1;
+
+			i = string_end(text, from, end);
+			if (p->in_key && p->depth) {
+				p->level[p->depth - 1].key = text + from;
+				p->level[p->depth - 1].key_len = i - from;
+			}
+			break;
+		}
+		default: break;
+		}
+	}
+	return true;
+}
+
+/* Keys come from raw text that may be no UTF-8 at all; what is not plain ASCII is shown as '?'. */
+static void place_write(const struct place *p, char *out, size_t size)
+{
+	struct pointer to = { out, 0, size };
+
+	out[0] = '\0';
+	for (unsigned i = 0; i < p->depth; i++) {
+		if (!p->level[i].object)
+			pointer_index(&to, p->level[i].index);
+		else if (p->level[i].key)
+			pointer_key(&to, p->level[i].key, p->level[i].key_len);
+	}
+	for (char *c = out; *c; c++)
+		if (*c < 0x20 || *c == 0x7f)
+			*c = '?';
+}
+
+static bool fits_nesting(const char *text, size_t len, struct codec_fault *why)
+{
+	struct place p = { .depth = 0 };
+
+	if (locate(&p, text, len))
+		return true;
+	place_write(&p, why->pointer, sizeof why->pointer);
+	snprintf(why->detail, sizeof why->detail, "the body nests more than %d deep", JSON_NESTING_MAX);
+	return false;
+}
+
+static void syntax_fault(const char *text, size_t len, const json_error_t *e, struct codec_fault *why)
+{
+	struct place p = { .depth = 0 };
+	size_t end = e->position > 0 ? (size_t)e->position : 0;
+
+	if (json_error_code(e) == json_error_out_of_memory) {
+		why->no_memory = true;
+		snprintf(why->detail, sizeof why->detail, "no memory to decode the body");
+		return;
+	}
+	if (!locate(&p, text, end < len ? end : len))
+		p.depth = 0;
+	place_write(&p, why->pointer, sizeof why->pointer);
+	snprintf(why->detail, sizeof why->detail, "line %d, column %d: %s", e->line, e->column, e->text);
+	text_trim_utf8(why->detail);
+}
+
+json_t *json_read_text(struct reader *r, const char *text, size_t len, struct codec_fault *why)
+{
+	json_error_t e;
+
+	*why = (struct codec_fault){ .no_memory = false };
+	*r = (struct reader){ .why = why };
+	if (!fits_nesting(text, len, why))
+		return NULL;
+	r->body = body_new();
+	if (!r->body) {
+		json_fault_memory(r);
+		return NULL;
+	}
+	r->body->root = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &e);
+	if (!r->body->root) {
+		syntax_fault(text, len, &e, why);
+		codec_release(r->body);
+		return NULL;
+	}
+	return r->body->root;
+}
+
+static const struct json_field *find_field(const struct json_field *fields, size_t n, const char *name)
+{
+	for (size_t i = 0; i < n; i++)
+		if (strcmp(fields[i].name, name) == 0)
+			return &fields[i];
+	return NULL;
+}
+
+static bool read_member(struct reader *r, json_t *v, const struct json_field *f, void *out)
+{
+	if (!f->read(r, v, (char *)out + f->at))
+		return false;
+	if (f->flag != JSON_NO_FLAG)
+		*(bool *)((char *)out + f->flag) = true;
+	return true;
+}
+
+bool json_read_object(struct reader *r, json_t *v, const struct json_field *fields, size_t n, void *out)
+{
+	uint32_t seen = 0;
+	const char *name;
+	json_t *member;
+
+	if (!json_is_object(v))
+		return json_fault_value(r, v, "an object");
+	json_object_foreach(v, name, member)
+	{
+		const struct json_field *f = find_field(fields, n, name);
+
+		json_enter(r, name);
+		if (!f)
+			return json_fault(r, "no member \"%s\" is known here", name);
+		if (!read_member(r, member, f, out))
+			return false;
+		json_leave(r);
+		seen |= (uint32_t)1 << (f - fields);
+	}
+	for (size_t i = 0; i < n; i++)
+		if (fields[i].need == JSON_REQUIRED && !(seen & (uint32_t)1 << i))
+			return json_fault_at(r, fields[i].name, "\"%s\" is missing", fields[i].name);
+	return true;
+}
+
+bool json_check_array(struct reader *r, json_t *v, size_t lo, size_t hi)
+{
+	size_t n = json_array_size(v);
+
+	if (!json_is_array(v))
+		return json_fault_value(r, v, "an array");
+	if (n < lo || n > hi)
+		return json_fault(r, "%zu elements, where %zu to %zu are allowed", n, lo, hi);
+	return true;
+}
+
+bool json_read_range(struct reader *r, json_t *v, uint64_t lo, uint64_t hi, uint64_t *out)
+{
+	json_int_t n = json_integer_value(v);
+	char must[80];
+
+	if (!json_is_integer(v) || n < 0 || (uint64_t)n < lo || (uint64_t)n > hi) {
+		snprintf(must, sizeof must, "an integer from %" PRIu64 " to %" PRIu64, lo, hi);
+		return json_fault_value(r, v, must);
+	}
+	*out = (uint64_t)n;
+	return true;
+}
+
+bool json_check_run(struct reader *r, const char *at, uint64_t first, uint64_t count)
+{
+	if (count > TREE_PAGES - first)
+		return json_fault_at(r, at, "%" PRIu64 " pages from %" PRIu64 " on pass 2^40", count, first);
+	return true;
+}
+
+bool json_to_page(struct reader *r, json_t *v, void *at)
+{
+	return json_read_range(r, v, 0, TREE_PAGES - 1, at);
+}
+
+bool json_to_count(struct reader *r, json_t *v, void *at)
+{
+	return json_read_range(r, v, 1, TREE_PAGES - 1, at);
+}
+
+bool json_to_number(struct reader *r, json_t *v, void *at)
+{
+	return json_read_range(r, v, 0, INT64_MAX, at);
+}
+
+bool json_to_bool(struct reader *r, json_t *v, void *at)
+{
+	if (!json_is_boolean(v))
+		return json_fault_value(r, v, "true or false");
+	*(bool *)at = json_is_true(v);
+	return true;
+}
+
+bool json_to_uuid(struct reader *r, json_t *v, void *at)
+{
+	if (!json_is_string(v) || !pw_uuid_parse(json_string_value(v), json_string_length(v), at))
+		return json_fault_value(r, v, "a UUID in lower case");
+	return true;
+}
+
+static bool has_control(const char *s)
+{
+	for (const unsigned char *c = (const unsigned char *)s; *c; c++)
+		if (*c < 0x20 || *c == 0x7f || (*c == 0xc2 && c[1] < 0xa0))
+			return true;
+	return false;
+}
+
+bool json_to_name(struct reader *r, json_t *v, void *at)
+{
+	size_t n = json_string_length(v);
+
+	if (!json_is_string(v) || n < 1 || n >= CODEC_NAME_MAX || has_control(json_string_value(v)))
+		return json_fault_value(r, v, "a text of 1 to 127 bytes without control characters");
+	*(const char **)at = json_string_value(v);
+	return true;
+}
+
+static bool is_boot_id(const char *s)
+{
+	size_t n = 0;
+
+	for (; s[n]; n++)
+		if (n == BOOT_ID_MAX - 1 || s[n] < 0x20 || s[n] > 0x7e)
+			return false;
+	return n > 0;
+}
+
+bool json_to_boot_id(struct reader *r, json_t *v, void *at)
+{
+	if (!json_is_string(v) || !is_boot_id(json_string_value(v)))
+		return json_fault_value(r, v, "1 to 64 printable ASCII characters");
+	*(const char **)at = json_string_value(v);
+	return true;
+}
+
+bool json_to_pool(struct reader *r, json_t *v, void *at)
+{
+	if (!json_is_string(v) || !codec_is_pool_name(json_string_value(v)))
+		return json_fault_value(r, v, "a name of 1 to 63 characters a-z, 0-9 and -");
+	*(const char **)at = json_string_value(v);
+	return true;
+}
+
+bool json_to_value(struct reader *r, json_t *v, void *at)
+{
+	*(json_t **)at = v;
+	return true;
+}
+
+bool json_to_text(struct reader *r, json_t *v, size_t max, const char **at)
+{
+	size_t n = json_dumpb(v, NULL, 0, JSON_COMPACT);
+	char *text;
+
+	if (n > max)
+		return json_fault(r, "%zu bytes, where at most %zu are allowed", n, max);
+	text = n ? body_alloc(r->body, n + 1, 1) : NULL;
+	if (!text || json_dumpb(v, text, n, JSON_COMPACT) != n)
+		return json_fault_memory(r);
+	*at = text;
+	return true;
+}

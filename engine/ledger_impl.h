@@ -1,0 +1,52 @@
+/* engine/ledger_impl.h
+ *
+ * What the ledger's own files share: ledger.c (hosts, pools), quarantine.c, vm.c (VMs, slots, events), apply.c
+ * (transitions), view.c (reading). Nobody else includes it.
+ */
+#ifndef PW_ENGINE_LEDGER_IMPL_H
+#define PW_ENGINE_LEDGER_IMPL_H
+#include "engine/index.h"
+#include "engine/ledger.h"
+
+struct ledger {
+	struct pw_mem *mem; /* borrowed */
+	struct arena arena;
+	struct undo undo;
+	struct index hosts, pools, vms;
+	struct vm **numbers; /* LEDGER_VMS_MAX at most; by vm->number */
+	size_t number_capacity, number_hint; /* no free number below the hint */
+};
+
+enum pw_problem refuse_memory(struct refusal *why, const char *what);
+
+uint64_t gfn_entry(enum gfn_state s, unsigned place, uint64_t pfn);
+static inline unsigned gfn_entry_place(uint64_t entry)
+{
+	return (unsigned)(entry >> GFN_ENTRY_POOL) & 0xff;
+}
+static inline uint64_t frame_entry(uint32_t vm, uint64_t gfn)
+{
+	return FRAME_ENTRY_BOUND | (uint64_t)vm << FRAME_ENTRY_VM | gfn;
+}
+static inline uint32_t frame_entry_vm(uint64_t entry)
+{
+	return (uint32_t)(entry >> FRAME_ENTRY_VM) & LEDGER_VMS_MAX;
+}
+
+/* apply.c: gives [gfn, gfn + count), which is one run reading `old`, the new entry, in both trees. Undoable; on
+ * PW_NO_MEMORY nothing changed. */
+enum pw_status vm_change_run(struct ledger *l, struct vm *vm, const struct tree_run *old, uint64_t entry) PW_MUST_CHECK;
+/* apply.c: the frames of [pfn, pfn + count) that keep a claim off, as the refusal to give; NONE if it may be made. */
+enum pw_problem pool_claimable(const struct ledger *l, const struct pool *p, uint64_t pfn, uint64_t count,
+			       struct refusal *why) PW_MUST_CHECK;
+/* vm.c: every GFN to normal, every frame back, the VM to normal with a new epoch. Undoable; all or nothing. */
+enum pw_status vm_reset(struct ledger *l, struct vm *vm) PW_MUST_CHECK;
+void vm_free(struct ledger *l, struct vm *vm);
+const struct slot *vm_slot_at(const struct vm *vm, uint64_t gfn); /* or NULL */
+/* quarantine.c: lifts every quarantine of a pool. */
+enum pw_status pool_unquarantine_all(struct ledger *l, struct pool *p) PW_MUST_CHECK;
+/* ledger.c */
+bool pool_has_past(const struct pool *p, uint64_t base, uint64_t frames); /* anything bound or quarantined outside? */
+bool range_fits(uint64_t first, uint64_t count); /* count >= 1 and first + count <= 2^40, without wrapping */
+
+#endif

@@ -1,0 +1,105 @@
+#include "engine/ledger_impl.h"
+
+enum pw_problem ledger_load_host(struct ledger *l, const struct host_spec *spec, uint64_t epoch, bool fenced,
+				 struct host **out, struct refusal *why)
+{
+	struct host_put put;
+	enum pw_problem p;
+
+	if (ledger_host(l, &spec->id))
+		return refuse(why, PROBLEM_INVALID_REQUEST, "the host is there twice");
+	p = ledger_host_put(l, spec, &put, why);
+	if (p != PROBLEM_NONE)
+		return p;
+	put.host->epoch = epoch;
+	put.host->fenced = fenced;
+	*out = put.host;
+	return PROBLEM_NONE;
+}
+
+enum pw_problem ledger_load_attachment(struct ledger *l, struct pool *p, struct host *h, unsigned place,
+				       struct refusal *why)
+{
+	unsigned elsewhere;
+
+	if (place == 0 || place >= HOST_POOLS_MAX || h->pools[place])
+		return refuse(why, PROBLEM_INVALID_REQUEST, "pool %s: place %u of its host is taken or none", p->name,
+			      place);
+	if (host_pool(h, p->name, &elsewhere))
+		return refuse(why, PROBLEM_INVALID_REQUEST, "pool %s: attached to its host twice", p->name);
+	if (h->page_shift != p->page_shift)
+		return refuse(why, PROBLEM_POOL_MISMATCH, "pool %s: its host has page_shift %u", p->name,
+			      h->page_shift);
+	h->pools[place] = p;
+	return PROBLEM_NONE;
+}
+
+enum pw_problem ledger_load_vm(struct ledger *l, const struct vm_spec *spec, enum vm_state state, uint64_t epoch,
+			       struct vm **out, struct refusal *why)
+{
+	enum pw_problem p = ledger_vm_create(l, spec, out, why);
+
+	if (p == PROBLEM_NONE) {
+		(*out)->state = state;
+		(*out)->epoch = epoch;
+	}
+	return p;
+}
+
+/* Is it an entry that the ledger itself would write, of a GFN that is not normal? */
+static bool entry_is_ours(uint64_t entry)
+{
+	return entry && entry == gfn_entry(gfn_entry_state(entry), gfn_entry_place(entry), entry & TREE_NUMBER);
+}
+
+enum pw_problem ledger_load_slot(struct ledger *l, struct vm *vm, const struct slot *s, struct refusal *why)
+{
+	enum vm_state state = vm->state;
+	enum pw_problem p;
+	bool created;
+
+	vm->state = VM_NORMAL;
+	p = ledger_slot_put(l, vm, s, &created, why);
+	vm->state = state;
+	return p;
+}
+
+static enum pw_problem extent_frames(const struct ledger *l, const struct vm *vm, uint64_t count, uint64_t entry,
+				     struct refusal *why)
+{
+	const struct pool *p = vm->host->pools[gfn_entry_place(entry)];
+
+	if (!(entry & GFN_ENTRY_RESIDENT))
+		return PROBLEM_NONE;
+	if (!p)
+		return refuse(why, PROBLEM_FRAME_OUT_OF_POOL, "an extent names a pool that is not attached");
+	return pool_claimable(l, p, entry & TREE_NUMBER, count, why);
+}
+
+enum pw_problem ledger_load_extent(struct ledger *l, struct vm *vm, uint64_t gfn, uint64_t count, uint64_t entry,
+				   struct refusal *why)
+{
+	struct tree_run now;
+	enum pw_problem p;
+
+	if (!range_fits(gfn, count) || vm->state == VM_NORMAL)
+		return refuse(why, PROBLEM_INVALID_REQUEST, "extent at GFN %" PRIu64 " of a VM that is %s", gfn,
+			      vm_state_name(vm->state));
+	if (!entry_is_ours(entry))
+		return refuse(why, PROBLEM_INVALID_REQUEST, "extent at GFN %" PRIu64 " reads %#" PRIx64, gfn, entry);
+	now = tree_run_at(&vm->pages, gfn, gfn + count);
+	if (now.entry || now.count != count)
+		return refuse(why, PROBLEM_INVALID_REQUEST, "extents overlap at GFN %" PRIu64, gfn);
+	for (uint64_t at = gfn; at < gfn + count;) {
+		const struct slot *s = vm_slot_at(vm, at);
+
+		if (!s)
+			return refuse(why, PROBLEM_GFN_OUT_OF_SLOT,
+				      "an extent covers GFN %" PRIu64 ", which is in no slot", at);
+		at = s->base + s->pages;
+	}
+	p = extent_frames(l, vm, count, entry, why);
+	if (p != PROBLEM_NONE)
+		return p;
+	return vm_change_run(l, vm, &now, entry) == PW_OK ? PROBLEM_NONE : refuse_memory(why, "loading an extent");
+}

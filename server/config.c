@@ -1,0 +1,433 @@
+#include "server/config.h"
+
+#include <errno.h>
+#include <ini.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/log.h"
+
+#define SECTION    "pagewardend"
+#define ENV_PREFIX "PAGEWARDEN_"
+#define NO_LIMIT   UINT64_MAX
+#define VALUE_MAX  160 /* a line of the file has 199 bytes */
+
+/* An ACTION is only known on the command line, and takes no argument; FILE is read before everything else. */
+enum kind { KIND_FILE, KIND_TEXT, KIND_OPTIONAL, KIND_NUMBER, KIND_BYTES, KIND_LEVEL, KIND_ACTION };
+
+static const struct option {
+	const char *name, *arg, *help;
+	enum kind kind;
+	size_t at; /* in struct config */
+	const char *absent;
+	uint64_t min, max;
+} options[] = {
+	{ "config", "FILE", "read options from FILE: lines NAME = VALUE under [" SECTION "]", KIND_FILE, 0, NULL, 0,
+	  0 },
+	{ "data", "DIR", "where the ledger lives; made if it is not there", KIND_TEXT, offsetof(struct config, data),
+	  "./pagewarden-data", 0, 0 },
+	{ "listen", "ADDR:PORT", "like 127.0.0.1:8470 or [::1]:8470; port 0: any free one", KIND_TEXT,
+	  offsetof(struct config, listen), "127.0.0.1:8470", 0, 0 },
+	{ "tls-cert", "FILE", "PEM certificate chain; needed to listen beyond this machine", KIND_OPTIONAL,
+	  offsetof(struct config, tls_cert), "", 0, 0 },
+	{ "tls-key", "FILE", "PEM private key of that certificate", KIND_OPTIONAL, offsetof(struct config, tls_key), "",
+	  0, 0 },
+	{ "tls-client-ca", "FILE", "PEM authorities: clients must show a certificate of theirs", KIND_OPTIONAL,
+	  offsetof(struct config, tls_client_ca), "", 0, 0 },
+	{ "log-level", "LEVEL", "error, warning, info or debug", KIND_LEVEL, offsetof(struct config, log_level), "info",
+	  0, 0 },
+	{ "threads", "N", "HTTP threads", KIND_NUMBER, offsetof(struct config, threads), "2", 1, 256 },
+	{ "connections", "N", "connections at a time, at most", KIND_NUMBER, offsetof(struct config, connections),
+	  "1024", 1, 100000 },
+	{ "lease-seconds", "N", "a host silent for longer is unreachable", KIND_NUMBER,
+	  offsetof(struct config, lease_seconds), "15", 1, 3600 },
+	{ "checkpoint-seconds", "N", "bring the readable tables up to date at most this often", KIND_NUMBER,
+	  offsetof(struct config, checkpoint_seconds), "30", 1, 86400 },
+	{ "retain-hours", "N", "keep the journal this long; 0: no bound", KIND_NUMBER,
+	  offsetof(struct config, retain_hours), "720", 0, 1000000 },
+	{ "retain-bytes", "BYTES", "and no more of it than this (K, M, G: 2^10, 2^20, 2^30); 0: no bound", KIND_BYTES,
+	  offsetof(struct config, retain_bytes), "8G", 0, NO_LIMIT },
+	{ "memory-bytes", "BYTES", "limit of the ledger's memory; 0: none", KIND_BYTES,
+	  offsetof(struct config, memory_bytes), "0", 0, NO_LIMIT },
+	{ "verify", NULL, "check the journal's hash chain, report, exit", KIND_ACTION, offsetof(struct config, verify),
+	  NULL, 0, 0 },
+	{ "print-config", NULL, "print the configuration as a file for --config, exit", KIND_ACTION,
+	  offsetof(struct config, dump), NULL, 0, 0 },
+	{ "version", NULL, "print the version, exit", KIND_ACTION, offsetof(struct config, version), NULL, 0, 0 },
+	{ "help", NULL, "print this, exit", KIND_ACTION, offsetof(struct config, help), NULL, 0, 0 },
+};
+#define OPTION_COUNT PW_ARRAY_LEN(options)
+
+static void *member(struct config *c, const struct option *o)
+{
+	return (char *)c + o->at;
+}
+
+static const void *const_member(const struct config *c, const struct option *o)
+{
+	return (const char *)c + o->at;
+}
+
+static const struct option *option_named(const char *name, size_t len)
+{
+	for (size_t i = 0; i < OPTION_COUNT; i++)
+		if (strlen(options[i].name) == len && memcmp(options[i].name, name, len) == 0)
+			return &options[i];
+	return NULL;
+}
+
+/* --- Values --- */
+
+static unsigned suffix_shift(const char *s)
+{
+	switch (*s) {
+	case 'K': return 10;
+	case 'M': return 20;
+	case 'G': return 30;
+	default: return 0;
+	}
+}
+
+static bool parse_number(const struct option *o, const char *text, uint64_t *out)
+{
+	unsigned shift;
+	uint64_t v;
+	char *end;
+
+	if (*text < '0' || *text > '9')
+		return false;
+	errno = 0;
+	v = strtoull(text, &end, 10);
+	if (errno)
+		return false;
+	shift = o->kind == KIND_BYTES ? suffix_shift(end) : 0;
+	end += shift != 0;
+	if (*end || v > UINT64_MAX >> shift)
+		return false;
+	*out = v << shift;
+	return *out >= o->min && *out <= o->max;
+}
+
+/* What the file's syntax can say: no control characters, no blanks at the ends, no comment. */
+static bool is_sayable(const char *s)
+{
+	size_t len = strlen(s);
+
+	if (len > VALUE_MAX || *s == ';' || *s == ' ' || (len && s[len - 1] == ' ') || strstr(s, " ;"))
+		return false;
+	for (; *s; s++)
+		if ((unsigned char)*s < ' ' || *s == 0x7f)
+			return false;
+	return true;
+}
+
+static enum pw_status set_text(struct config *c, const struct option *o, const char *text, struct pw_err *err)
+{
+	char **to = member(c, o), *copy;
+
+	if (!*text && o->kind == KIND_TEXT)
+		return pw_fail(err, PW_INVALID, "%s must not be empty", o->name);
+	if (!is_sayable(text))
+		return pw_fail(err, PW_INVALID,
+			       "%s: at most %d characters, no control characters, blanks at the ends or \" ;\"",
+			       o->name, VALUE_MAX);
+	copy = *text ? strdup(text) : NULL;
+	if (*text && !copy)
+		return pw_fail(err, PW_NO_MEMORY, "no memory for the configuration");
+	free(*to);
+	*to = copy;
+	return PW_OK;
+}
+
+static enum pw_status set_number(struct config *c, const struct option *o, const char *text, struct pw_err *err)
+{
+	uint64_t v;
+
+	if (!parse_number(o, text, &v)) {
+		if (o->kind == KIND_BYTES)
+			return pw_fail(err, PW_INVALID, "%s: \"%s\" is not a number of bytes like 512M or 8G", o->name,
+				       text);
+		return pw_fail(err, PW_INVALID, "%s: \"%s\" is not a number from %" PRIu64 " to %" PRIu64, o->name,
+			       text, o->min, o->max);
+	}
+	if (o->kind == KIND_BYTES)
+		*(uint64_t *)member(c, o) = v;
+	else
+		*(unsigned *)member(c, o) = (unsigned)v;
+	return PW_OK;
+}
+
+static enum pw_status set(struct config *c, const struct option *o, const char *text, struct pw_err *err)
+{
+	switch (o->kind) {
+	case KIND_TEXT:
+	case KIND_OPTIONAL: return set_text(c, o, text, err);
+	case KIND_NUMBER:
+	case KIND_BYTES: return set_number(c, o, text, err);
+	case KIND_LEVEL:
+		if (log_level_from_name(text, member(c, o)))
+			return PW_OK;
+		return pw_fail(err, PW_INVALID, "%s: \"%s\" is none of error, warning, info, debug", o->name, text);
+	case KIND_ACTION: *(bool *)member(c, o) = true; return PW_OK;
+	case KIND_FILE: return PW_OK; /* has been read */
+	}
+	return PW_OK;
+}
+
+/* --- Sources, from the weakest to the strongest --- */
+
+static enum pw_status set_defaults(struct config *c, struct pw_err *err)
+{
+	for (size_t i = 0; i < OPTION_COUNT; i++)
+		if (options[i].absent) {
+			enum pw_status st = set(c, &options[i], options[i].absent, err);
+
+			if (st != PW_OK)
+				return st;
+		}
+	return PW_OK;
+}
+
+/* PAGEWARDEN_LOG_LEVEL for log-level. */
+static const char *in_environment(const struct option *o, char *const *envp)
+{
+	const char *prefix = ENV_PREFIX;
+	size_t skip = strlen(prefix), len = strlen(o->name);
+
+	for (; envp && *envp; envp++) {
+		const char *e = *envp;
+		size_t i = 0;
+
+		if (strncmp(e, prefix, skip) != 0)
+			continue;
+		e += skip;
+		while (i < len && e[i] == (o->name[i] == '-' ? '_' : (char)(o->name[i] - 'a' + 'A')))
+			i++;
+		if (i == len && e[len] == '=')
+			return e + len + 1;
+	}
+	return NULL;
+}
+
+static enum pw_status set_from_environment(struct config *c, char *const *envp, struct pw_err *err)
+{
+	for (size_t i = 0; i < OPTION_COUNT; i++) {
+		const char *text = options[i].kind == KIND_ACTION ? NULL : in_environment(&options[i], envp);
+
+		if (text && set(c, &options[i], text, err) != PW_OK)
+			return pw_wrap(err, "environment, " ENV_PREFIX "*");
+	}
+	return PW_OK;
+}
+
+struct reading {
+	FILE *file;
+	struct config *config;
+	const char *path;
+	unsigned line;
+	bool seen[OPTION_COUNT];
+	enum pw_status status;
+	struct pw_err *err;
+};
+
+static int fail_line(struct reading *r, const char *what, const char *name)
+{
+	if (r->status == PW_OK)
+		r->status =
+			pw_fail(r->err, PW_INVALID, "%s:%u: %s%s%s", r->path, r->line, what, *name ? " " : "", name);
+	return 0;
+}
+
+/* inih would take the rest of a long line for the next line. */
+static char *next_line(char *text, int size, void *ctx)
+{
+	struct reading *r = ctx;
+
+	if (r->status != PW_OK || !fgets(text, size, r->file))
+		return NULL;
+	r->line++;
+	if (!strchr(text, '\n') && !feof(r->file)) {
+		(void)fail_line(r, "the line is too long", "");
+		return NULL;
+	}
+	return text;
+}
+
+static int take_pair(void *ctx, const char *section, const char *name, const char *value)
+{
+	struct reading *r = ctx;
+	const struct option *o = option_named(name, strlen(name));
+
+	if (r->status != PW_OK)
+		return 0;
+	if (strcmp(section, SECTION) != 0)
+		return fail_line(r, "options belong under [" SECTION "]:", name);
+	if (!o || o->kind == KIND_ACTION || o->kind == KIND_FILE)
+		return fail_line(r, "unknown option", name);
+	if (r->seen[o - options])
+		return fail_line(r, "given twice:", name);
+	r->seen[o - options] = true;
+	r->status = set(r->config, o, value, r->err);
+	if (r->status != PW_OK)
+		r->status = pw_wrap(r->err, "%s:%u", r->path, r->line);
+	return r->status == PW_OK;
+}
+
+static enum pw_status set_from_file(struct config *c, const char *path, struct pw_err *err)
+{
+	struct reading r = { .config = c, .path = path, .err = err };
+	int bad_line;
+
+	r.file = fopen(path, "re");
+	if (!r.file)
+		return pw_fail(err, PW_INVALID, "--config %s: %s", path, strerror(errno));
+	bad_line = ini_parse_stream(next_line, &r, take_pair, &r);
+	if (r.status == PW_OK && ferror(r.file))
+		r.status = pw_fail(err, PW_INVALID, "--config %s: cannot be read", path);
+	if (r.status == PW_OK && bad_line)
+		r.status = pw_fail(err, PW_INVALID, "%s:%d: neither [section] nor NAME = VALUE", path, bad_line);
+	fclose(r.file);
+	return r.status;
+}
+
+/* One flag of the command line: "--name value", "--name=value" or "--name". Advances *i over what it used. */
+static enum pw_status next_flag(int argc, char *const *argv, int *i, const struct option **o, const char **value,
+				struct pw_err *err)
+{
+	const char *text = argv[(*i)++], *equals = strchr(text, '=');
+	size_t len = equals ? (size_t)(equals - text) : strlen(text);
+
+	*o = strcmp(text, "-h") == 0 ? option_named("help", 4) : NULL;
+	if (!*o && len > 2 && strncmp(text, "--", 2) == 0)
+		*o = option_named(text + 2, len - 2);
+	if (!*o)
+		return pw_fail(err, PW_INVALID, "unknown option %s; --help lists them", text);
+	*value = equals ? equals + 1 : NULL;
+	if ((*o)->kind == KIND_ACTION)
+		return equals ? pw_fail(err, PW_INVALID, "--%s takes no value", (*o)->name) : PW_OK;
+	if (!*value && *i < argc)
+		*value = argv[(*i)++];
+	return *value ? PW_OK : pw_fail(err, PW_INVALID, "--%s needs its %s", (*o)->name, (*o)->arg);
+}
+
+static enum pw_status set_from_flags(struct config *c, int argc, char *const *argv, struct pw_err *err)
+{
+	const struct option *o;
+	const char *value;
+	enum pw_status st = PW_OK;
+
+	for (int i = 1; i < argc && st == PW_OK;) {
+		st = next_flag(argc, argv, &i, &o, &value, err);
+		if (st == PW_OK)
+			st = set(c, o, value, err);
+	}
+	return st;
+}
+
+/* Checks the flags' syntax and finds what decides how the rest is read: --config, --help, --version. */
+static enum pw_status look_ahead(int argc, char *const *argv, struct config *c, const char **file, struct pw_err *err)
+{
+	const struct option *o;
+	const char *value;
+
+	for (int i = 1; i < argc;) {
+		enum pw_status st = next_flag(argc, argv, &i, &o, &value, err);
+
+		if (st != PW_OK)
+			return st;
+		if (o->kind == KIND_FILE)
+			*file = value;
+		else if (o->kind == KIND_ACTION)
+			*(bool *)member(c, o) = true;
+	}
+	return PW_OK;
+}
+
+enum pw_status config_parse(int argc, char *const *argv, char *const *envp, struct config *out, struct pw_err *err)
+{
+	const char *file = in_environment(&options[0], envp);
+	struct config c = { 0 };
+	enum pw_status st;
+
+	st = set_defaults(&c, err);
+	if (st == PW_OK)
+		st = look_ahead(argc, argv, &c, &file, err);
+	if (st == PW_OK && (c.help || c.version))
+		goto out;
+	if (st == PW_OK)
+		st = set_from_environment(&c, envp, err);
+	if (st == PW_OK && file && *file)
+		st = set_from_file(&c, file, err);
+	if (st == PW_OK)
+		st = set_from_flags(&c, argc, argv, err);
+out:
+	if (st == PW_OK)
+		*out = c;
+	else
+		config_release(&c);
+	return st;
+}
+
+void config_release(struct config *c)
+{
+	for (size_t i = 0; i < OPTION_COUNT; i++)
+		if (options[i].kind == KIND_TEXT || options[i].kind == KIND_OPTIONAL)
+			free(*(char **)member(c, &options[i]));
+	*c = (struct config){ 0 };
+}
+
+void config_usage(FILE *to)
+{
+	fputs("usage: pagewardend [OPTION...]\n\nThe fleet-wide ledger of confidential-VM memory.\n\n", to);
+	for (size_t i = 0; i < OPTION_COUNT; i++) {
+		const struct option *o = &options[i];
+		char flag[48];
+
+		snprintf(flag, sizeof flag, "--%s %s", o->name, o->arg ? o->arg : "");
+		fprintf(to, "  %-26s %s", flag, o->help);
+		if (o->absent && *o->absent)
+			fprintf(to, " (default %s)", o->absent);
+		fputc('\n', to);
+	}
+	fputs("\nFlags win over the file, the file over the environment (" ENV_PREFIX
+	      "LOG_LEVEL for log-level, and so on).\n"
+	      "SIGTERM and SIGINT stop in order, a second SIGINT at once (the journal is safe at any moment); SIGHUP reads\n"
+	      "log-level and the TLS certificate again.\n\n"
+	      "Exit codes: 0 done, 1 failed, 2 wrong usage, 5 --verify found damage.\n",
+	      to);
+}
+
+static const char *level_name(unsigned level)
+{
+#define TEXT_(name, text) [name] = text,
+	static const char *const names[LOG_LEVEL_COUNT] = { LOG_LEVELS(TEXT_) };
+#undef TEXT_
+	return names[level];
+}
+
+static void print_option(const struct config *c, const struct option *o, FILE *to)
+{
+	const void *at = const_member(c, o);
+	const char *text;
+
+	switch (o->kind) {
+	case KIND_FILE:
+	case KIND_ACTION: return;
+	case KIND_TEXT:
+	case KIND_OPTIONAL:
+		text = *(char *const *)at;
+		if (text)
+			fprintf(to, "%s = %s\n", o->name, text);
+		return;
+	case KIND_NUMBER: fprintf(to, "%s = %u\n", o->name, *(const unsigned *)at); return;
+	case KIND_BYTES: fprintf(to, "%s = %" PRIu64 "\n", o->name, *(const uint64_t *)at); return;
+	case KIND_LEVEL: fprintf(to, "%s = %s\n", o->name, level_name(*(const unsigned *)at)); return;
+	}
+}
+
+void config_print(const struct config *c, FILE *to)
+{
+	fputs("[" SECTION "]\n", to);
+	for (size_t i = 0; i < OPTION_COUNT; i++)
+		print_option(c, &options[i], to);
+}

@@ -1,0 +1,33 @@
+/* server/config.h
+ *
+ * What pagewardend can be told: by flags, before an INI file, before the environment (PAGEWARDEN_NAME), before the
+ * defaults. One table holds every option with its help; parsing has no effects.
+ */
+#ifndef PW_SERVER_CONFIG_H
+#define PW_SERVER_CONFIG_H
+#include <stdio.h>
+
+#include "engine/status.h"
+
+struct config {
+	char *data;                               /* --data DIR (default ./pagewarden-data) */
+	char *listen;                             /* --listen ADDR:PORT (default 127.0.0.1:8470; [::1]:PORT works) */
+	char *tls_cert, *tls_key, *tls_client_ca; /* PEM files or NULL */
+	unsigned log_level;                       /* --log-level error|warning|info|debug */
+	unsigned threads;                         /* HTTP threads; default 2 */
+	unsigned connections;                     /* at most; default 1024 */
+	unsigned lease_seconds;                   /* default 15 */
+	unsigned checkpoint_seconds;              /* a picture at most this often; default 30 */
+	unsigned retain_hours;                    /* journal kept by age; default 720; 0: no bound */
+	uint64_t retain_bytes;                    /* and by size; default 8 GiB; 0: no bound; suffixes K M G */
+	uint64_t memory_bytes;                    /* limit of the engine's memory; default 0: none */
+	bool verify, help, version;               /* --verify: check the journal's hash chain and exit */
+	bool dump;                                /* --print-config: canonical INI on stdout, parses back to the same */
+};
+enum pw_status config_parse(int argc, char *const *argv, char *const *envp, struct config *out,
+			    struct pw_err *err) PW_MUST_CHECK;
+void config_release(struct config *c);
+void config_usage(FILE *to);
+void config_print(const struct config *c, FILE *to);
+
+#endif

@@ -1,0 +1,306 @@
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/routes.h"
+#include "server/service_impl.h"
+
+enum { FEED_BYTES = 1 << 20 }; /* an answer of the feed ends after the record that passes this */
+
+/* One answer that is being filled from journal rows. */
+struct feed {
+	struct jsonw w;
+	uint64_t after, end; /* revisions after `after`, up to `end` */
+	uint64_t limit, count;
+	uint64_t last; /* revision of the last one written, or looked at */
+	bool full;
+	enum pw_status st;
+	struct pw_err err;
+};
+
+static bool feed_row(void *ctx, const struct journal_row *row)
+{
+	struct feed *f = ctx;
+	struct record_reader rd;
+	struct record rec;
+
+	record_read_init(&rd, row);
+	while (!f->full && (f->st = record_next(&rd, &rec, &f->err)) == PW_OK && rec.revision <= f->end) {
+		if (rec.revision <= f->after)
+			continue;
+		record_write(&f->w, &rec);
+		f->last = rec.revision;
+		f->full = ++f->count == f->limit || f->w.used > FEED_BYTES;
+	}
+	record_read_release(&rd);
+	return !f->full && f->st == PW_NOT_FOUND && row->last < f->end;
+}
+
+static enum handled answer_store(struct request *r, const struct pw_err *err)
+{
+	return answer_problem(r, err->status == PW_NO_MEMORY ? PROBLEM_NO_MEMORY : PROBLEM_STORAGE, "%s", err->msg);
+}
+
+static enum handled answer_compacted(struct request *r, uint64_t oldest, uint64_t after)
+{
+	struct refusal why;
+	struct jsonw w;
+
+	refuse(&why, PROBLEM_COMPACTED, "events after revision %" PRIu64 " are trimmed: the oldest kept is %" PRIu64,
+	       after, oldest);
+	jsonw_init(&w);
+	problem_write(&w, &why, r->id, PROBLEM_OPEN);
+	jsonw_m_u64(&w, "oldest", oldest);
+	jsonw_close(&w, '}');
+	return answer_json(r, problem_status(PROBLEM_COMPACTED), &w);
+}
+
+static uint64_t durable_revision(struct service *sv)
+{
+	uint64_t revision;
+
+	pthread_rwlock_rdlock(&sv->lock);
+	revision = sv->durable;
+	pthread_rwlock_unlock(&sv->lock);
+	return revision;
+}
+
+static enum handled answer_feed(struct service *sv, struct request *r, uint64_t after, uint64_t durable, uint64_t limit)
+{
+	struct feed f = { .after = after, .end = durable, .limit = limit, .last = after, .st = PW_NOT_FOUND };
+	struct journal_span span;
+	struct pw_err err;
+
+	store_span(sv->store, &span);
+	if (span.oldest > 1 && after + 1 < span.oldest)
+		return answer_compacted(r, span.oldest, after);
+	list_begin(&f.w);
+	if (after < durable && store_read(sv->store, after, feed_row, &f, &err) != PW_OK) {
+		jsonw_release(&f.w);
+		return answer_store(r, &err);
+	}
+	if (f.st == PW_STORAGE || f.st == PW_NO_MEMORY) {
+		jsonw_release(&f.w);
+		return answer_store(r, &f.err);
+	}
+	jsonw_close(&f.w, ']');
+	jsonw_m_u64(&f.w, "next", f.last);
+	jsonw_close(&f.w, '}');
+	return answer_json(r, 200, &f.w);
+}
+
+enum handled events_get(struct service *sv, struct request *r)
+{
+	static const char *const known[] = { "after", "limit", "wait", NULL };
+	uint64_t after, limit, durable;
+
+	if (!query_known(r, known) || !query_u64(r, "after", 0, INT64_MAX, 0, &after) ||
+	    !query_u64(r, "limit", 1, 1000, 100, &limit) || !wait_deadline(r))
+		return DONE;
+	for (;;) {
+		durable = durable_revision(sv);
+		if (durable > after || clock_monotonic_ms() >= r->deadline_ms)
+			return answer_feed(sv, r, after, durable, limit);
+		if (park_wait(sv, r, durable))
+			return PARKED;
+	}
+}
+
+/* Violations. */
+
+static void violation_item(void *ctx, const struct violation *v)
+{
+	struct feed *f = ctx;
+
+	if (f->count++ < f->limit) {
+		jsonw_raw(&f->w, v->json, strlen(v->json));
+		f->last = v->revision;
+	}
+}
+
+static bool query_id(struct request *r, const char *name, struct pw_uuid *out)
+{
+	const char *text = request_query(r, name);
+
+	if (!text || pw_uuid_parse(text, strlen(text), out))
+		return true;
+	answer_problem(r, PROBLEM_INVALID_REQUEST, "%s=%s is not a UUID", name, text);
+	return false;
+}
+
+enum handled violations_get(struct service *sv, struct request *r)
+{
+	static const char *const known[] = { "after", "host", "vm", "limit", "cursor", NULL };
+	struct violation_filter filter = { 0 };
+	struct feed f = { 0 };
+	struct pw_err err;
+	char next[24] = "";
+
+	if (!query_known(r, known) || !query_u64(r, "after", 0, INT64_MAX, 0, &filter.after) ||
+	    !query_u64(r, "cursor", 1, INT64_MAX, 0, &filter.before) ||
+	    !query_u64(r, "limit", 1, 1000, 100, &f.limit) || !query_id(r, "host", &filter.host) ||
+	    !query_id(r, "vm", &filter.vm))
+		return DONE;
+	filter.limit = (unsigned)f.limit + 1;
+	list_begin(&f.w);
+	if (store_violations(sv->store, &filter, violation_item, &f, &err) != PW_OK) {
+		jsonw_release(&f.w);
+		return answer_store(r, &err);
+	}
+	if (f.count > f.limit)
+		snprintf(next, sizeof next, "%" PRIu64, f.last);
+	list_end(&f.w, next[0] ? next : NULL, NULL);
+	return answer_json(r, 200, &f.w);
+}
+
+/* History of GFNs: the journal from its end. */
+
+enum { HISTORY_ROWS = 200000 }; /* so far one answer looks back; the cursor goes on from there */
+
+struct history {
+	struct jsonw w;
+	struct pw_uuid vm;
+	char vm_text[PW_UUID_TEXT];
+	uint64_t gfn, count;
+	uint64_t before, limit, found, rows;
+	uint64_t next; /* revisions below this are left to look at; 0: none */
+	enum pw_status st;
+	struct pw_err err;
+};
+
+static bool touches(const struct history *h, const struct record *rec)
+{
+	static const char *const types[] = { "vm.lifecycle", "vm.reset",     "vm.created", "vm.deleted",
+					     "slot.added",   "slot.deleted", "violation" };
+	char want[64];
+
+	if (rec->is_item) {
+		const struct item *it = &rec->item.item;
+
+		if (!pw_uuid_equal(&it->vm, &h->vm))
+			return false;
+		for (size_t i = 0; i < it->run_count; i++)
+			if (it->runs[i].gfn < h->gfn + h->count && h->gfn < it->runs[i].gfn + it->runs[i].count)
+				return true;
+		return false;
+	}
+	if (!memmem(rec->json, rec->json_len, h->vm_text, PW_UUID_TEXT - 1))
+		return false;
+	for (size_t i = 0; i < PW_ARRAY_LEN(types) - 1; i++) {
+		int n = snprintf(want, sizeof want, "{\"type\":\"%s\"", types[i]);
+
+		if (rec->json_len > (size_t)n && memcmp(rec->json, want, (size_t)n) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* The one run of a record that holds the first GFN asked for, instead of all of an item's. */
+static void write_touch(struct history *h, const struct record *rec)
+{
+	struct record one = *rec;
+	struct gfn_run run;
+
+	if (!rec->is_item) {
+		record_write(&h->w, rec);
+		return;
+	}
+	for (size_t i = 0; i < rec->item.item.run_count; i++) {
+		run = rec->item.item.runs[i];
+		if (run.gfn < h->gfn + h->count && h->gfn < run.gfn + run.count)
+			break;
+	}
+	one.item.item.runs = &run;
+	one.item.item.run_count = 1;
+	record_write(&h->w, &one);
+}
+
+/* The touching records of a row, newest first: rows are read forwards, so their revisions are collected first. */
+static void history_records(struct history *h, const struct journal_row *row)
+{
+	uint64_t *hits = NULL, wanted;
+	struct record_reader rd;
+	struct record rec;
+	size_t n = 0;
+
+	record_read_init(&rd, row);
+	while ((h->st = record_next(&rd, &rec, &h->err)) == PW_OK)
+		if (rec.revision < h->before && touches(h, &rec)) {
+			uint64_t *more = realloc(hits, (n + 1) * sizeof *hits);
+
+			if (!more) {
+				h->st = pw_fail(&h->err, PW_NO_MEMORY, "out of memory while reading history");
+				break;
+			}
+			hits = more;
+			hits[n++] = rec.revision;
+		}
+	record_read_release(&rd);
+	while (h->st == PW_NOT_FOUND && n > 0 && h->found < h->limit) {
+		wanted = hits[--n];
+		record_read_init(&rd, row);
+		while (record_next(&rd, &rec, &h->err) == PW_OK && rec.revision != wanted)
+			;
+		write_touch(h, &rec);
+		record_read_release(&rd);
+		h->found++;
+		h->next = wanted;
+	}
+	free(hits);
+}
+
+static bool history_row(void *ctx, const struct journal_row *row)
+{
+	struct history *h = ctx;
+
+	h->next = row->first;
+	history_records(h, row);
+	if (h->st != PW_NOT_FOUND)
+		return false;
+	return h->found < h->limit && ++h->rows < HISTORY_ROWS;
+}
+
+static bool history_target(struct service *sv, struct request *r, struct history *h)
+{
+	if (!arg_uuid(r, 0, PROBLEM_VM_NOT_FOUND, &h->vm))
+		return false;
+	pw_uuid_format(&h->vm, h->vm_text);
+	pthread_rwlock_rdlock(&sv->lock);
+	(void)arg_vm(sv, r, 0);
+	pthread_rwlock_unlock(&sv->lock);
+	return r->response.status == 0;
+}
+
+enum handled vm_history(struct service *sv, struct request *r)
+{
+	static const char *const known[] = { "gfn", "count", "limit", "cursor", NULL };
+	struct history h = { .st = PW_NOT_FOUND };
+	struct journal_span span;
+	struct pw_err err;
+	char next[24] = "";
+	uint64_t end;
+
+	if (!query_known(r, known) || !query_u64(r, "gfn", 0, TREE_PAGES - 1, 0, &h.gfn) ||
+	    !query_u64(r, "count", 1, TREE_PAGES - h.gfn, request_query(r, "gfn") ? 1 : TREE_PAGES - h.gfn, &h.count) ||
+	    !query_u64(r, "limit", 1, 1000, 100, &h.limit) || !history_target(sv, r, &h))
+		return DONE;
+	end = durable_revision(sv) + 1;
+	if (!query_u64(r, "cursor", 1, INT64_MAX, end, &h.before))
+		return DONE;
+	if (h.before > end)
+		h.before = end;
+	list_begin(&h.w);
+	if (store_read_back(sv->store, h.before, history_row, &h, &err) != PW_OK) {
+		jsonw_release(&h.w);
+		return answer_store(r, &err);
+	}
+	if (h.st != PW_NOT_FOUND) {
+		jsonw_release(&h.w);
+		return answer_store(r, &h.err);
+	}
+	store_span(sv->store, &span);
+	if ((h.found == h.limit || h.rows == HISTORY_ROWS) && h.next > span.oldest)
+		snprintf(next, sizeof next, "%" PRIu64, h.next);
+	list_end(&h.w, next[0] ? next : NULL, NULL);
+	return answer_json(r, 200, &h.w);
+}

@@ -1,0 +1,501 @@
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/routes.h"
+#include "server/service_impl.h"
+
+DECODE_JOB(operation)
+DECODE_JOB(result)
+
+enum { OPERATIONS_MAX = 100000, DELIVER_MAX = 64 };
+static const int64_t finished_life_ms = 24 * 3600 * (int64_t)1000;
+
+int operation_compare(const void *key, const void *item)
+{
+	return memcmp(key, ((const struct operation *)item)->id.b, sizeof(struct pw_uuid));
+}
+
+struct operation *operation_find(const struct service *sv, const struct pw_uuid *id)
+{
+	return index_find(&sv->operations, id);
+}
+
+static bool is_active(const struct operation *o)
+{
+	return o->state == OPERATION_PENDING || o->state == OPERATION_RUNNING;
+}
+
+bool vm_has_active_operation(const struct service *sv, const struct pw_uuid *vm)
+{
+	for (size_t i = 0; i < sv->active_count; i++)
+		if (pw_uuid_equal(&sv->active[i]->vm, vm))
+			return true;
+	return false;
+}
+
+/* The list of active ones follows the states. It has room for every operation. */
+static void active_sort(struct service *sv)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < sv->active_count; i++)
+		if (is_active(sv->active[i]))
+			sv->active[n++] = sv->active[i];
+	sv->active_count = n;
+}
+
+static void active_add(struct service *sv, struct operation *o)
+{
+	size_t at = sv->active_count++;
+
+	for (; at > 0 && sv->active[at - 1]->created_ms > o->created_ms; at--)
+		sv->active[at] = sv->active[at - 1];
+	sv->active[at] = o;
+}
+
+static enum pw_status active_reserve(struct service *sv)
+{
+	size_t capacity = sv->active_capacity ? 2 * sv->active_capacity : 64;
+	struct operation **active;
+
+	if (sv->operations.count < sv->active_capacity)
+		return PW_OK;
+	active = realloc(sv->active, capacity * sizeof(struct operation *));
+	if (!active)
+		return PW_NO_MEMORY;
+	sv->active = active;
+	sv->active_capacity = capacity;
+	return PW_OK;
+}
+
+static void operation_free(struct operation *o)
+{
+	free(o->params);
+	free(o->problem);
+	free(o);
+}
+
+static void unmake_operation(void *ctx, const void *args)
+{
+	struct operation *o = *(struct operation *const *)args;
+	struct service *sv = ctx;
+
+	index_remove(&sv->operations, &o->id);
+	o->state = OPERATION_CANCELLED;
+	active_sort(sv);
+	operation_free(o);
+}
+
+enum pw_status operation_add(struct service *sv, const struct operation *o, struct operation **out)
+{
+	static const struct undo_ops made = { .rollback = unmake_operation };
+	struct undo *u = ledger_undo(sv->ledger);
+	struct operation *copy;
+
+	if (index_reserve(&sv->operations) != PW_OK || active_reserve(sv) != PW_OK ||
+	    undo_reserve(u, UNDO_RECORD(sizeof copy)) != PW_OK)
+		return PW_NO_MEMORY;
+	copy = malloc(sizeof *copy);
+	if (!copy)
+		return PW_NO_MEMORY;
+	*copy = *o;
+	index_insert(&sv->operations, &copy->id, copy);
+	if (is_active(copy))
+		active_add(sv, copy);
+	undo_push(u, &made, sv, &copy, sizeof copy);
+	*out = copy;
+	return PW_OK;
+}
+
+struct operation_undo {
+	struct operation *o, old;
+};
+
+static void put_operation_back(void *ctx, const void *args)
+{
+	const struct operation_undo *u = args;
+	struct service *sv = ctx;
+	bool was_active = is_active(u->o);
+
+	if (u->o->problem != u->old.problem)
+		free(u->o->problem);
+	*u->o = u->old;
+	if (!was_active && is_active(u->o))
+		active_add(sv, u->o);
+}
+
+enum pw_status operation_set(struct service *sv, struct operation *o, const struct operation *to)
+{
+	static const struct undo_ops changed = { .rollback = put_operation_back };
+	struct operation_undo old = { o, *o };
+	struct undo *u = ledger_undo(sv->ledger);
+
+	if (undo_reserve(u, UNDO_RECORD(sizeof old)) != PW_OK)
+		return PW_NO_MEMORY;
+	undo_push(u, &changed, sv, &old, sizeof old);
+	*o = *to;
+	active_sort(sv);
+	return PW_OK;
+}
+
+static void forget_operation(struct service *sv, size_t at)
+{
+	struct operation *o = sv->operations.items[at];
+
+	note_deleted(&sv->deleted_operations, &sv->deleted_operation_count, &o->id, &sv->repaint);
+	index_remove(&sv->operations, &o->id);
+	operation_free(o);
+}
+
+void operations_tick(struct service *sv, int64_t now_ms)
+{
+	for (size_t i = sv->operations.count; i > 0; i--) {
+		const struct operation *o = sv->operations.items[i - 1];
+
+		if (!is_active(o) && o->finished_ms + finished_life_ms < now_ms)
+			forget_operation(sv, i - 1);
+	}
+}
+
+void operations_again(struct service *sv, const struct host *h)
+{
+	for (size_t i = 0; i < sv->active_count; i++)
+		if (sv->active[i]->state == OPERATION_RUNNING && pw_uuid_equal(&sv->active[i]->host, &h->id))
+			sv->active[i]->deliver = true;
+}
+
+void operations_release(struct service *sv)
+{
+	for (size_t i = 0; i < sv->operations.count; i++)
+		operation_free(sv->operations.items[i]);
+	index_release(&sv->operations);
+	free(sv->active);
+}
+
+/* Rendering. */
+
+void write_operation(struct jsonw *w, const struct operation *o)
+{
+	jsonw_open(w, '{');
+	jsonw_m_uuid(w, "id", &o->id);
+	jsonw_m_uuid(w, "vm", &o->vm);
+	jsonw_m_uuid(w, "host", &o->host);
+	jsonw_m_str(w, "kind", operation_kind_name(o->kind));
+	jsonw_m_str(w, "state", operation_state_name(o->state));
+	jsonw_m_raw(w, "params", o->params, strlen(o->params));
+	if (o->problem)
+		jsonw_m_raw(w, "problem", o->problem, strlen(o->problem));
+	jsonw_m_time(w, "created", o->created_ms);
+	jsonw_m_time(w, "started", o->started_ms);
+	jsonw_m_time(w, "finished", o->finished_ms);
+	jsonw_m_u64(w, "revision", o->revision);
+	jsonw_close(w, '}');
+}
+
+static void answer_operation(struct request *r, unsigned status, const struct operation *o)
+{
+	char id[PW_UUID_TEXT];
+	struct jsonw w;
+
+	jsonw_init(&w);
+	write_operation(&w, o);
+	answer_json(r, status, &w);
+	answer_etag(r, o->revision);
+	pw_uuid_format(&o->id, id);
+	if (status == 202)
+		answer_header(r, "Location", "/v1/operations/%s", id);
+}
+
+static struct operation *arg_operation(struct service *sv, struct request *r)
+{
+	struct operation *o;
+	struct pw_uuid id;
+
+	if (!arg_uuid(r, 0, PROBLEM_OPERATION_NOT_FOUND, &id))
+		return NULL;
+	o = operation_find(sv, &id);
+	if (!o)
+		answer_problem(r, PROBLEM_OPERATION_NOT_FOUND, "there is no operation %s", r->args[0]);
+	return o;
+}
+
+/* Creating. */
+
+bool operation_prepare(struct service *sv, struct request *r)
+{
+	return query_known(r, no_query) && prepare_operation(sv, r);
+}
+
+static void say_operation(struct service *sv, const struct request *r, const char *type, const struct operation *o)
+{
+	struct jsonw w;
+
+	event_begin(&w, type, r);
+	jsonw_m_uuid(&w, "host", &o->host);
+	jsonw_m_uuid(&w, "vm", &o->vm);
+	jsonw_m_uuid(&w, "operation", &o->id);
+	jsonw_m_str(&w, "kind", operation_kind_name(o->kind));
+	jsonw_m_str(&w, "state", operation_state_name(o->state));
+	if (o->state == OPERATION_PENDING)
+		jsonw_m_raw(&w, "params", o->params, strlen(o->params));
+	if (o->state == OPERATION_RUNNING)
+		jsonw_m_u64(&w, "epoch", o->host_epoch);
+	if (o->problem)
+		jsonw_m_raw(&w, "problem", o->problem, strlen(o->problem));
+	event_end(sv, &w);
+}
+
+void operation_create_act(struct service *sv, struct request *r)
+{
+	const struct operation_body *b = &((struct operation_job *)r->job)->b;
+	const struct vm *vm = arg_vm(sv, r, 0);
+	struct operation o = { .kind = b->kind, .state = OPERATION_PENDING, .created_ms = sv->group_time_ms };
+	struct operation *made;
+
+	if (!vm || !may_act_for(r, &vm->host->id) || !if_match(r, vm->revision))
+		return;
+	if (sv->operations.count >= OPERATIONS_MAX) {
+		answer_problem(r, PROBLEM_LIMIT, "%d operations are kept already", OPERATIONS_MAX);
+		return;
+	}
+	o.id = uuid_fresh();
+	o.vm = vm->id;
+	o.host = vm->host->id;
+	o.revision = next_revision(sv);
+	o.params = strdup(b->params);
+	if (!o.params || operation_add(sv, &o, &made) != PW_OK) {
+		free(o.params);
+		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while creating the operation");
+		return;
+	}
+	say_operation(sv, r, "operation.created", made);
+	answer_operation(r, 202, made);
+}
+
+/* Reading: one, with a long poll until it has finished; those of a VM. */
+
+void operation_get_act(struct service *sv, struct request *r)
+{
+	const struct operation *o = arg_operation(sv, r);
+
+	if (o)
+		answer_operation(r, 200, o);
+}
+
+/* Is the operation under way, in the state after revision *seen? */
+static bool is_under_way(struct service *sv, const struct request *r, uint64_t *seen)
+{
+	const struct operation *o = NULL;
+	struct pw_uuid id;
+	bool active;
+
+	pthread_rwlock_rdlock(&sv->lock);
+	if (pw_uuid_parse(r->args[0], strlen(r->args[0]), &id))
+		o = operation_find(sv, &id);
+	active = o && is_active(o);
+	*seen = sv->durable;
+	pthread_rwlock_unlock(&sv->lock);
+	return active;
+}
+
+enum handled operation_get(struct service *sv, struct request *r)
+{
+	static const char *const known[] = { "wait", NULL };
+	uint64_t seen;
+
+	if (!query_known(r, known) || !wait_deadline(r))
+		return DONE;
+	while (is_under_way(sv, r, &seen) && clock_monotonic_ms() < r->deadline_ms)
+		if (park_wait(sv, r, seen))
+			return PARKED;
+	return handle_read(sv, r);
+}
+
+void vm_operations(struct service *sv, struct request *r)
+{
+	static const char *const known[] = { "limit", "cursor", NULL };
+	const struct vm *vm = arg_vm(sv, r, 0);
+	struct pw_uuid after = { { 0 } };
+	char next[PW_UUID_TEXT] = "";
+	const struct operation *last = NULL;
+	const char *cursor;
+	uint64_t limit;
+	struct jsonw w;
+
+	if (!vm || !query_known(r, known) || !query_u64(r, "limit", 1, 1000, 100, &limit) ||
+	    !query_cursor(r, &after, &cursor))
+		return;
+	list_begin(&w);
+	for (size_t i = cursor ? index_after(&sv->operations, &after) : 0; i < sv->operations.count; i++) {
+		const struct operation *o = sv->operations.items[i];
+
+		if (!pw_uuid_equal(&o->vm, &vm->id))
+			continue;
+		if (limit-- == 0) {
+			pw_uuid_format(&last->id, next);
+			break;
+		}
+		write_operation(&w, o);
+		last = o;
+	}
+	list_end(&w, next[0] ? next : NULL, NULL);
+	answer_json(r, 200, &w);
+}
+
+void operation_cancel_act(struct service *sv, struct request *r)
+{
+	struct operation *o = arg_operation(sv, r), to;
+
+	if (!o || !query_known(r, no_query) || !if_match(r, o->revision))
+		return;
+	if (o->state != OPERATION_PENDING) {
+		answer_problem(r, PROBLEM_OPERATION_STATE, "the operation is %s: only a pending one can be cancelled",
+			       operation_state_name(o->state));
+		return;
+	}
+	to = *o;
+	to.state = OPERATION_CANCELLED;
+	to.finished_ms = sv->group_time_ms;
+	to.revision = next_revision(sv);
+	if (operation_set(sv, o, &to) != PW_OK) {
+		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while cancelling the operation");
+		return;
+	}
+	say_operation(sv, r, "operation.cancelled", o);
+	answer_operation(r, 200, o);
+}
+
+/* What an agent does with them. */
+
+static bool is_deliverable(const struct operation *o, const struct host *h)
+{
+	return pw_uuid_equal(&o->host, &h->id) && (o->state == OPERATION_PENDING || o->deliver);
+}
+
+static bool has_deliverable(const struct service *sv, const struct host *h)
+{
+	for (size_t i = 0; i < sv->active_count; i++)
+		if (is_deliverable(sv->active[i], h))
+			return true;
+	return false;
+}
+
+enum handled host_operations(struct service *sv, struct request *r)
+{
+	static const char *const known[] = { "wait", "limit", NULL };
+
+	if (!query_known(r, known) || !wait_deadline(r))
+		return DONE;
+	for (;;) {
+		bool any = false, over;
+		const struct host *h;
+		uint64_t seen;
+
+		pthread_rwlock_rdlock(&sv->lock);
+		h = arg_host(sv, r, 0);
+		if (h && may_act_for(r, &h->id))
+			any = has_deliverable(sv, h);
+		seen = sv->durable;
+		pthread_rwlock_unlock(&sv->lock);
+		if (r->response.status)
+			return DONE;
+		over = clock_monotonic_ms() >= r->deadline_ms;
+		if (any || over)
+			return park_change(sv, r);
+		if (park_wait(sv, r, seen))
+			return PARKED;
+	}
+}
+
+/* Marks one running for the host's epoch. What is running for it already is only delivered again. */
+static bool start(struct service *sv, const struct request *r, const struct host *h, struct operation *o)
+{
+	struct operation to = *o;
+
+	o->deliver = false;
+	if (o->state == OPERATION_RUNNING && o->host_epoch == h->epoch)
+		return true;
+	to.deliver = false;
+	to.state = OPERATION_RUNNING;
+	to.host_epoch = h->epoch;
+	to.started_ms = sv->group_time_ms;
+	to.revision = next_revision(sv);
+	if (operation_set(sv, o, &to) != PW_OK)
+		return false;
+	say_operation(sv, r, "operation.started", o);
+	return true;
+}
+
+void host_operations_act(struct service *sv, struct request *r)
+{
+	const struct host *h = arg_host(sv, r, 0);
+	uint64_t limit;
+	struct jsonw w;
+
+	if (!h || !query_u64(r, "limit", 1, DELIVER_MAX, DELIVER_MAX, &limit))
+		return;
+	list_begin(&w);
+	for (size_t i = 0; i < sv->active_count && limit > 0; i++) {
+		struct operation *o = sv->active[i];
+
+		if (!is_deliverable(o, h))
+			continue;
+		if (!start(sv, r, h, o))
+			break;
+		write_operation(&w, o);
+		limit--;
+	}
+	list_end(&w, NULL, NULL);
+	answer_json(r, 200, &w);
+}
+
+bool result_prepare(struct service *sv, struct request *r)
+{
+	return query_known(r, no_query) && prepare_result(sv, r);
+}
+
+static bool may_finish(struct service *sv, struct request *r, const struct operation *o, const struct result_body *b)
+{
+	const struct host *h = ledger_host(sv->ledger, &o->host);
+	struct refusal why;
+
+	if (!may_act_for(r, &o->host))
+		return false;
+	if (!h || ledger_host_current(h, b->boot_id, b->epoch, &why) != PROBLEM_NONE) {
+		if (h)
+			answer_refusal(r, &why);
+		else
+			answer_problem(r, PROBLEM_HOST_NOT_FOUND, "the operation's host is gone");
+		return false;
+	}
+	if (o->state == OPERATION_RUNNING)
+		return true;
+	if (o->state == b->state)
+		answer_operation(r, 200, o);
+	else
+		answer_problem(r, PROBLEM_OPERATION_STATE, "the operation is %s", operation_state_name(o->state));
+	return false;
+}
+
+void operation_result_act(struct service *sv, struct request *r)
+{
+	const struct result_body *b = &((struct result_job *)r->job)->b;
+	struct operation *o = arg_operation(sv, r), to;
+
+	if (!o || !may_finish(sv, r, o, b))
+		return;
+	to = *o;
+	to.state = b->state;
+	to.deliver = false;
+	to.finished_ms = sv->group_time_ms;
+	to.revision = next_revision(sv);
+	to.problem = b->problem ? strdup(b->problem) : NULL;
+	if ((b->problem && !to.problem) || operation_set(sv, o, &to) != PW_OK) {
+		free(to.problem);
+		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while finishing the operation");
+		return;
+	}
+	say_operation(sv, r, "operation.finished", o);
+	answer_operation(r, 200, o);
+}

@@ -1,0 +1,637 @@
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "server/log.h"
+#include "server/metrics.h"
+#include "server/service_impl.h"
+
+/*
+ * The picture: what has changed since the last one is copied by the writer between two groups (so that it is exactly
+ * the state after one revision), and written by the painter thread while the writer goes on.
+ */
+
+/* A picture with the memory that its texts and lists live in. Errors stick. */
+struct picture_work {
+	struct picture p;
+	size_t host_room, pool_room, attachment_room, vm_room, slot_room, extent_room, quarantine_room, operation_room,
+		token_room;
+	char **texts; /* copies */
+	size_t text_count, text_room;
+	struct pw_uuid vm; /* whose extents are being taken */
+	bool failed;
+};
+
+/* Room for one more element; NULL after a failure. */
+static void *more(struct picture_work *w, void *list, size_t *count, size_t *room, size_t size)
+{
+	void **at = list;
+	char *grown;
+
+	if (w->failed)
+		return NULL;
+	if (*count == *room) {
+		size_t next = *room ? 2 * *room : 64;
+
+		grown = realloc(*at, next * size);
+		if (!grown) {
+			w->failed = true;
+			return NULL;
+		}
+		*at = grown;
+		*room = next;
+	}
+	return (char *)*at + (*count)++ * size;
+}
+#define MORE(w, list, n, room) more(w, &(w)->p.list, &(w)->p.n, &(w)->room, sizeof *(w)->p.list)
+
+static const char *copy(struct picture_work *w, const char *text)
+{
+	char **slot, *s;
+
+	if (!text || !*text)
+		return "";
+	slot = more(w, &w->texts, &w->text_count, &w->text_room, sizeof *slot);
+	s = slot ? strdup(text) : NULL;
+	if (slot)
+		*slot = s;
+	if (!s)
+		w->failed = true;
+	return s ? s : "";
+}
+
+static void work_free(struct picture_work *w)
+{
+	if (!w)
+		return;
+	for (size_t i = 0; i < w->text_count; i++)
+		free(w->texts[i]);
+	free(w->texts);
+	free(w->p.hosts);
+	free(w->p.pools);
+	free(w->p.attachments);
+	free(w->p.vms);
+	free(w->p.slots);
+	free(w->p.deleted_vms);
+	free(w->p.extents);
+	free(w->p.quarantine);
+	free(w->p.operations);
+	free(w->p.deleted_operations);
+	free(w->p.tokens);
+	free(w);
+}
+
+/* Taking. On the writer thread, under the state's lock. */
+
+static void take_host(struct picture_work *w, const struct host *h)
+{
+	const struct host_note *note = host_note(h);
+	const struct pool *p = h->pools[0];
+	struct host_row *row = MORE(w, hosts, host_count, host_room);
+
+	if (!row)
+		return;
+	*row = (struct host_row){ .id = h->id,
+				  .epoch = h->epoch,
+				  .fenced = h->fenced,
+				  .arches = h->arches,
+				  .has_local = p && p->frames,
+				  .base = p ? p->base : 0,
+				  .frames = p ? p->frames : 0,
+				  .page_shift = h->page_shift,
+				  .last_seen_ms = note->last_seen_ms,
+				  .revision = h->revision };
+	row->name = copy(w, h->name);
+	row->boot_id = copy(w, h->boot_id);
+	row->backends = copy(w, note->backends);
+	row->agent_version = copy(w, note->agent_version);
+}
+
+static void take_attachments(struct picture_work *w, const struct host *h)
+{
+	for (unsigned i = 1; i < HOST_POOLS_MAX; i++) {
+		struct attachment_row *row;
+
+		if (!h->pools[i])
+			continue;
+		row = MORE(w, attachments, attachment_count, attachment_room);
+		if (row)
+			*row = (struct attachment_row){ copy(w, h->pools[i]->name), h->id, i };
+	}
+}
+
+static void take_pool(struct picture_work *w, const struct pool *p)
+{
+	struct pool_row *row = MORE(w, pools, pool_count, pool_room);
+
+	if (row)
+		*row = (struct pool_row){ copy(w, p->name), p->base, p->frames, p->page_shift, p->revision };
+}
+
+static void take_span(void *ctx, uint64_t first, uint64_t count)
+{
+	struct picture_work *w = ctx;
+	struct extent_row *row = MORE(w, extents, extent_count, extent_room);
+
+	if (row)
+		*row = (struct extent_row){ w->vm, first, count, 0 };
+}
+
+static void take_run(void *ctx, const struct tree_run *run)
+{
+	struct picture_work *w = ctx;
+	struct extent_row *row = MORE(w, extents, extent_count, extent_room);
+
+	if (row)
+		*row = (struct extent_row){ w->vm, run->first, run->count, run->entry };
+}
+
+static void take_vm(struct picture_work *w, struct vm *vm)
+{
+	const struct tree_visitor visitor = { take_span, take_run, w };
+	struct vm_row *row = MORE(w, vms, vm_count, vm_room);
+
+	if (!row)
+		return;
+	*row = (struct vm_row){ .id = vm->id,
+				.host = vm->host->id,
+				.name = copy(w, vm->name),
+				.arch = arch_name(vm->arch),
+				.state = vm_state_name(vm->state),
+				.epoch = vm->epoch,
+				.shared_bit = vm->shared_bit,
+				.revision = vm->revision };
+	for (size_t i = 0; i < vm->slot_count; i++) {
+		struct slot_row *slot = MORE(w, slots, slot_count, slot_room);
+
+		if (slot)
+			*slot = (struct slot_row){ vm->id, vm->slots[i] };
+	}
+	w->vm = vm->id;
+	if (w->p.full)
+		tree_dirty_all(&vm->pages);
+	tree_clean(&vm->pages, &visitor);
+}
+
+static void take_operation(struct picture_work *w, const struct operation *o)
+{
+	struct operation_row *row = MORE(w, operations, operation_count, operation_room);
+
+	if (row)
+		*row = (struct operation_row){ .id = o->id,
+					       .vm = o->vm,
+					       .host = o->host,
+					       .kind = operation_kind_name(o->kind),
+					       .state = operation_state_name(o->state),
+					       .params = copy(w, o->params),
+					       .problem = copy(w, o->problem),
+					       .host_epoch = o->host_epoch,
+					       .created_ms = o->created_ms,
+					       .started_ms = o->started_ms,
+					       .finished_ms = o->finished_ms,
+					       .revision = o->revision };
+}
+
+static void take_token(struct picture_work *w, const struct token *t)
+{
+	struct token_row *row = MORE(w, tokens, token_count, token_room);
+
+	if (!row)
+		return;
+	*row = (struct token_row){ .id = t->id,
+				   .role = role_name(t->role),
+				   .name = copy(w, t->name),
+				   .host = t->host,
+				   .created_ms = t->created_ms,
+				   .revision = t->revision };
+	memcpy(row->hash, t->hash, sizeof row->hash);
+}
+
+static void take_reason(struct picture_work *w, const struct quarantine_note *n)
+{
+	struct quarantine_row *row = MORE(w, quarantine, quarantine_count, quarantine_room);
+
+	if (row)
+		*row = (struct quarantine_row){ n->host,  copy(w, n->pool),   n->pfn,
+						n->count, copy(w, n->reason), n->time_ms };
+}
+
+static void take_state(struct service *sv, struct picture_work *w, uint64_t since)
+{
+	const struct ledger *l = sv->ledger;
+
+	for (size_t i = 0; i < ledger_host_count(l); i++) {
+		take_host(w, ledger_host_at(l, i));
+		take_attachments(w, ledger_host_at(l, i));
+	}
+	for (size_t i = 0; i < ledger_pool_count(l); i++)
+		take_pool(w, ledger_pool_at(l, i));
+	for (size_t i = 0; i < ledger_vm_count(l); i++)
+		if (w->p.full || ledger_vm_at(l, i)->revision > since)
+			take_vm(w, ledger_vm_at(l, i));
+	for (size_t i = 0; i < sv->operations.count; i++)
+		if (w->p.full || ((const struct operation *)sv->operations.items[i])->revision > since)
+			take_operation(w, sv->operations.items[i]);
+	for (size_t i = 0; i < sv->tokens.count; i++)
+		take_token(w, sv->tokens.items[i]);
+	for (size_t i = 0; i < sv->quarantine_count; i++)
+		take_reason(w, &sv->quarantine[i]);
+}
+
+static struct picture_work *picture_make(struct service *sv)
+{
+	struct picture_work *w = calloc(1, sizeof *w);
+	uint64_t since = sv->pictured;
+
+	if (!w)
+		return NULL;
+	w->p.full = atomic_exchange(&sv->repaint, false) || since == 0;
+	w->p.revision = sv->revision;
+	w->p.deleted_vms = sv->deleted_vms;
+	w->p.deleted_vm_count = sv->deleted_vm_count;
+	w->p.deleted_operations = sv->deleted_operations;
+	w->p.deleted_operation_count = sv->deleted_operation_count;
+	sv->deleted_vms = sv->deleted_operations = NULL;
+	sv->deleted_vm_count = sv->deleted_operation_count = 0;
+	take_state(sv, w, since);
+	if (w->failed) {
+		atomic_store(&sv->repaint, true);
+		work_free(w);
+		return NULL;
+	}
+	return w;
+}
+
+void note_deleted(struct pw_uuid **list, size_t *count, const struct pw_uuid *id, _Atomic bool *repaint)
+{
+	struct pw_uuid *grown = realloc(*list, (*count + 1) * sizeof *grown);
+
+	if (!grown) {
+		atomic_store(repaint, true);
+		return;
+	}
+	*list = grown;
+	grown[(*count)++] = *id;
+}
+
+void picture_take(struct service *sv)
+{
+	struct picture_work *w;
+
+	pthread_rwlock_wrlock(&sv->lock);
+	w = picture_make(sv);
+	pthread_rwlock_unlock(&sv->lock);
+	pthread_mutex_lock(&sv->mutex);
+	sv->picture_wanted = false;
+	sv->picture_ready = w;
+	pthread_cond_signal(&sv->painter_wake);
+	pthread_mutex_unlock(&sv->mutex);
+}
+
+/* Saving. */
+
+static enum pw_status save(struct service *sv, struct picture_work *w, struct pw_err *err)
+{
+	uint64_t began = clock_monotonic_ns();
+	enum pw_status st = store_save_picture(sv->store, &w->p, err);
+
+	if (st == PW_OK) {
+		metrics_time(TIME_CHECKPOINT, clock_monotonic_ns() - began);
+		metrics_count(COUNT_CHECKPOINTS, 1);
+		pthread_rwlock_wrlock(&sv->lock);
+		sv->pictured = w->p.revision;
+		pthread_rwlock_unlock(&sv->lock);
+	} else {
+		atomic_store(&sv->repaint, true);
+	}
+	work_free(w);
+	return st;
+}
+
+static enum pw_status trim(struct service *sv, struct pw_err *err)
+{
+	const struct config *c = sv->config;
+	uint64_t through = 0, by_size;
+
+	if (c->retain_hours)
+		through = store_revision_before(sv->store, clock_utc_ms() - (int64_t)c->retain_hours * 3600 * 1000);
+	if (c->retain_bytes) {
+		by_size = store_revision_keeping(sv->store, c->retain_bytes);
+		if (by_size > through)
+			through = by_size;
+	}
+	return through ? store_trim(sv->store, through, err) : PW_OK;
+}
+
+/* Asks the writer for a picture and waits for it. With `mutex` held. */
+static struct picture_work *picture_ask(struct service *sv)
+{
+	struct picture_work *w;
+
+	sv->picture_wanted = true;
+	pthread_cond_signal(&sv->wake);
+	while (sv->picture_wanted && !sv->painter_stop)
+		pthread_cond_wait(&sv->painter_wake, &sv->mutex);
+	w = sv->picture_ready;
+	sv->picture_ready = NULL;
+	return w;
+}
+
+static void paint(struct service *sv, struct picture_work *w)
+{
+	struct pw_err err;
+
+	if (w && save(sv, w, &err) != PW_OK)
+		log_line(LOG_WARNING_, "the picture could not be saved: it will be whole next time", "error", err.msg,
+			 NULL);
+	if (store_wal_checkpoint(sv->store, &err) != PW_OK || trim(sv, &err) != PW_OK)
+		log_line(LOG_WARNING_, "upkeep of the journal failed", "error", err.msg, NULL);
+}
+
+enum { UPKEEP_MS = 1000, DUTY = 8 }; /* at most an eighth of the time goes into pictures */
+
+static void *painter_main(void *arg)
+{
+	struct service *sv = arg;
+	int64_t due = clock_monotonic_ms() + (int64_t)sv->config->checkpoint_seconds * 1000;
+
+	pthread_mutex_lock(&sv->mutex);
+	while (!sv->painter_stop) {
+		int64_t now = clock_monotonic_ms(), until = now + UPKEEP_MS, took;
+		struct timespec at = { until / 1000, until % 1000 * 1000000 };
+		struct picture_work *w = NULL;
+		bool news;
+
+		pthread_cond_timedwait(&sv->painter_wake, &sv->mutex, &at);
+		if (sv->painter_stop)
+			break;
+		pthread_mutex_unlock(&sv->mutex);
+		pthread_rwlock_rdlock(&sv->lock);
+		news = sv->durable != sv->pictured || sv->repaint;
+		pthread_rwlock_unlock(&sv->lock);
+		pthread_mutex_lock(&sv->mutex);
+		now = clock_monotonic_ms();
+		if (now >= due && news)
+			w = picture_ask(sv);
+		pthread_mutex_unlock(&sv->mutex);
+		paint(sv, w);
+		took = clock_monotonic_ms() - now;
+		if (w)
+			due = clock_monotonic_ms() + took * DUTY + (int64_t)sv->config->checkpoint_seconds * 1000;
+		pthread_mutex_lock(&sv->mutex);
+	}
+	pthread_mutex_unlock(&sv->mutex);
+	return NULL;
+}
+
+enum pw_status painter_start(struct service *sv, struct pw_err *err)
+{
+	if (pthread_create(&sv->painter, NULL, painter_main, sv) != 0)
+		return pw_fail(err, PW_NO_MEMORY, "starting the painter thread: %s", strerror(errno));
+	sv->painter_runs = true;
+	return PW_OK;
+}
+
+void painter_stop(struct service *sv)
+{
+	if (!sv->painter_runs)
+		return;
+	pthread_mutex_lock(&sv->mutex);
+	sv->painter_stop = true;
+	pthread_cond_signal(&sv->painter_wake);
+	pthread_mutex_unlock(&sv->mutex);
+	pthread_join(sv->painter, NULL);
+	sv->painter_runs = false;
+}
+
+enum pw_status picture_last(struct service *sv, struct pw_err *err)
+{
+	struct picture_work *w;
+
+	if (sv->picture_ready) {
+		work_free(sv->picture_ready);
+		sv->picture_ready = NULL;
+		atomic_store(&sv->repaint, true);
+	}
+	if (sv->durable == sv->pictured && !sv->repaint)
+		return PW_OK;
+	w = picture_make(sv);
+	if (!w)
+		return pw_fail(err, PW_NO_MEMORY, "out of memory while saving the last picture");
+	return save(sv, w, err);
+}
+
+/* Loading. */
+
+static enum pw_status loaded(enum pw_problem p, const struct refusal *why, struct pw_err *err)
+{
+	return p == PROBLEM_NONE ? PW_OK : pw_fail(err, PW_STORAGE, "ledger.db: %s", why->detail);
+}
+
+static enum pw_status load_host(void *ctx, const struct host_row *row, struct pw_err *err)
+{
+	const struct host_body b = { .backends = row->backends };
+	struct host_spec spec = { .id = row->id,
+				  .name = row->name,
+				  .boot_id = row->boot_id,
+				  .arches = row->arches,
+				  .has_local = row->has_local,
+				  .base = row->base,
+				  .frames = row->frames,
+				  .page_shift = row->page_shift };
+	struct service *sv = ctx;
+	struct host_note *note = calloc(1, sizeof *note);
+	enum pw_problem p;
+	struct refusal why;
+	struct host *h;
+
+	if (!note || !(note->backends = strdup(b.backends))) {
+		free(note);
+		return pw_fail(err, PW_NO_MEMORY, "out of memory while loading hosts");
+	}
+	p = ledger_load_host(sv->ledger, &spec, row->epoch, row->fenced, &h, &why);
+	if (p != PROBLEM_NONE) {
+		free(note->backends);
+		free(note);
+		return loaded(p, &why, err);
+	}
+	memccpy(note->agent_version, row->agent_version, 0, sizeof note->agent_version - 1);
+	note->last_seen_ms = row->last_seen_ms;
+	h->note = note;
+	h->revision = row->revision;
+	return PW_OK;
+}
+
+static enum pw_status load_pool(void *ctx, const struct pool_row *row, struct pw_err *err)
+{
+	struct pool_spec spec = {
+		.name = row->name, .base = row->base, .frames = row->frames, .page_shift = row->page_shift
+	};
+	struct service *sv = ctx;
+	struct refusal why;
+	struct pool *p;
+	bool created;
+
+	if (ledger_pool_put(sv->ledger, &spec, &p, &created, &why) != PROBLEM_NONE)
+		return loaded(why.problem, &why, err);
+	p->revision = row->revision;
+	return PW_OK;
+}
+
+static enum pw_status load_attachment(void *ctx, const struct attachment_row *row, struct pw_err *err)
+{
+	struct service *sv = ctx;
+	struct host *h = ledger_host(sv->ledger, &row->host);
+	struct pool *p = ledger_pool(sv->ledger, row->pool);
+	struct refusal why;
+
+	if (!h || !p)
+		return pw_fail(err, PW_STORAGE, "ledger.db: pool %s is attached to a host that is not there",
+			       row->pool);
+	return loaded(ledger_load_attachment(sv->ledger, p, h, row->place, &why), &why, err);
+}
+
+static bool state_from_name(const char *name, enum vm_state *out)
+{
+	for (int s = 0; s < VM_STATE_COUNT; s++)
+		if (strcmp(vm_state_name((enum vm_state)s), name) == 0) {
+			*out = (enum vm_state)s;
+			return true;
+		}
+	return false;
+}
+
+/* A VM's slots are rows of their own: it begins without any. */
+static enum pw_status load_vm(void *ctx, const struct vm_row *row, struct pw_err *err)
+{
+	struct service *sv = ctx;
+	struct vm_spec spec = { .id = row->id,
+				.name = row->name,
+				.host = ledger_host(sv->ledger, &row->host),
+				.shared_bit = row->shared_bit };
+	enum vm_state state;
+	struct refusal why;
+	struct vm *vm;
+
+	if (!spec.host || !arch_from_name(row->arch, &spec.arch) || !state_from_name(row->state, &state))
+		return pw_fail(err, PW_STORAGE, "ledger.db: VM %s has no host, arch %s, state %s", row->name, row->arch,
+			       row->state);
+	if (ledger_load_vm(sv->ledger, &spec, state, row->epoch, &vm, &why) != PROBLEM_NONE)
+		return loaded(why.problem, &why, err);
+	vm->revision = row->revision;
+	return PW_OK;
+}
+
+static enum pw_status load_slot(void *ctx, const struct slot_row *row, struct pw_err *err)
+{
+	struct service *sv = ctx;
+	struct vm *vm = ledger_vm(sv->ledger, &row->vm);
+	struct refusal why;
+
+	if (!vm)
+		return pw_fail(err, PW_STORAGE, "ledger.db: slot %" PRIu32 " has no VM", row->slot.number);
+	return loaded(ledger_load_slot(sv->ledger, vm, &row->slot, &why), &why, err);
+}
+
+static enum pw_status load_quarantine(void *ctx, const struct quarantine_row *row, struct pw_err *err)
+{
+	struct service *sv = ctx;
+	struct quarantine_note note = {
+		.host = row->host, .pfn = row->pfn, .count = row->count, .time_ms = row->time_ms
+	};
+	struct host *h = ledger_host(sv->ledger, &row->host);
+	struct frame_range range = { h ? h->pools[0] : ledger_pool(sv->ledger, row->pool), row->pfn, row->count };
+	struct refusal why;
+
+	if (!range.pool)
+		return pw_fail(err, PW_STORAGE, "ledger.db: quarantined frames of pool %s, which is not there",
+			       row->pool);
+	memccpy(note.pool, row->pool, 0, sizeof note.pool - 1);
+	memccpy(note.reason, row->reason, 0, sizeof note.reason - 1);
+	if (ledger_quarantine(sv->ledger, h, &range, 1, &why) != PROBLEM_NONE)
+		return loaded(why.problem, &why, err);
+	return reason_add(sv, &note) == PW_OK
+		       ? PW_OK
+		       : pw_fail(err, PW_NO_MEMORY, "out of memory while loading the quarantine");
+}
+
+static enum pw_status load_extent(void *ctx, const struct extent_row *row, struct pw_err *err)
+{
+	struct service *sv = ctx;
+	struct vm *vm = ledger_vm(sv->ledger, &row->vm);
+	enum pw_problem p;
+	struct refusal why;
+
+	if (!vm)
+		return pw_fail(err, PW_STORAGE, "ledger.db: an extent at GFN %" PRIu64 " has no VM", row->gfn);
+	p = ledger_load_extent(sv->ledger, vm, row->gfn, row->count, row->entry, &why);
+	ledger_commit(sv->ledger);
+	return loaded(p, &why, err);
+}
+
+static enum pw_status load_operation(void *ctx, const struct operation_row *row, struct pw_err *err)
+{
+	struct service *sv = ctx;
+	struct operation *made, o = { .id = row->id,
+				      .vm = row->vm,
+				      .host = row->host,
+				      .host_epoch = row->host_epoch,
+				      .created_ms = row->created_ms,
+				      .started_ms = row->started_ms,
+				      .finished_ms = row->finished_ms,
+				      .revision = row->revision };
+
+	if (!operation_kind_from_name(row->kind, &o.kind) || !operation_state_from_name(row->state, &o.state))
+		return pw_fail(err, PW_STORAGE, "ledger.db: an operation of kind %s, state %s", row->kind, row->state);
+	o.params = strdup(row->params);
+	o.problem = row->problem[0] ? strdup(row->problem) : NULL;
+	if (o.params && (o.problem || !row->problem[0]) && operation_add(sv, &o, &made) == PW_OK)
+		return PW_OK;
+	free(o.params);
+	free(o.problem);
+	return pw_fail(err, PW_NO_MEMORY, "out of memory while loading operations");
+}
+
+static enum pw_status load_token(void *ctx, const struct token_row *row, struct pw_err *err)
+{
+	struct token t = { .id = row->id, .host = row->host, .created_ms = row->created_ms, .revision = row->revision };
+
+	if (!role_from_name(row->role, &t.role))
+		return pw_fail(err, PW_STORAGE, "ledger.db: a token with role %s", row->role);
+	memccpy(t.name, row->name, 0, sizeof t.name - 1);
+	memcpy(t.hash, row->hash, sizeof t.hash);
+	return token_add(ctx, &t) == PW_OK ? PW_OK : pw_fail(err, PW_NO_MEMORY, "out of memory while loading tokens");
+}
+
+/* What was just loaded is what the picture has. */
+static void forget_span(void *ctx, uint64_t first, uint64_t count)
+{
+}
+
+static void forget_run(void *ctx, const struct tree_run *run)
+{
+}
+
+enum pw_status picture_load(struct service *sv, struct pw_err *err)
+{
+	const struct picture_reader reader = { .ctx = sv,
+					       .host = load_host,
+					       .pool = load_pool,
+					       .attachment = load_attachment,
+					       .vm = load_vm,
+					       .slot = load_slot,
+					       .quarantine = load_quarantine,
+					       .extent = load_extent,
+					       .operation = load_operation,
+					       .token = load_token };
+	enum pw_status st = store_load_picture(sv->store, &reader, &sv->revision, err);
+
+	ledger_commit(sv->ledger);
+	for (size_t i = 0; st == PW_OK && i < ledger_vm_count(sv->ledger); i++) {
+		const struct tree_visitor nobody = { forget_span, forget_run, NULL };
+
+		tree_clean(&ledger_vm_at(sv->ledger, i)->pages, &nobody);
+	}
+	return st;
+}

@@ -1,0 +1,59 @@
+/* server/record.h
+ *
+ * What a journal row holds: records, one a revision, in the order in which they were decided. Two kinds:
+ *
+ *   item   an accepted transition item, in a compact binary form (it may name 65536 runs)
+ *   event  anything else, as the JSON object that the event feed shows; what redoing it needs is in it
+ *
+ * Also how a record looks in the feed: {"revision","time", then the event's own members}.
+ */
+#ifndef PW_SERVER_RECORD_H
+#define PW_SERVER_RECORD_H
+#include "api/jsonw.h"
+#include "engine/ledger.h"
+#include "store/store.h"
+
+/* The records of the group that is being put together. Errors stick, as in jsonw. */
+struct records {
+	char *data; /* heap */
+	size_t used, size;
+	bool failed;
+};
+void records_release(struct records *r);
+
+struct record_item {
+	struct pw_uuid host;
+	const char *actor;
+	struct item item;
+};
+void record_item(struct records *r, const struct record_item *it);
+/* Takes the text of w, one JSON object that begins with its "type". w is released. */
+void record_event(struct records *r, struct jsonw *w);
+
+/* One record of a row, as read. What it points to lives in the row, and in `runs` until the next one is read. */
+struct record {
+	uint64_t revision;
+	int64_t time_ms;
+	bool is_item;
+	struct record_item item;
+	const char *json; /* of an event; not NUL-terminated */
+	size_t json_len;
+};
+struct record_reader {
+	const struct journal_row *row;
+	size_t at;
+	uint64_t revision;
+	struct gfn_run *runs; /* heap */
+	size_t run_capacity;
+	char pool[POOL_NAME_MAX];
+	char actor[256];
+};
+void record_read_init(struct record_reader *rd, const struct journal_row *row);
+void record_read_release(struct record_reader *rd);
+/* PW_OK, PW_NOT_FOUND at the end, PW_STORAGE for a damaged row, PW_NO_MEMORY. */
+enum pw_status record_next(struct record_reader *rd, struct record *out, struct pw_err *err) PW_MUST_CHECK;
+
+/* As the feed shows it: without the private part (a hash) of a new token. */
+void record_write(struct jsonw *w, const struct record *rec);
+
+#endif

@@ -1,0 +1,111 @@
+#include <errno.h>
+#include <sodium.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/log.h"
+#include "server/service_impl.h"
+
+static enum pw_status locks_init(struct service *sv, struct pw_err *err)
+{
+	pthread_rwlockattr_t fair;
+	pthread_condattr_t monotonic;
+	int e;
+
+	pthread_rwlockattr_init(&fair);
+	pthread_rwlockattr_setkind_np(&fair, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	e = pthread_rwlock_init(&sv->lock, &fair);
+	if (e == 0)
+		e = pthread_mutex_init(&sv->mutex, NULL);
+	if (e == 0)
+		e = pthread_cond_init(&sv->wake, &monotonic);
+	if (e == 0)
+		e = pthread_cond_init(&sv->painter_wake, &monotonic);
+	pthread_rwlockattr_destroy(&fair);
+	pthread_condattr_destroy(&monotonic);
+	return e == 0 ? PW_OK : pw_fail(err, PW_NO_MEMORY, "making locks: %s", strerror(e));
+}
+
+static void notes_release(struct service *sv)
+{
+	for (size_t i = 0; sv->ledger && i < ledger_host_count(sv->ledger); i++) {
+		struct host *h = ledger_host_at(sv->ledger, i);
+
+		if (h->note)
+			free(host_note(h)->backends);
+		free(h->note);
+	}
+}
+
+static void service_free(struct service *sv)
+{
+	if (sv->ledger)
+		ledger_commit(sv->ledger);
+	notes_release(sv);
+	operations_release(sv);
+	tokens_release(sv);
+	ledger_free(sv->ledger);
+	free(sv->quarantine);
+	free(sv->deleted_vms);
+	free(sv->deleted_operations);
+	records_release(&sv->records);
+	store_close(sv->store);
+	pthread_cond_destroy(&sv->painter_wake);
+	pthread_cond_destroy(&sv->wake);
+	pthread_mutex_destroy(&sv->mutex);
+	pthread_rwlock_destroy(&sv->lock);
+	free(sv);
+}
+
+enum pw_status service_open(const struct config *c, struct service **out, struct pw_err *err)
+{
+	struct service *sv = calloc(1, sizeof *sv);
+	enum pw_status st;
+
+	if (!sv || sodium_init() < 0) {
+		free(sv);
+		return pw_fail(err, PW_NO_MEMORY, "out of memory while starting");
+	}
+	sv->config = c;
+	sv->mem.limit = c->memory_bytes;
+	sv->started_ms = clock_utc_ms();
+	st = locks_init(sv, err);
+	if (st != PW_OK) {
+		free(sv);
+		return st;
+	}
+	index_init(&sv->operations, &sv->mem, operation_compare);
+	index_init(&sv->tokens, &sv->mem, token_compare);
+	sv->ledger = ledger_new(&sv->mem);
+	st = sv->ledger ? store_open(c->data, &sv->store, err)
+			: pw_fail(err, PW_NO_MEMORY, "out of memory while starting");
+	if (st == PW_OK)
+		st = service_load(sv, err);
+	if (st == PW_OK)
+		st = writer_start(sv, err);
+	if (st == PW_OK)
+		st = painter_start(sv, err);
+	if (st != PW_OK) {
+		service_drain(sv);
+		painter_stop(sv);
+		writer_stop(sv);
+		service_free(sv);
+		return st;
+	}
+	sv->ready = true;
+	*out = sv;
+	return PW_OK;
+}
+
+enum pw_status service_close(struct service *sv, struct pw_err *err)
+{
+	enum pw_status st;
+
+	painter_stop(sv);
+	writer_stop(sv);
+	st = picture_last(sv, err);
+	service_free(sv);
+	return st;
+}

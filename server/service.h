@@ -1,0 +1,22 @@
+/* server/service.h
+ *
+ * pagewardend apart from HTTP: the ledger with its writer, readers, waiters and painter, over one store.
+ */
+#ifndef PW_SERVER_SERVICE_H
+#define PW_SERVER_SERVICE_H
+#include "server/config.h"
+#include "server/request.h"
+
+/* Opens the store, loads the picture, replays the journal, makes DATA/admin.token on the first start, starts the
+ * writer and the painter. c is borrowed and must outlive it. */
+enum pw_status service_open(const struct config *c, struct service **out, struct pw_err *err) PW_MUST_CHECK;
+/* From here on new writes get not-ready, and every parked request is resumed with an answer. */
+void service_drain(struct service *sv);
+/* After service_drain and http_stop: commits what is queued, saves a last picture, closes the store. */
+enum pw_status service_close(struct service *sv, struct pw_err *err) PW_MUST_CHECK;
+
+/* False (and *out untouched) for anything but a live token's secret. Constant time in the secret's bytes. */
+bool service_authenticate(struct service *sv, const char *secret, size_t len, struct principal *out) PW_MUST_CHECK;
+bool service_is_ready(struct service *sv, const char **why_not); /* *why_not: a static sentence */
+
+#endif

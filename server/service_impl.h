@@ -1,0 +1,264 @@
+/* server/service_impl.h
+ *
+ * What the parts of the service share. Who may touch what:
+ *
+ *   state  (ledger, operations, tokens, revision): written by the writer thread alone, under `lock` for writing; read
+ * by anyone under `lock` for reading. What is read may not be durable yet: see handle_read. queue  (queue, readers,
+ * waiters, commits): under `mutex`.
+ *
+ * Order of locks: lock, then mutex. Neither is held during a commit, a read of the store, or a resume.
+ */
+#ifndef PW_SERVER_SERVICE_IMPL_H
+#define PW_SERVER_SERVICE_IMPL_H
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "engine/index.h"
+#include "server/record.h"
+#include "server/service.h"
+
+struct operation {
+	struct pw_uuid id, vm, host;
+	enum operation_kind kind;
+	enum operation_state state;
+	uint64_t host_epoch; /* for which it runs */
+	int64_t created_ms, started_ms, finished_ms;
+	uint64_t revision;
+	bool deliver;  /* running, but to be given out again: its host has registered anew */
+	char *params;  /* heap, JSON; never NULL */
+	char *problem; /* heap, JSON, or NULL */
+};
+
+struct token {
+	struct pw_uuid id;
+	enum role role;
+	struct pw_uuid host;
+	char name[CODEC_NAME_MAX];
+	uint8_t hash[STORE_HASH]; /* of the secret */
+	int64_t created_ms;
+	uint64_t revision;
+};
+
+/* What the ledger does not know of a host: host->note. */
+struct host_note {
+	char *backends; /* heap, JSON */
+	char agent_version[CODEC_NAME_MAX];
+	_Atomic int64_t last_seen_ms; /* UTC, for people */
+	_Atomic int64_t last_beat_ms; /* monotonic, for the lease */
+	bool unreachable;             /* said so in the feed */
+};
+
+struct quarantine_note {     /* why and when, for the list; the ledger knows which frames */
+	struct pw_uuid host; /* nil: shared */
+	char pool[POOL_NAME_MAX];
+	uint64_t pfn, count;
+	char reason[CODEC_NAME_MAX];
+	int64_t time_ms;
+};
+
+struct request_list {
+	struct request *head, **tail;
+};
+
+struct service {
+	const struct config *config;
+	struct store *store;
+
+	pthread_rwlock_t lock;
+	struct pw_mem mem;
+	struct ledger *ledger;
+	struct index operations, tokens;
+	struct operation **active; /* pending and running ones, oldest first */
+	size_t active_count, active_capacity;
+	struct quarantine_note *quarantine;
+	size_t quarantine_count, quarantine_capacity;
+	uint64_t revision; /* of the last change, durable or not */
+	uint64_t durable;  /* of the last durable change */
+	uint64_t group;    /* number of the group that is being applied or committed, or was last */
+	bool uncommitted;  /* that group is not through yet */
+
+	pthread_mutex_t mutex;
+	pthread_cond_t wake;         /* the writer has something to do; CLOCK_MONOTONIC */
+	struct request_list queue;   /* changes */
+	struct request_list readers; /* read state of the group in flight, have their answers */
+	struct request_list waiters; /* long polls */
+	uint64_t groups_done;        /* number of the last group that is through */
+	uint64_t group_failed;       /* number of the last group that the disk refused */
+	bool draining, stop;
+	pthread_t writer;
+	bool writer_runs;
+
+	/* The writer's own. */
+	struct records records;
+	bool group_broken; /* the store failed within the group */
+	bool group_writes; /* answers were saved: there is something to commit even without records */
+	struct pw_err group_err;
+	int64_t group_time_ms;
+	uint64_t next_tick_ms;
+
+	/* The painter's, with `mutex`. */
+	pthread_t painter;
+	bool painter_runs, painter_stop;
+	pthread_cond_t painter_wake;
+	bool picture_wanted;
+	struct picture_work *picture_ready;
+	uint64_t pictured;                                /* revision of the saved picture */
+	_Atomic bool repaint;                             /* the last picture was lost: the next one must be whole */
+	struct pw_uuid *deleted_vms, *deleted_operations; /* since the last picture; state */
+	size_t deleted_vm_count, deleted_operation_count;
+
+	_Atomic bool ready, disk_refuses;
+	int64_t started_ms;
+};
+
+/* clock.c */
+int64_t clock_utc_ms(void);
+int64_t clock_monotonic_ms(void);
+uint64_t clock_monotonic_ns(void);
+struct pw_uuid uuid_fresh(void);
+
+/* --- writer.c: how requests reach the state --- */
+
+/* handle of a route that reads state: calls route->act under the read lock. Its answer is sent when all that it may
+ * show is durable. */
+enum handled handle_read(struct service *sv, struct request *r);
+/* handle of a route that changes state: route->prepare (if any) decodes on the HTTP thread (false: it has answered),
+ * then route->act decides on the writer thread, inside a group. */
+enum handled handle_change(struct service *sv, struct request *r);
+/* Parks a request as a change; its route's act will run. */
+enum handled park_change(struct service *sv, struct request *r);
+/* Parks a long poll until a change after revision `seen`, its deadline, or the end. False: there was one already. */
+bool park_wait(struct service *sv, struct request *r, uint64_t seen);
+/* r->deadline_ms from ?wait=SECONDS (0..60), once; false: answered. */
+bool wait_deadline(struct request *r) PW_MUST_CHECK;
+
+enum pw_status writer_start(struct service *sv, struct pw_err *err) PW_MUST_CHECK;
+void writer_stop(struct service *sv);
+
+/*
+ * A prepare that decodes the request's body into a heap struct of its own, which becomes r->job:
+ *	DECODE_JOB(vm)   gives   struct vm_job { struct vm_body b; struct body *owner; }   and   prepare_vm()
+ */
+#define DECODE_JOB(name)                                                                              \
+	struct name##_job {                                                                           \
+		struct name##_body b;                                                                 \
+		struct body *owner;                                                                   \
+	};                                                                                            \
+	static void name##_job_free(void *job)                                                        \
+	{                                                                                             \
+		codec_release(((struct name##_job *)job)->owner);                                     \
+		free(job);                                                                            \
+	}                                                                                             \
+	static bool prepare_##name(struct service *sv, struct request *r)                             \
+	{                                                                                             \
+		struct name##_job *job = r->job ? r->job : calloc(1, sizeof *job);                    \
+		struct codec_fault fault;                                                             \
+                                                                                                      \
+		if (!job) {                                                                           \
+			answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while reading the body"); \
+			return false;                                                                 \
+		}                                                                                     \
+		if (r->job)                                                                           \
+			return true;                                                                  \
+		if (!codec_##name(r->body, r->body_size, &job->b, &job->owner, &fault)) {             \
+			free(job);                                                                    \
+			answer_fault(r, &fault);                                                      \
+			return false;                                                                 \
+		}                                                                                     \
+		r->job = job;                                                                         \
+		r->job_free = name##_job_free;                                                        \
+		return true;                                                                          \
+	}
+
+/* Within act, on the writer thread: */
+
+/* The revision that the next record gets. */
+uint64_t next_revision(const struct service *sv);
+/* Starts the event `type`; members follow; event_end gives it its revision. */
+void event_begin(struct jsonw *w, const char *type, const struct request *r);
+uint64_t event_end(struct service *sv, struct jsonw *w);
+uint64_t event_item(struct service *sv, const struct request *r, const struct host *h, const struct item *it);
+/* Records a refusal in feed and list of violations. */
+void note_violation(struct service *sv, const struct request *r, const struct host *h, const struct pw_uuid *vm,
+		    const struct refusal *why);
+/* Sets a `revision` field, undoably. False: out of memory, nothing changed. */
+bool touch(struct service *sv, uint64_t *revision, uint64_t to) PW_MUST_CHECK;
+/* The store failed while a request was applied: the whole group will be taken back. */
+void group_break(struct service *sv, const struct pw_err *err);
+/* Saved answers. answer_find: false if there is none, or the group broke; a.memory is to be freed. answer_again sends
+ * one. */
+bool answer_find(struct service *sv, const char *scope, const char *key, struct answer *out) PW_MUST_CHECK;
+void answer_save(struct service *sv, const char *scope, const char *key, const struct answer *a);
+void answer_again(struct request *r, const struct answer *a);
+/* 412 stale unless the request's If-Match (if any) names the revision; false: answered. */
+bool if_match(struct request *r, uint64_t revision) PW_MUST_CHECK;
+
+/* --- redo.c, picture.c --- */
+enum pw_status service_load(struct service *sv, struct pw_err *err) PW_MUST_CHECK;
+enum pw_status picture_load(struct service *sv, struct pw_err *err) PW_MUST_CHECK;
+enum pw_status redo_event(struct service *sv, const struct record *rec, struct pw_err *err) PW_MUST_CHECK;
+enum pw_status painter_start(struct service *sv, struct pw_err *err) PW_MUST_CHECK;
+void painter_stop(struct service *sv);
+/* On the writer thread, between groups: hands the painter what has changed, if it asks. */
+void picture_take(struct service *sv);
+enum pw_status picture_last(struct service *sv, struct pw_err *err) PW_MUST_CHECK; /* all threads have ended */
+void note_deleted(struct pw_uuid **list, size_t *count, const struct pw_uuid *id, _Atomic bool *repaint);
+
+/* --- The subjects: hosts.c, pools.c, vms.c, transitions.c, operations.c, tokens.c, events.c, status.c ---
+ * Route actions, and what others need of them. `do_` functions change state and are shared with redo. */
+extern const char *const no_query[]; /* for query_known: takes no parameters */
+bool may_act_for(struct request *r,
+		 const struct pw_uuid *host) PW_MUST_CHECK;               /* an agent: its own host only; answers 403 */
+struct host *arg_host(struct service *sv, struct request *r, unsigned i); /* or NULL, answered */
+struct vm *arg_vm(struct service *sv, struct request *r, unsigned i);
+
+struct host_note *host_note(const struct host *h);
+const char *host_state(const struct service *sv, const struct host *h, int64_t monotonic_ms);
+void hosts_tick(struct service *sv); /* says which hosts went out of reach; inside a group */
+bool hosts_tick_due(const struct service *sv);
+enum pw_problem do_host(struct service *sv, const struct pw_uuid *id, const struct host_body *b, struct host_put *put,
+			struct refusal *why) PW_MUST_CHECK;
+/* quarantine.c: forgets the reasons of a range (count 0: of the whole pool), undoably. */
+enum pw_status reasons_forget(struct service *sv, const struct pw_uuid *host, const char *pool, uint64_t pfn,
+			      uint64_t count) PW_MUST_CHECK;
+/* Adds one, for a range that has none; undoable. */
+enum pw_status reason_add(struct service *sv, const struct quarantine_note *n) PW_MUST_CHECK;
+enum pw_problem do_quarantine(struct service *sv, struct host *h, const struct frames_body *b, int64_t time_ms,
+			      struct refusal *why) PW_MUST_CHECK;
+enum pw_problem do_unquarantine(struct service *sv, struct host *h, const struct frames_body *b,
+				struct refusal *why) PW_MUST_CHECK;
+enum pw_problem do_pool(struct service *sv, const char *name, const struct pool_body *b, struct pool **out,
+			bool *created, struct refusal *why) PW_MUST_CHECK;
+enum pw_problem do_vm(struct service *sv, const struct pw_uuid *id, const struct vm_body *b, struct vm **out,
+		      struct refusal *why) PW_MUST_CHECK;
+enum pw_problem do_vm_delete(struct service *sv, struct vm *vm, struct refusal *why) PW_MUST_CHECK;
+
+struct operation *operation_find(const struct service *sv, const struct pw_uuid *id);
+int operation_compare(const void *key, const void *item);
+/* Adds one (taking params and problem of *o on success); undoable. */
+enum pw_status operation_add(struct service *sv, const struct operation *o, struct operation **out) PW_MUST_CHECK;
+/* Gives it the fields of *to (taking to->problem); undoable. */
+enum pw_status operation_set(struct service *sv, struct operation *o, const struct operation *to) PW_MUST_CHECK;
+void operations_tick(struct service *sv, int64_t now_ms); /* forgets old finished ones */
+void operations_again(struct service *sv, const struct host *h);
+void operations_release(struct service *sv);
+bool vm_has_active_operation(const struct service *sv, const struct pw_uuid *vm);
+
+int token_compare(const void *key, const void *item);
+enum pw_status token_add(struct service *sv, const struct token *t) PW_MUST_CHECK;
+void token_remove(struct service *sv, struct token *t); /* undoable; space must have been reserved: token_reserve */
+enum pw_status token_reserve(struct service *sv) PW_MUST_CHECK;
+void tokens_release(struct service *sv);
+enum pw_status tokens_first_admin(struct service *sv, struct pw_err *err) PW_MUST_CHECK;
+
+/* Rendering. */
+void write_host(struct jsonw *w, const struct service *sv, const struct host *h);
+void write_pool(struct jsonw *w, const struct service *sv, const struct pool *p);
+void write_vm(struct jsonw *w, const struct vm *vm);
+void write_operation(struct jsonw *w, const struct operation *o);
+void write_host_spec(struct jsonw *w, const struct host_body *b);
+/* Starts {"items":[ and ends it with next_cursor (NULL: none) and, if not 0, the revision. */
+void list_begin(struct jsonw *w);
+void list_end(struct jsonw *w, const char *next_cursor, const uint64_t *revision);
+
+#endif

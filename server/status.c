@@ -1,0 +1,300 @@
+#include <errno.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "api/openapi.h"
+#include "server/metrics.h"
+#include "server/routes.h"
+#include "server/service_impl.h"
+
+DECODE_JOB(backup)
+DECODE_JOB(empty)
+
+static enum handled answer_text(struct request *r, unsigned status, const char *type, const char *text)
+{
+	char *body = strdup(text);
+
+	if (!body)
+		return answer_problem(r, PROBLEM_NO_MEMORY, "out of memory");
+	r->response.status = status;
+	r->response.body = body;
+	r->response.size = strlen(body);
+	r->response.content_type = type;
+	return DONE;
+}
+
+enum handled healthz(struct service *sv, struct request *r)
+{
+	return answer_text(r, 200, "text/plain; charset=utf-8", "ok\n");
+}
+
+bool service_is_ready(struct service *sv, const char **why_not)
+{
+	*why_not = !sv->ready ? "the journal is being replayed" : sv->disk_refuses ? "the disk refuses changes" : NULL;
+	return !*why_not;
+}
+
+enum handled readyz(struct service *sv, struct request *r)
+{
+	const char *why_not;
+
+	if (service_is_ready(sv, &why_not))
+		return answer_text(r, 200, "text/plain; charset=utf-8", "ready\n");
+	return answer_problem(r, sv->ready ? PROBLEM_STORAGE : PROBLEM_NOT_READY, "%s", why_not);
+}
+
+enum handled openapi_get(struct service *sv, struct request *r)
+{
+	return answer_text(r, 200, "application/json", openapi_json());
+}
+
+/* Counting everything. */
+
+struct totals {
+	uint64_t hosts[3]; /* up, unreachable, fenced */
+	uint64_t vm_states[VM_STATE_COUNT], vm_arches[ARCH_COUNT];
+	uint64_t pages[GFN_STATE_COUNT];
+	uint64_t frames, bound, quarantined; /* local pools together */
+	uint64_t operations[OPERATION_STATE_COUNT];
+};
+static const char *const host_states[] = { "up", "unreachable", "fenced" };
+
+static void count_hosts(const struct service *sv, struct totals *t)
+{
+	int64_t now = clock_monotonic_ms();
+
+	for (size_t i = 0; i < ledger_host_count(sv->ledger); i++) {
+		const struct host *h = ledger_host_at(sv->ledger, i);
+		const char *state = host_state(sv, h, now);
+
+		for (size_t s = 0; s < PW_ARRAY_LEN(host_states); s++)
+			t->hosts[s] += strcmp(state, host_states[s]) == 0;
+		if (h->pools[0]) {
+			t->frames += h->pools[0]->frames;
+			t->bound += h->pools[0]->bound;
+			t->quarantined += h->pools[0]->quarantined;
+		}
+	}
+}
+
+static void count_all(const struct service *sv, struct totals *t)
+{
+	*t = (struct totals){ 0 };
+	count_hosts(sv, t);
+	for (size_t i = 0; i < ledger_vm_count(sv->ledger); i++) {
+		const struct vm *vm = ledger_vm_at(sv->ledger, i);
+
+		t->vm_states[vm->state]++;
+		t->vm_arches[vm->arch]++;
+		for (int s = 0; s < GFN_STATE_COUNT; s++)
+			t->pages[s] += vm->counts.pages[s];
+	}
+	for (size_t i = 0; i < sv->operations.count; i++)
+		t->operations[((const struct operation *)sv->operations.items[i])->state]++;
+}
+
+static void write_frames(struct jsonw *w, const char *pool, uint64_t total, uint64_t bound, uint64_t quarantined)
+{
+	jsonw_open(w, '{');
+	jsonw_m_str(w, "pool", pool);
+	jsonw_m_u64(w, "total", total);
+	jsonw_m_u64(w, "bound", bound);
+	jsonw_m_u64(w, "quarantined", quarantined);
+	jsonw_m_u64(w, "free", total - bound - quarantined);
+	jsonw_close(w, '}');
+}
+
+static void write_totals(struct jsonw *w, const struct service *sv, const struct totals *t)
+{
+	static const char *const page_names[] = { [GFN_NORMAL] = "normal",
+						  [GFN_SECURE_RESIDENT] = "secure_resident",
+						  [GFN_SECURE_OUT] = "secure_out",
+						  [GFN_SHARED] = "shared" };
+
+	jsonw_key(w, "hosts");
+	jsonw_open(w, '{');
+	for (size_t i = 0; i < PW_ARRAY_LEN(host_states); i++)
+		jsonw_m_u64(w, host_states[i], t->hosts[i]);
+	jsonw_close(w, '}');
+	jsonw_key(w, "vms");
+	jsonw_open(w, '{');
+	jsonw_key(w, "by_state");
+	jsonw_open(w, '{');
+	for (int s = 0; s < VM_STATE_COUNT; s++)
+		jsonw_m_u64(w, vm_state_name((enum vm_state)s), t->vm_states[s]);
+	jsonw_close(w, '}');
+	jsonw_key(w, "by_arch");
+	jsonw_open(w, '{');
+	for (int a = 0; a < ARCH_COUNT; a++)
+		jsonw_m_u64(w, arch_name((enum arch)a), t->vm_arches[a]);
+	jsonw_close(w, '}');
+	jsonw_close(w, '}');
+	jsonw_key(w, "pages");
+	jsonw_open(w, '{');
+	for (int s = 0; s < GFN_STATE_COUNT; s++)
+		jsonw_m_u64(w, page_names[s], t->pages[s]);
+	jsonw_close(w, '}');
+	jsonw_key(w, "frames");
+	jsonw_open(w, '[');
+	write_frames(w, "local", t->frames, t->bound, t->quarantined);
+	for (size_t i = 0; i < ledger_pool_count(sv->ledger); i++) {
+		const struct pool *p = ledger_pool_at(sv->ledger, i);
+
+		write_frames(w, p->name, p->frames, p->bound, p->quarantined);
+	}
+	jsonw_close(w, ']');
+	jsonw_key(w, "operations");
+	jsonw_open(w, '{');
+	for (int s = 0; s < OPERATION_STATE_COUNT; s++)
+		jsonw_m_u64(w, operation_state_name((enum operation_state)s), t->operations[s]);
+	jsonw_close(w, '}');
+}
+
+/* The store is asked before the lock is taken: the number of late violations is the request's job. */
+static bool violations_prepare(struct service *sv, struct request *r)
+{
+	uint64_t *violations = r->job ? r->job : malloc(sizeof *violations);
+	struct pw_err err;
+
+	if (!violations) {
+		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory");
+		return false;
+	}
+	r->job = violations;
+	r->job_free = free;
+	if (store_violation_count(sv->store, clock_utc_ms() - 3600 * 1000, violations, &err) == PW_OK)
+		return true;
+	answer_problem(r, PROBLEM_STORAGE, "%s", err.msg);
+	return false;
+}
+
+void summary_act(struct service *sv, struct request *r)
+{
+	struct totals t;
+	struct jsonw w;
+
+	count_all(sv, &t);
+	jsonw_init(&w);
+	jsonw_open(&w, '{');
+	write_totals(&w, sv, &t);
+	jsonw_m_u64(&w, "violations_last_hour", *(uint64_t *)r->job);
+	jsonw_m_u64(&w, "revision", sv->revision);
+	jsonw_close(&w, '}');
+	answer_json(r, 200, &w);
+}
+
+enum handled summary_get(struct service *sv, struct request *r)
+{
+	return query_known(r, no_query) && violations_prepare(sv, r) ? handle_read(sv, r) : DONE;
+}
+
+static void write_gauges(struct metrics_text *m, const struct service *sv, const struct totals *t)
+{
+	for (size_t i = 0; i < PW_ARRAY_LEN(host_states); i++)
+		metrics_gauge_labelled(m, "pagewarden_hosts", "Hosts by state", "state", host_states[i],
+				       (double)t->hosts[i]);
+	for (int s = 0; s < VM_STATE_COUNT; s++)
+		metrics_gauge_labelled(m, "pagewarden_vms", "VMs by state", "state", vm_state_name((enum vm_state)s),
+				       (double)t->vm_states[s]);
+	metrics_gauge_labelled(m, "pagewarden_pages", "Pages of all VMs by state", "state", "normal",
+			       (double)t->pages[GFN_NORMAL]);
+	metrics_gauge_labelled(m, "pagewarden_pages", "Pages of all VMs by state", "state", "secure_resident",
+			       (double)t->pages[GFN_SECURE_RESIDENT]);
+	metrics_gauge_labelled(m, "pagewarden_pages", "Pages of all VMs by state", "state", "secure_out",
+			       (double)t->pages[GFN_SECURE_OUT]);
+	metrics_gauge_labelled(m, "pagewarden_pages", "Pages of all VMs by state", "state", "shared",
+			       (double)t->pages[GFN_SHARED]);
+	for (int s = 0; s < OPERATION_STATE_COUNT; s++)
+		metrics_gauge_labelled(m, "pagewarden_operations", "Operations by state", "state",
+				       operation_state_name((enum operation_state)s), (double)t->operations[s]);
+	metrics_gauge(m, "pagewarden_frames", "Frames of all local pools", (double)t->frames);
+	metrics_gauge(m, "pagewarden_frames_bound", "Bound frames of all local pools", (double)t->bound);
+	metrics_gauge(m, "pagewarden_frames_quarantined", "Quarantined frames of all local pools",
+		      (double)t->quarantined);
+	metrics_gauge(m, "pagewarden_revision", "Last durable revision", (double)sv->durable);
+	metrics_gauge(m, "pagewarden_picture_revision", "Revision of the last saved picture", (double)sv->pictured);
+	metrics_gauge(m, "pagewarden_engine_bytes", "Memory of the engine", (double)sv->mem.used);
+	metrics_gauge(m, "pagewarden_disk_refuses", "1 while the disk refuses changes", sv->disk_refuses ? 1 : 0);
+}
+
+void metrics_act(struct service *sv, struct request *r)
+{
+	struct metrics_text m = { 0 };
+	struct totals t;
+
+	count_all(sv, &t);
+	write_gauges(&m, sv, &t);
+	metrics_write(&m);
+	if (m.failed || !m.data) {
+		free(m.data);
+		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory");
+		return;
+	}
+	r->response.status = 200;
+	r->response.body = m.data;
+	r->response.size = m.used;
+	r->response.content_type = "text/plain; version=0.0.4; charset=utf-8";
+}
+
+/* Upkeep by request. It may take long: it keeps its HTTP thread, never the writer. */
+
+static bool backup_prepare(struct service *sv, struct request *r)
+{
+	return query_known(r, no_query) && prepare_backup(sv, r);
+}
+
+enum handled backup_post(struct service *sv, struct request *r)
+{
+	const struct backup_body *b;
+	uint64_t revision;
+	struct pw_err err;
+	char path[4096];
+	struct jsonw w;
+
+	if (!backup_prepare(sv, r))
+		return DONE;
+	b = &((struct backup_job *)r->job)->b;
+	if (snprintf(path, sizeof path, "%s/backups", sv->config->data) >= (int)sizeof path - CODEC_NAME_MAX)
+		return answer_problem(r, PROBLEM_STORAGE, "%s: the path is too long", sv->config->data);
+	if (mkdir(path, 0700) != 0 && errno != EEXIST)
+		return answer_problem(r, PROBLEM_STORAGE, "%s: %s", path, strerror(errno));
+	strncat(path, "/", 2);
+	strncat(path, b->name, CODEC_NAME_MAX);
+	if (store_backup(sv->store, path, &revision, &err) != PW_OK)
+		return answer_problem(r, err.status == PW_CONFLICT ? PROBLEM_BACKUP_EXISTS : PROBLEM_STORAGE, "%s",
+				      err.msg);
+	jsonw_init(&w);
+	jsonw_open(&w, '{');
+	jsonw_m_str(&w, "path", path);
+	jsonw_m_u64(&w, "revision", revision);
+	jsonw_close(&w, '}');
+	return answer_json(r, 201, &w);
+}
+
+enum handled verify_post(struct service *sv, struct request *r)
+{
+	struct verify_report report;
+	char head[2 * STORE_HASH + 1];
+	struct pw_err err;
+	struct jsonw w;
+
+	if (!query_known(r, no_query) || !prepare_empty(sv, r))
+		return DONE;
+	if (store_verify(sv->config->data, &report, &err) != PW_OK)
+		return answer_problem(r, PROBLEM_STORAGE, "%s", err.msg);
+	sodium_bin2hex(head, sizeof head, report.head, sizeof report.head);
+	jsonw_init(&w);
+	jsonw_open(&w, '{');
+	jsonw_m_bool(&w, "ok", report.broken == 0);
+	jsonw_m_u64(&w, "rows", report.rows);
+	jsonw_m_u64(&w, "oldest", report.oldest);
+	jsonw_m_u64(&w, "newest", report.newest);
+	if (report.broken)
+		jsonw_m_u64(&w, "broken", report.broken);
+	jsonw_m_str(&w, "head", head);
+	jsonw_close(&w, '}');
+	return answer_json(r, 200, &w);
+}

@@ -1,0 +1,232 @@
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/metrics.h"
+#include "server/routes.h"
+#include "server/service_impl.h"
+
+DECODE_JOB(transitions)
+
+bool transitions_prepare(struct service *sv, struct request *r)
+{
+	struct pw_uuid id;
+
+	if (!arg_uuid(r, 0, PROBLEM_HOST_NOT_FOUND, &id) || !may_act_for(r, &id))
+		return false;
+	return query_known(r, no_query) && prepare_transitions(sv, r);
+}
+
+/* Numbered batches: the answer to the last one of each agent is kept, under the scope of its host. */
+
+struct batch_key {
+	char scope[PW_UUID_TEXT];
+	uint8_t hash[STORE_HASH]; /* of boot_id */
+};
+static const char last_batch[] = "last-batch";
+
+static void batch_key(const struct host *h, struct batch_key *k)
+{
+	pw_uuid_format(&h->id, k->scope);
+	crypto_generichash(k->hash, sizeof k->hash, (const unsigned char *)h->boot_id, strlen(h->boot_id), NULL, 0);
+}
+
+/* False: the request is answered (the last batch again, an older one, or the store failed). */
+static bool batch_is_new(struct service *sv, struct request *r, const struct host *h, const struct transitions_body *b)
+{
+	struct batch_key k;
+	struct answer a;
+	uint64_t last = 0;
+	bool again;
+
+	batch_key(h, &k);
+	if (!answer_find(sv, k.scope, last_batch, &a))
+		return !sv->group_broken;
+	again = sodium_memcmp(a.request_hash, k.hash, sizeof k.hash) == 0 && sscanf(a.headers, "%" SCNu64, &last) == 1;
+	if (!again || b->seq > last) {
+		free(a.memory);
+		return true;
+	}
+	if (b->seq < last) {
+		answer_problem(r, PROBLEM_STALE_BATCH, "batch %" PRIu64 " is older than the last one, %" PRIu64, b->seq,
+			       last);
+	} else {
+		a.headers = "";
+		answer_again(r, &a);
+	}
+	free(a.memory);
+	return false;
+}
+
+static void batch_keep(struct service *sv, struct request *r, const struct host *h, const struct transitions_body *b)
+{
+	char last[32];
+	struct answer a = { .status = r->response.status,
+			    .headers = last,
+			    .body = r->response.body,
+			    .size = r->response.size,
+			    .expires_ms = INT64_MAX };
+	struct batch_key k;
+
+	batch_key(h, &k);
+	memcpy(a.request_hash, k.hash, sizeof k.hash);
+	snprintf(last, sizeof last, "%" PRIu64, b->seq);
+	answer_save(sv, k.scope, last_batch, &a);
+}
+
+/* The answer. */
+
+static void write_result(struct jsonw *w, const struct item_result *res, const struct request *r)
+{
+	struct refusal bare;
+
+	if (res->problem == PROBLEM_NONE) {
+		jsonw_raw(w, "{\"ok\":true}", 11);
+		return;
+	}
+	refuse(&bare, res->problem, "%s", problem_title(res->problem));
+	jsonw_open(w, '{');
+	jsonw_m_bool(w, "ok", false);
+	jsonw_key(w, "problem");
+	problem_write(w, res->why ? res->why : &bare, r->id, PROBLEM_CLOSED);
+	jsonw_close(w, '}');
+}
+
+static void answer_results(struct service *sv, struct request *r, const struct item_result *results, size_t n,
+			   size_t refused)
+{
+	struct jsonw w;
+
+	jsonw_init(&w);
+	jsonw_open(&w, '{');
+	jsonw_m_u64(&w, "revision", sv->revision);
+	jsonw_m_u64(&w, "accepted", n - refused);
+	jsonw_m_u64(&w, "rejected", refused);
+	jsonw_key(&w, "results");
+	jsonw_open(&w, '[');
+	for (size_t i = 0; i < n; i++)
+		write_result(&w, &results[i], r);
+	jsonw_close(&w, ']');
+	jsonw_close(&w, '}');
+	answer_json(r, 200, &w);
+}
+
+/* An atomic batch whose item `bad` was refused: what came before is undone, what comes after was not tried. */
+static void answer_rejected(struct request *r, const struct item_result *results, size_t bad)
+{
+	struct refusal why;
+	struct jsonw w;
+
+	refuse(&why, PROBLEM_BATCH_REJECTED, "items/%zu was refused (%s): nothing was changed", bad,
+	       problem_slug(results[bad].problem));
+	jsonw_init(&w);
+	problem_write(&w, &why, r->id, PROBLEM_OPEN);
+	jsonw_key(&w, "results");
+	jsonw_open(&w, '[');
+	for (size_t i = 0; i < bad; i++)
+		jsonw_raw(&w, "{\"ok\":true,\"undone\":true}", 25);
+	write_result(&w, &results[bad], r);
+	jsonw_close(&w, ']');
+	jsonw_close(&w, '}');
+	answer_json(r, problem_status(PROBLEM_BATCH_REJECTED), &w);
+}
+
+/* Recording. */
+
+static void note_refusals(struct service *sv, const struct request *r, const struct host *h,
+			  const struct transitions_body *b, const struct item_result *results, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		enum pw_problem p = results[i].problem;
+
+		if (p == PROBLEM_NONE || p == PROBLEM_NO_MEMORY || !results[i].why)
+			continue;
+		metrics_count(COUNT_REFUSALS, 1);
+		if (r->who.role == ROLE_AGENT || p == PROBLEM_FRAME_CONFLICT)
+			note_violation(sv, r, h, &b->items[i].vm, results[i].why);
+	}
+}
+
+static bool note_changes(struct service *sv, const struct request *r, const struct host *h,
+			 const struct transitions_body *b, const struct item_result *results)
+{
+	struct vm *touched = NULL;
+	uint64_t pages = 0;
+
+	for (size_t i = 0; i < b->count; i++) {
+		const struct item *it = &b->items[i];
+		struct vm *vm;
+
+		if (results[i].problem != PROBLEM_NONE)
+			continue;
+		for (size_t run = 0; run < it->run_count; run++)
+			pages += it->runs[run].count;
+		if (!results[i].changed)
+			continue;
+		vm = touched && pw_uuid_equal(&touched->id, &it->vm) ? touched : ledger_vm(sv->ledger, &it->vm);
+		if (vm != touched && !touch(sv, &vm->revision, vm->revision))
+			return false;
+		touched = vm;
+		vm->revision = event_item(sv, r, h, it);
+	}
+	metrics_count(COUNT_PAGES, pages);
+	return true;
+}
+
+static void apply(struct service *sv, struct request *r, struct host *h, const struct transitions_body *b,
+		  struct item_result *results)
+{
+	undo_mark mark = ledger_mark(sv->ledger);
+	size_t refused = ledger_apply_batch(sv->ledger, h, b->items, b->count, b->atomic, results);
+	size_t bad = 0;
+
+	if (b->atomic && refused) {
+		while (results[bad].problem == PROBLEM_NONE)
+			bad++;
+		note_refusals(sv, r, h, b, results, bad + 1);
+		answer_rejected(r, results, bad);
+		ledger_results_release(sv->ledger, results, bad + 1);
+		return;
+	}
+	if (note_changes(sv, r, h, b, results)) {
+		if (refused)
+			note_refusals(sv, r, h, b, results, b->count);
+		metrics_count(COUNT_TRANSITIONS, b->count - refused);
+		answer_results(sv, r, results, b->count, refused);
+	} else {
+		ledger_rollback(sv->ledger, mark);
+		sv->records.failed = true;
+	}
+	ledger_results_release(sv->ledger, results, b->count);
+}
+
+enum { RESULTS_ON_STACK = 64 };
+
+void transitions_act(struct service *sv, struct request *r)
+{
+	const struct transitions_body *b = &((struct transitions_job *)r->job)->b;
+	struct host *h = arg_host(sv, r, 0);
+	struct item_result few[RESULTS_ON_STACK], *results = few;
+	struct refusal why;
+
+	if (!h)
+		return;
+	if (ledger_host_current(h, b->boot_id, b->epoch, &why) != PROBLEM_NONE) {
+		answer_refusal(r, &why);
+		return;
+	}
+	if (b->has_seq && !batch_is_new(sv, r, h, b))
+		return;
+	if (b->count > RESULTS_ON_STACK)
+		results = malloc(b->count * sizeof *results);
+	if (!results) {
+		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while applying the batch");
+		return;
+	}
+	apply(sv, r, h, b, results);
+	if (b->has_seq && r->response.status && r->response.status < 500)
+		batch_keep(sv, r, h, b);
+	if (results != few)
+		free(results);
+}

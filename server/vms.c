@@ -1,0 +1,536 @@
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/digest.h"
+#include "server/routes.h"
+#include "server/service_impl.h"
+
+DECODE_JOB(vm)
+DECODE_JOB(slot)
+DECODE_JOB(lifecycle)
+
+struct vm *arg_vm(struct service *sv, struct request *r, unsigned i)
+{
+	struct pw_uuid id;
+	struct refusal why;
+	struct vm *vm;
+
+	if (!pw_uuid_parse(r->args[i], strlen(r->args[i]), &id)) {
+		answer_problem(r, PROBLEM_VM_NOT_FOUND, "there is no VM %s", r->args[i]);
+		return NULL;
+	}
+	vm = ledger_vm(sv->ledger, &id);
+	if (!vm) {
+		refuse(&why, PROBLEM_VM_NOT_FOUND, "there is no VM %s", r->args[i]);
+		why.vm = id;
+		answer_refusal(r, &why);
+	}
+	return vm;
+}
+
+/* Rendering. */
+
+static void write_slots(struct jsonw *w, const struct vm *vm)
+{
+	jsonw_key(w, "slots");
+	jsonw_open(w, '[');
+	for (size_t i = 0; i < vm->slot_count; i++) {
+		jsonw_open(w, '{');
+		jsonw_m_u64(w, "slot", vm->slots[i].number);
+		jsonw_m_u64(w, "base_gfn", vm->slots[i].base);
+		jsonw_m_u64(w, "pages", vm->slots[i].pages);
+		jsonw_m_str(w, "state", vm_state_name(vm->state)); /* L4: a slot's state mirrors its VM's */
+		jsonw_close(w, '}');
+	}
+	jsonw_close(w, ']');
+}
+
+static void write_gpa(struct jsonw *w, unsigned shared_bit)
+{
+	if (!shared_bit)
+		return;
+	jsonw_key(w, "gpa");
+	jsonw_open(w, '{');
+	jsonw_m_u64(w, "shared_bit", shared_bit);
+	jsonw_close(w, '}');
+}
+
+void write_vm(struct jsonw *w, const struct vm *vm)
+{
+	jsonw_open(w, '{');
+	jsonw_m_uuid(w, "id", &vm->id);
+	jsonw_m_str(w, "name", vm->name);
+	jsonw_m_uuid(w, "host", &vm->host->id);
+	jsonw_m_str(w, "arch", arch_name(vm->arch));
+	jsonw_m_str(w, "state", vm_state_name(vm->state));
+	jsonw_m_u64(w, "epoch", vm->epoch);
+	jsonw_m_u64(w, "page_shift", vm->host->page_shift);
+	write_gpa(w, vm->shared_bit);
+	write_slots(w, vm);
+	jsonw_key(w, "pages");
+	jsonw_open(w, '{');
+	jsonw_m_u64(w, "normal", vm->counts.pages[GFN_NORMAL]);
+	jsonw_m_u64(w, "secure_resident", vm->counts.pages[GFN_SECURE_RESIDENT]);
+	jsonw_m_u64(w, "secure_out", vm->counts.pages[GFN_SECURE_OUT]);
+	jsonw_m_u64(w, "shared", vm->counts.pages[GFN_SHARED]);
+	jsonw_close(w, '}');
+	jsonw_m_u64(w, "revision", vm->revision);
+	jsonw_close(w, '}');
+}
+
+static void answer_vm(struct request *r, unsigned status, const struct vm *vm)
+{
+	struct jsonw w;
+
+	jsonw_init(&w);
+	write_vm(&w, vm);
+	answer_json(r, status, &w);
+	answer_etag(r, vm->revision);
+}
+
+void vm_get(struct service *sv, struct request *r)
+{
+	const struct vm *vm = arg_vm(sv, r, 0);
+
+	if (vm && query_known(r, no_query))
+		answer_vm(r, 200, vm);
+}
+
+struct vm_filter {
+	bool has_host, has_state, has_arch;
+	struct pw_uuid host;
+	enum vm_state state;
+	enum arch arch;
+};
+
+static bool filter_read(struct request *r, struct vm_filter *f)
+{
+	const char *host = request_query(r, "host"), *state = request_query(r, "state"),
+		   *arch = request_query(r, "arch");
+
+	*f = (struct vm_filter){ .has_host = host, .has_state = state, .has_arch = arch };
+	if (host && !pw_uuid_parse(host, strlen(host), &f->host)) {
+		answer_problem(r, PROBLEM_INVALID_REQUEST, "host=%s is not a UUID", host);
+		return false;
+	}
+	for (int s = 0; state && s <= VM_STATE_COUNT; s++) {
+		if (s == VM_STATE_COUNT) {
+			answer_problem(r, PROBLEM_INVALID_REQUEST, "state=%s is not normal, transient or secure",
+				       state);
+			return false;
+		}
+		f->state = (enum vm_state)s;
+		if (strcmp(vm_state_name(f->state), state) == 0)
+			break;
+	}
+	if (arch && !arch_from_name(arch, &f->arch)) {
+		answer_problem(r, PROBLEM_INVALID_REQUEST, "arch=%s is none that is known", arch);
+		return false;
+	}
+	return true;
+}
+
+static bool filter_takes(const struct vm_filter *f, const struct vm *vm)
+{
+	return (!f->has_host || pw_uuid_equal(&f->host, &vm->host->id)) && (!f->has_state || f->state == vm->state) &&
+	       (!f->has_arch || f->arch == vm->arch);
+}
+
+void vms_list(struct service *sv, struct request *r)
+{
+	static const char *const known[] = { "host", "state", "arch", "limit", "cursor", NULL };
+	struct pw_uuid after = { { 0 } };
+	char next[PW_UUID_TEXT] = "";
+	const struct vm *last = NULL;
+	struct vm_filter filter;
+	const char *cursor;
+	uint64_t limit;
+	struct jsonw w;
+
+	if (!query_known(r, known) || !query_u64(r, "limit", 1, 1000, 100, &limit) ||
+	    !query_cursor(r, &after, &cursor) || !filter_read(r, &filter))
+		return;
+	list_begin(&w);
+	for (size_t i = cursor ? ledger_vm_after(sv->ledger, &after) : 0; i < ledger_vm_count(sv->ledger); i++) {
+		const struct vm *vm = ledger_vm_at(sv->ledger, i);
+
+		if (!filter_takes(&filter, vm))
+			continue;
+		if (limit-- == 0) {
+			pw_uuid_format(&last->id, next);
+			break;
+		}
+		write_vm(&w, vm);
+		last = vm;
+	}
+	list_end(&w, next[0] ? next : NULL, NULL);
+	answer_json(r, 200, &w);
+}
+
+/* Creating and deleting. */
+
+bool vm_prepare(struct service *sv, struct request *r)
+{
+	struct vm_body *b;
+
+	if (!query_known(r, no_query) || !prepare_vm(sv, r))
+		return false;
+	b = &((struct vm_job *)r->job)->b;
+	if (!b->has_id)
+		b->id = uuid_fresh();
+	b->has_id = true;
+	return true;
+}
+
+enum pw_problem do_vm(struct service *sv, const struct pw_uuid *id, const struct vm_body *b, struct vm **out,
+		      struct refusal *why)
+{
+	struct vm_spec spec = { .id = *id,
+				.name = b->name,
+				.host = ledger_host(sv->ledger, &b->host),
+				.arch = b->arch,
+				.slots = b->slots,
+				.slot_count = b->slot_count,
+				.shared_bit = b->shared_bit };
+	char host[PW_UUID_TEXT];
+
+	if (spec.host)
+		return ledger_vm_create(sv->ledger, &spec, out, why);
+	pw_uuid_format(&b->host, host);
+	return refuse(why, PROBLEM_HOST_NOT_FOUND, "there is no host %s", host);
+}
+
+static void say_created(struct service *sv, const struct request *r, const struct vm *vm)
+{
+	struct jsonw w;
+
+	event_begin(&w, "vm.created", r);
+	jsonw_m_uuid(&w, "host", &vm->host->id);
+	jsonw_m_uuid(&w, "vm", &vm->id);
+	jsonw_key(&w, "spec");
+	jsonw_open(&w, '{');
+	jsonw_m_uuid(&w, "id", &vm->id);
+	if (vm->name[0])
+		jsonw_m_str(&w, "name", vm->name);
+	jsonw_m_uuid(&w, "host", &vm->host->id);
+	jsonw_m_str(&w, "arch", arch_name(vm->arch));
+	jsonw_key(&w, "slots");
+	jsonw_open(&w, '[');
+	for (size_t i = 0; i < vm->slot_count; i++) {
+		jsonw_open(&w, '{');
+		jsonw_m_u64(&w, "slot", vm->slots[i].number);
+		jsonw_m_u64(&w, "base_gfn", vm->slots[i].base);
+		jsonw_m_u64(&w, "pages", vm->slots[i].pages);
+		jsonw_close(&w, '}');
+	}
+	jsonw_close(&w, ']');
+	write_gpa(&w, vm->shared_bit);
+	jsonw_close(&w, '}');
+	event_end(sv, &w);
+}
+
+void vm_create_act(struct service *sv, struct request *r)
+{
+	const struct vm_body *b = &((struct vm_job *)r->job)->b;
+	undo_mark mark = ledger_mark(sv->ledger);
+	char id[PW_UUID_TEXT];
+	struct refusal why;
+	struct vm *vm;
+
+	if (do_vm(sv, &b->id, b, &vm, &why) != PROBLEM_NONE) {
+		answer_refusal(r, &why);
+		return;
+	}
+	if (!touch(sv, &vm->revision, next_revision(sv))) {
+		ledger_rollback(sv->ledger, mark);
+		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while creating the VM");
+		return;
+	}
+	say_created(sv, r, vm);
+	answer_vm(r, 201, vm);
+	pw_uuid_format(&vm->id, id);
+	answer_header(r, "Location", "/v1/vms/%s", id);
+}
+
+enum pw_problem do_vm_delete(struct service *sv, struct vm *vm, struct refusal *why)
+{
+	struct pw_uuid id = vm->id;
+	enum pw_problem p = ledger_vm_delete(sv->ledger, vm, why);
+
+	if (p == PROBLEM_NONE)
+		note_deleted(&sv->deleted_vms, &sv->deleted_vm_count, &id, &sv->repaint);
+	return p;
+}
+
+void vm_delete_act(struct service *sv, struct request *r)
+{
+	struct vm *vm = arg_vm(sv, r, 0);
+	struct refusal why;
+	struct jsonw w;
+
+	if (!vm || !query_known(r, no_query) || !if_match(r, vm->revision))
+		return;
+	if (vm_has_active_operation(sv, &vm->id)) {
+		answer_problem(r, PROBLEM_VM_BUSY, "the VM has an operation under way");
+		return;
+	}
+	event_begin(&w, "vm.deleted", r);
+	jsonw_m_uuid(&w, "host", &vm->host->id);
+	jsonw_m_uuid(&w, "vm", &vm->id);
+	if (do_vm_delete(sv, vm, &why) != PROBLEM_NONE) {
+		jsonw_release(&w);
+		answer_refusal(r, &why);
+		return;
+	}
+	event_end(sv, &w);
+	answer_empty(r, 204);
+}
+
+/* Slots. */
+
+static bool arg_slot(struct request *r, uint32_t *out)
+{
+	const char *s = r->args[1];
+	uint64_t n = 0;
+
+	for (const char *p = s; *p; p++) {
+		if (*p < '0' || *p > '9' || p - s > 9)
+			goto bad;
+		n = n * 10 + (uint64_t)(*p - '0');
+	}
+	if (s[0] && n <= UINT32_MAX) {
+		*out = (uint32_t)n;
+		return true;
+	}
+bad:
+	answer_problem(r, PROBLEM_INVALID_REQUEST, "slot %s is not a number below 2^32", s);
+	return false;
+}
+
+bool slot_prepare(struct service *sv, struct request *r)
+{
+	uint32_t number;
+
+	return query_known(r, no_query) && arg_slot(r, &number) && prepare_slot(sv, r);
+}
+
+static bool may_act_for_vm(struct request *r, const struct vm *vm)
+{
+	return may_act_for(r, &vm->host->id);
+}
+
+void slot_put_act(struct service *sv, struct request *r)
+{
+	const struct slot_body *b = &((struct slot_job *)r->job)->b;
+	struct vm *vm = arg_vm(sv, r, 0);
+	undo_mark mark = ledger_mark(sv->ledger);
+	struct slot slot = { 0, b->base, b->pages };
+	struct refusal why;
+	struct jsonw w;
+	bool created;
+
+	if (!vm || !arg_slot(r, &slot.number) || !may_act_for_vm(r, vm) || !if_match(r, vm->revision))
+		return;
+	if (ledger_slot_put(sv->ledger, vm, &slot, &created, &why) != PROBLEM_NONE) {
+		answer_refusal(r, &why);
+		return;
+	}
+	if (created) {
+		if (!touch(sv, &vm->revision, next_revision(sv))) {
+			ledger_rollback(sv->ledger, mark);
+			answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while adding the slot");
+			return;
+		}
+		event_begin(&w, "slot.added", r);
+		jsonw_m_uuid(&w, "host", &vm->host->id);
+		jsonw_m_uuid(&w, "vm", &vm->id);
+		jsonw_m_u64(&w, "slot", slot.number);
+		jsonw_m_u64(&w, "base_gfn", slot.base);
+		jsonw_m_u64(&w, "pages", slot.pages);
+		event_end(sv, &w);
+	}
+	answer_vm(r, created ? 201 : 200, vm);
+}
+
+void slot_delete_act(struct service *sv, struct request *r)
+{
+	struct vm *vm = arg_vm(sv, r, 0);
+	undo_mark mark = ledger_mark(sv->ledger);
+	struct refusal why;
+	struct jsonw w;
+	uint32_t number;
+
+	if (!vm || !arg_slot(r, &number) || !query_known(r, no_query) || !may_act_for_vm(r, vm) ||
+	    !if_match(r, vm->revision))
+		return;
+	if (ledger_slot_delete(sv->ledger, vm, number, &why) != PROBLEM_NONE) {
+		answer_refusal(r, &why);
+		return;
+	}
+	if (!touch(sv, &vm->revision, next_revision(sv))) {
+		ledger_rollback(sv->ledger, mark);
+		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while deleting the slot");
+		return;
+	}
+	event_begin(&w, "slot.deleted", r);
+	jsonw_m_uuid(&w, "host", &vm->host->id);
+	jsonw_m_uuid(&w, "vm", &vm->id);
+	jsonw_m_u64(&w, "slot", number);
+	event_end(sv, &w);
+	answer_empty(r, 204);
+}
+
+/* Lifecycle. */
+
+bool lifecycle_prepare(struct service *sv, struct request *r)
+{
+	return query_known(r, no_query) && prepare_lifecycle(sv, r);
+}
+
+static bool lifecycle_allowed(struct request *r, const struct vm *vm, const struct lifecycle_body *b)
+{
+	struct refusal why;
+
+	if (!may_act_for_vm(r, vm))
+		return false;
+	if (r->who.role == ROLE_AGENT && !b->boot_id) {
+		answer_problem(r, PROBLEM_INVALID_REQUEST, "an agent gives boot_id and epoch");
+		return false;
+	}
+	if (b->boot_id && ledger_host_current(vm->host, b->boot_id, b->epoch, &why) != PROBLEM_NONE) {
+		answer_refusal(r, &why);
+		return false;
+	}
+	return true;
+}
+
+static void say_lifecycle(struct service *sv, const struct request *r, const struct vm *vm, enum vm_event e)
+{
+	struct jsonw w;
+
+	event_begin(&w, "vm.lifecycle", r);
+	jsonw_m_uuid(&w, "host", &vm->host->id);
+	jsonw_m_uuid(&w, "vm", &vm->id);
+	jsonw_m_str(&w, "event", vm_event_name(e));
+	jsonw_m_str(&w, "state", vm_state_name(vm->state));
+	jsonw_m_u64(&w, "epoch", vm->epoch);
+	event_end(sv, &w);
+}
+
+void lifecycle_act(struct service *sv, struct request *r)
+{
+	const struct lifecycle_body *b = &((struct lifecycle_job *)r->job)->b;
+	struct vm *vm = arg_vm(sv, r, 0);
+	undo_mark mark = ledger_mark(sv->ledger);
+	enum vm_state before;
+	struct refusal why;
+
+	if (!vm || !lifecycle_allowed(r, vm, b) || !if_match(r, vm->revision))
+		return;
+	before = vm->state;
+	if (ledger_vm_event(sv->ledger, vm, b->event, &why) != PROBLEM_NONE) {
+		if (r->who.role == ROLE_AGENT)
+			note_violation(sv, r, vm->host, &vm->id, &why);
+		answer_refusal(r, &why);
+		return;
+	}
+	if (vm->state != before) {
+		if (!touch(sv, &vm->revision, next_revision(sv))) {
+			ledger_rollback(sv->ledger, mark);
+			answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while changing the VM");
+			return;
+		}
+		say_lifecycle(sv, r, vm, b->event);
+	}
+	answer_vm(r, 200, vm);
+}
+
+/* Reading pages. */
+
+static bool window(struct request *r, uint64_t *from, uint64_t *count)
+{
+	return query_u64(r, "gfn", 0, TREE_PAGES - 1, 0, from) &&
+	       query_u64(r, "count", 1, TREE_PAGES - *from, request_query(r, "gfn") ? 1 : TREE_PAGES - *from, count);
+}
+
+static void write_gfns(struct jsonw *w, const struct gfn_view *g)
+{
+	jsonw_open(w, '{');
+	jsonw_m_u64(w, "gfn", g->gfn);
+	jsonw_m_u64(w, "count", g->count);
+	jsonw_m_str(w, "state", gfn_state_name(g->state));
+	jsonw_m_bool(w, "resident", g->state == GFN_SECURE_RESIDENT);
+	if (g->pool) {
+		jsonw_key(w, "frame");
+		jsonw_open(w, '{');
+		jsonw_m_str(w, "pool", g->pool->name);
+		jsonw_m_u64(w, "pfn", g->pfn);
+		jsonw_close(w, '}');
+	}
+	jsonw_close(w, '}');
+}
+
+void vm_gfns(struct service *sv, struct request *r)
+{
+	static const char *const known[] = { "gfn", "count", "limit", "cursor", NULL };
+	const struct vm *vm = arg_vm(sv, r, 0);
+	uint64_t from, count, limit, cursor;
+	char next[24] = "";
+	struct gfn_view g;
+	struct jsonw w;
+
+	if (!vm || !query_known(r, known) || !window(r, &from, &count) ||
+	    !query_u64(r, "limit", 1, 1000, 100, &limit) ||
+	    !query_u64(r, "cursor", from, from + count - 1, from, &cursor))
+		return;
+	list_begin(&w);
+	for (uint64_t at = cursor; vm_next_run(vm, at, from + count, &g); at = g.gfn + g.count) {
+		if (limit-- == 0) {
+			snprintf(next, sizeof next, "%" PRIu64, g.gfn);
+			break;
+		}
+		write_gfns(&w, &g);
+	}
+	list_end(&w, next[0] ? next : NULL, &sv->revision);
+	answer_json(r, 200, &w);
+}
+
+/* One region of the window that has slots in it; the next such one begins at or after `at`. */
+void vm_digests(struct service *sv, struct request *r)
+{
+	static const char *const known[] = { "gfn", "count", "limit", "cursor", NULL };
+	const struct vm *vm = arg_vm(sv, r, 0);
+	uint64_t from, count, limit, cursor;
+	char next[24] = "", text[24];
+	struct gfn_view g;
+	struct jsonw w;
+
+	if (!vm || !query_known(r, known) || !window(r, &from, &count) ||
+	    !query_u64(r, "limit", 1, 1000, 1000, &limit) ||
+	    !query_u64(r, "cursor", from, from + count - 1, from, &cursor))
+		return;
+	list_begin(&w);
+	for (uint64_t at = cursor; vm_next_run(vm, at, from + count, &g);) {
+		uint64_t first = g.gfn - g.gfn % DIGEST_REGION;
+		uint64_t end = first + DIGEST_REGION;
+
+		if (limit-- == 0) {
+			snprintf(next, sizeof next, "%" PRIu64, g.gfn);
+			break;
+		}
+		if (first < from)
+			first = from;
+		if (end > from + count)
+			end = from + count;
+		snprintf(text, sizeof text, "%016" PRIx64, vm_digest(vm, first, end - first));
+		jsonw_open(&w, '{');
+		jsonw_m_u64(&w, "gfn", first);
+		jsonw_m_u64(&w, "count", end - first);
+		jsonw_m_str(&w, "digest", text);
+		jsonw_close(&w, '}');
+		at = end;
+	}
+	list_end(&w, next[0] ? next : NULL, &sv->revision);
+	answer_json(r, 200, &w);
+}

@@ -1,0 +1,590 @@
+#include <errno.h>
+#include <sodium.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "server/log.h"
+#include "server/metrics.h"
+#include "server/service_impl.h"
+
+enum { TICK_MS = 1000, ANSWERS_A_TICK = 200, WAIT_MAX_S = 60 };
+static const int64_t answer_life_ms = 24 * 3600 * (int64_t)1000;
+
+/* Lists of requests. */
+
+static void list_init(struct request_list *l)
+{
+	l->head = NULL;
+	l->tail = &l->head;
+}
+
+static void list_push(struct request_list *l, struct request *r)
+{
+	r->next = NULL;
+	*l->tail = r;
+	l->tail = &r->next;
+}
+
+static struct request *list_take(struct request_list *l)
+{
+	struct request *head = l->head;
+
+	list_init(l);
+	return head;
+}
+
+static void resume_all(struct request *head)
+{
+	while (head) {
+		struct request *next = head->next;
+
+		request_resume(head);
+		head = next;
+	}
+}
+
+static void answer_clear(struct request *r)
+{
+	free(r->response.body);
+	memset(&r->response, 0, sizeof r->response);
+}
+
+/* Parking. */
+
+enum handled handle_read(struct service *sv, struct request *r)
+{
+	for (;;) {
+		bool uncommitted, parked = false, failed;
+		uint64_t group;
+
+		pthread_rwlock_rdlock(&sv->lock);
+		r->route->act(sv, r);
+		uncommitted = sv->uncommitted;
+		group = sv->group;
+		pthread_rwlock_unlock(&sv->lock);
+		if (!uncommitted)
+			return DONE;
+		pthread_mutex_lock(&sv->mutex);
+		failed = sv->group_failed >= group;
+		if (sv->groups_done < group) {
+			list_push(&sv->readers, r);
+			parked = true;
+		}
+		pthread_mutex_unlock(&sv->mutex);
+		if (parked)
+			return PARKED;
+		if (!failed)
+			return DONE;
+		answer_clear(r);
+	}
+}
+
+enum handled park_change(struct service *sv, struct request *r)
+{
+	bool first;
+
+	pthread_mutex_lock(&sv->mutex);
+	if (sv->draining) {
+		pthread_mutex_unlock(&sv->mutex);
+		return answer_problem(r, PROBLEM_NOT_READY, "the server is stopping");
+	}
+	first = !sv->queue.head;
+	list_push(&sv->queue, r);
+	if (first)
+		pthread_cond_signal(&sv->wake);
+	pthread_mutex_unlock(&sv->mutex);
+	return PARKED;
+}
+
+enum handled handle_change(struct service *sv, struct request *r)
+{
+	if (r->route->prepare && !r->route->prepare(sv, r))
+		return DONE;
+	return park_change(sv, r);
+}
+
+bool wait_deadline(struct request *r)
+{
+	uint64_t wait;
+
+	if (r->deadline_ms)
+		return true;
+	if (!query_u64(r, "wait", 0, WAIT_MAX_S, 0, &wait))
+		return false;
+	r->deadline_ms = clock_monotonic_ms() + (int64_t)wait * 1000;
+	return true;
+}
+
+bool park_wait(struct service *sv, struct request *r, uint64_t seen)
+{
+	bool park;
+
+	pthread_rwlock_rdlock(&sv->lock);
+	pthread_mutex_lock(&sv->mutex);
+	park = sv->durable == seen && !sv->draining;
+	if (park) {
+		list_push(&sv->waiters, r);
+		pthread_cond_signal(&sv->wake);
+	}
+	pthread_mutex_unlock(&sv->mutex);
+	pthread_rwlock_unlock(&sv->lock);
+	return park;
+}
+
+/* Within a group. */
+
+void group_break(struct service *sv, const struct pw_err *err)
+{
+	if (!sv->group_broken)
+		sv->group_err = *err;
+	sv->group_broken = true;
+}
+
+/* Opens the store's transaction when the group first needs it. */
+static bool group_store(struct service *sv)
+{
+	struct pw_err err;
+
+	if (sv->group_broken)
+		return false;
+	if (!sv->group_writes && store_begin(sv->store, &err) != PW_OK) {
+		group_break(sv, &err);
+		return false;
+	}
+	sv->group_writes = true;
+	return true;
+}
+
+uint64_t next_revision(const struct service *sv)
+{
+	return sv->revision + 1;
+}
+
+static const char *actor_of(const struct request *r)
+{
+	return r ? r->who.name : "pagewardend";
+}
+
+void event_begin(struct jsonw *w, const char *type, const struct request *r)
+{
+	jsonw_init(w);
+	jsonw_open(w, '{');
+	jsonw_m_str(w, "type", type);
+	jsonw_m_str(w, "actor", actor_of(r));
+}
+
+uint64_t event_end(struct service *sv, struct jsonw *w)
+{
+	jsonw_close(w, '}');
+	record_event(&sv->records, w);
+	return ++sv->revision;
+}
+
+uint64_t event_item(struct service *sv, const struct request *r, const struct host *h, const struct item *it)
+{
+	record_item(&sv->records, &(struct record_item){ h->id, actor_of(r), *it });
+	return ++sv->revision;
+}
+
+bool touch(struct service *sv, uint64_t *revision, uint64_t to)
+{
+	struct undo *u = ledger_undo(sv->ledger);
+
+	if (undo_reserve(u, UNDO_RECORD(sizeof *revision)) != PW_OK)
+		return false;
+	undo_save(u, revision, sizeof *revision);
+	*revision = to;
+	return true;
+}
+
+bool if_match(struct request *r, uint64_t revision)
+{
+	char etag[32];
+
+	if (!r->if_match || strcmp(r->if_match, "*") == 0)
+		return true;
+	snprintf(etag, sizeof etag, "\"%" PRIu64 "\"", revision);
+	if (strcmp(r->if_match, etag) == 0)
+		return true;
+	answer_problem(r, PROBLEM_STALE, "If-Match %s: the resource is at revision %" PRIu64, r->if_match, revision);
+	return false;
+}
+
+static void violation_members(struct jsonw *w, const struct request *r, const struct host *h, const struct pw_uuid *vm,
+			      const struct refusal *why)
+{
+	jsonw_m_str(w, "actor", actor_of(r));
+	if (h)
+		jsonw_m_uuid(w, "host", &h->id);
+	if (vm)
+		jsonw_m_uuid(w, "vm", vm);
+	jsonw_key(w, "problem");
+	problem_write(w, why, r ? r->id : NULL, PROBLEM_CLOSED);
+}
+
+void note_violation(struct service *sv, const struct request *r, const struct host *h, const struct pw_uuid *vm,
+		    const struct refusal *why)
+{
+	struct violation v = { .time_ms = sv->group_time_ms, .actor = actor_of(r) };
+	struct jsonw w, list;
+	struct pw_err err;
+	size_t len;
+	char *text;
+
+	jsonw_init(&w);
+	jsonw_open(&w, '{');
+	jsonw_m_str(&w, "type", "violation");
+	violation_members(&w, r, h, vm, why);
+	v.revision = event_end(sv, &w);
+	jsonw_init(&list);
+	jsonw_open(&list, '{');
+	jsonw_m_u64(&list, "revision", v.revision);
+	jsonw_m_time(&list, "time", v.time_ms);
+	violation_members(&list, r, h, vm, why);
+	jsonw_close(&list, '}');
+	text = jsonw_finish(&list, &len);
+	if (!text) {
+		sv->records.failed = true;
+		return;
+	}
+	v.json = text;
+	if (h)
+		v.host = h->id;
+	if (vm)
+		v.vm = *vm;
+	if (group_store(sv) && store_violation_add(sv->store, &v, &err) != PW_OK)
+		group_break(sv, &err);
+	free(text);
+	metrics_count(COUNT_VIOLATIONS, 1);
+}
+
+/* Idempotency: the same key of the same token gets the first answer again. */
+
+static void request_hash(const struct request *r, uint8_t out[STORE_HASH])
+{
+	crypto_generichash_state st;
+
+	crypto_generichash_init(&st, NULL, 0, STORE_HASH);
+	crypto_generichash_update(&st, (const unsigned char *)r->path, strlen(r->path) + 1);
+	crypto_generichash_update(&st, (const unsigned char *)r->body, r->body_size);
+	crypto_generichash_final(&st, out, STORE_HASH);
+}
+
+static void scope_of(const struct request *r, char scope[PW_UUID_TEXT])
+{
+	pw_uuid_format(&r->who.token, scope);
+}
+
+void answer_again(struct request *r, const struct answer *a)
+{
+	char *body = malloc(a->size + 1);
+
+	answer_clear(r);
+	if (!body) {
+		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while answering again");
+		return;
+	}
+	memcpy(body, a->body, a->size);
+	body[a->size] = '\0';
+	r->response.status = a->status;
+	r->response.body = body;
+	r->response.size = a->size;
+	snprintf(r->response.headers, sizeof r->response.headers, "%s", a->headers);
+}
+
+bool answer_find(struct service *sv, const char *scope, const char *key, struct answer *out)
+{
+	enum pw_status st;
+	struct pw_err err;
+
+	if (!group_store(sv))
+		return false;
+	st = store_answer_find(sv->store, scope, key, sv->group_time_ms, out, &err);
+	if (st != PW_OK && st != PW_NOT_FOUND)
+		group_break(sv, &err);
+	return st == PW_OK;
+}
+
+void answer_save(struct service *sv, const char *scope, const char *key, const struct answer *a)
+{
+	struct pw_err err;
+
+	if (group_store(sv) && store_answer_save(sv->store, scope, key, a, &err) != PW_OK)
+		group_break(sv, &err);
+}
+
+/* Has this request been answered before? Then it is again. */
+static bool answered_before(struct service *sv, struct request *r, const uint8_t hash[STORE_HASH])
+{
+	char scope[PW_UUID_TEXT];
+	struct answer a;
+
+	scope_of(r, scope);
+	if (!answer_find(sv, scope, r->idempotency_key, &a))
+		return sv->group_broken;
+	if (sodium_memcmp(a.request_hash, hash, STORE_HASH) != 0)
+		answer_problem(r, PROBLEM_IDEMPOTENCY, "Idempotency-Key %s was used for another request",
+			       r->idempotency_key);
+	else
+		answer_again(r, &a);
+	free(a.memory);
+	return true;
+}
+
+static void keep_answer(struct service *sv, struct request *r, const uint8_t hash[STORE_HASH])
+{
+	struct answer a = { .status = r->response.status,
+			    .headers = r->response.headers,
+			    .body = r->response.body ? r->response.body : "",
+			    .size = r->response.size,
+			    .expires_ms = sv->group_time_ms + answer_life_ms };
+	char scope[PW_UUID_TEXT];
+
+	memcpy(a.request_hash, hash, STORE_HASH);
+	scope_of(r, scope);
+	answer_save(sv, scope, r->idempotency_key, &a);
+}
+
+static void change_one(struct service *sv, struct request *r)
+{
+	undo_mark mark = ledger_mark(sv->ledger);
+	uint64_t revision = sv->revision;
+	size_t used = sv->records.used;
+	uint8_t hash[STORE_HASH];
+
+	if (r->idempotency_key) {
+		request_hash(r, hash);
+		if (answered_before(sv, r, hash))
+			return;
+	}
+	r->route->act(sv, r);
+	if (sv->records.failed) {
+		ledger_rollback(sv->ledger, mark);
+		sv->records.failed = false;
+		sv->records.used = used;
+		sv->revision = revision;
+		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while recording the change");
+	}
+	if (r->idempotency_key && r->response.status < 500)
+		keep_answer(sv, r, hash);
+}
+
+/* Groups. */
+
+static enum pw_status group_commit(struct service *sv, uint64_t first, struct pw_err *err)
+{
+	struct journal_row row = { .first = first,
+				   .last = sv->revision,
+				   .time_ms = sv->group_time_ms,
+				   .records = sv->records.data,
+				   .size = sv->records.used };
+	uint64_t began = clock_monotonic_ns();
+	enum pw_status st = PW_OK;
+
+	if (sv->records.used)
+		(void)group_store(sv);
+	if (sv->group_broken) {
+		*err = sv->group_err;
+		st = err->status;
+	}
+	if (st == PW_OK && sv->records.used)
+		st = store_append(sv->store, &row, err);
+	if (st == PW_OK && sv->group_writes) {
+		st = store_commit(sv->store, err);
+		metrics_time(TIME_COMMIT, clock_monotonic_ns() - began);
+	}
+	return st;
+}
+
+static void group_refuse(struct service *sv, struct request *head, const struct pw_err *err)
+{
+	if (!atomic_exchange(&sv->disk_refuses, true))
+		log_line(LOG_ERROR_, "the disk refuses changes", "error", err->msg, NULL);
+	metrics_count(COUNT_COMMIT_FAILURES, 1);
+	for (; head; head = head->next) {
+		answer_clear(head);
+		answer_problem(head, PROBLEM_STORAGE, "nothing was changed: %s", err->msg);
+	}
+}
+
+/* The group is through: durable, or taken back. */
+static void group_end(struct service *sv, struct request *head, bool failed, bool news)
+{
+	struct request *readers, *waiters = NULL;
+
+	pthread_mutex_lock(&sv->mutex);
+	sv->groups_done = sv->group;
+	if (failed)
+		sv->group_failed = sv->group;
+	readers = list_take(&sv->readers);
+	if (news)
+		waiters = list_take(&sv->waiters);
+	pthread_mutex_unlock(&sv->mutex);
+	for (struct request *r = readers; failed && r; r = r->next)
+		answer_clear(r);
+	resume_all(head);
+	resume_all(readers);
+	resume_all(waiters);
+}
+
+static void group_run(struct service *sv, struct request *head)
+{
+	uint64_t before = sv->revision;
+	enum pw_status st;
+	struct pw_err err;
+
+	sv->group_time_ms = clock_utc_ms();
+	sv->group_broken = sv->group_writes = false;
+	pthread_rwlock_wrlock(&sv->lock);
+	sv->group++;
+	sv->uncommitted = true;
+	for (struct request *r = head; r && !sv->group_broken; r = r->next)
+		change_one(sv, r);
+	if (!head)
+		hosts_tick(sv);
+	pthread_rwlock_unlock(&sv->lock);
+
+	st = group_commit(sv, before + 1, &err);
+	if (st != PW_OK && sv->group_writes)
+		store_rollback(sv->store);
+
+	pthread_rwlock_wrlock(&sv->lock);
+	if (st != PW_OK) {
+		ledger_rollback(sv->ledger, 0);
+		sv->revision = before;
+	}
+	ledger_commit(sv->ledger);
+	sv->durable = sv->revision;
+	sv->uncommitted = false;
+	pthread_rwlock_unlock(&sv->lock);
+
+	if (st != PW_OK)
+		group_refuse(sv, head, &err);
+	else if (sv->group_writes) {
+		metrics_count(COUNT_GROUPS, 1);
+		if (atomic_exchange(&sv->disk_refuses, false))
+			log_line(LOG_INFO_, "the disk accepts changes again", NULL);
+	}
+	sv->records.used = 0;
+	sv->records.failed = false;
+	group_end(sv, head, st != PW_OK, st == PW_OK && sv->durable != before);
+}
+
+/* Once a second: leases, the disk, what has expired. */
+static void tick(struct service *sv)
+{
+	struct pw_err err;
+
+	if (atomic_load(&sv->disk_refuses) && store_probe(sv->store, &err) == PW_OK) {
+		atomic_store(&sv->disk_refuses, false);
+		log_line(LOG_INFO_, "the disk accepts changes again", NULL);
+	}
+	if (hosts_tick_due(sv))
+		group_run(sv, NULL);
+	pthread_rwlock_wrlock(&sv->lock);
+	operations_tick(sv, clock_utc_ms());
+	pthread_rwlock_unlock(&sv->lock);
+	if (!atomic_load(&sv->disk_refuses) && store_begin(sv->store, &err) == PW_OK) {
+		if (store_answers_expire(sv->store, clock_utc_ms(), ANSWERS_A_TICK, &err) != PW_OK ||
+		    store_commit(sv->store, &err) != PW_OK)
+			store_rollback(sv->store);
+	}
+}
+
+/* Takes the waiters whose time is over; *next: when the next one's is. */
+static struct request *waiters_due(struct service *sv, int64_t now, int64_t *next)
+{
+	struct request *r = list_take(&sv->waiters);
+	struct request_list due;
+
+	list_init(&due);
+	while (r) {
+		struct request *following = r->next;
+
+		if (r->deadline_ms <= now || sv->draining) {
+			r->deadline_ms = 1;
+			list_push(&due, r);
+		} else {
+			list_push(&sv->waiters, r);
+			if (r->deadline_ms < *next)
+				*next = r->deadline_ms;
+		}
+		r = following;
+	}
+	return due.head;
+}
+
+/* Sleeps until there is work; takes the queue. False: the end. With `mutex` held. */
+static bool writer_wait(struct service *sv, int64_t tick_at, struct request **changes, struct request **due)
+{
+	for (;;) {
+		int64_t now = clock_monotonic_ms(), next = tick_at;
+		struct timespec until;
+
+		*due = waiters_due(sv, now, &next);
+		*changes = list_take(&sv->queue);
+		if (*due || *changes || now >= tick_at || sv->picture_wanted)
+			return true;
+		if (sv->stop)
+			return false;
+		until = (struct timespec){ next / 1000, next % 1000 * 1000000 };
+		pthread_cond_timedwait(&sv->wake, &sv->mutex, &until);
+	}
+}
+
+static void *writer_main(void *arg)
+{
+	struct service *sv = arg;
+	int64_t tick_at = clock_monotonic_ms() + TICK_MS;
+	struct request *changes, *due;
+	bool go = true, picture;
+
+	while (go) {
+		pthread_mutex_lock(&sv->mutex);
+		go = writer_wait(sv, tick_at, &changes, &due);
+		picture = sv->picture_wanted;
+		pthread_mutex_unlock(&sv->mutex);
+		resume_all(due);
+		if (changes)
+			group_run(sv, changes);
+		if (picture)
+			picture_take(sv);
+		if (clock_monotonic_ms() >= tick_at) {
+			tick(sv);
+			tick_at = clock_monotonic_ms() + TICK_MS;
+		}
+	}
+	return NULL;
+}
+
+enum pw_status writer_start(struct service *sv, struct pw_err *err)
+{
+	list_init(&sv->queue);
+	list_init(&sv->readers);
+	list_init(&sv->waiters);
+	if (pthread_create(&sv->writer, NULL, writer_main, sv) != 0)
+		return pw_fail(err, PW_NO_MEMORY, "starting the writer thread: %s", strerror(errno));
+	sv->writer_runs = true;
+	return PW_OK;
+}
+
+void writer_stop(struct service *sv)
+{
+	if (!sv->writer_runs)
+		return;
+	pthread_mutex_lock(&sv->mutex);
+	sv->stop = true;
+	pthread_cond_signal(&sv->wake);
+	pthread_mutex_unlock(&sv->mutex);
+	pthread_join(sv->writer, NULL);
+	sv->writer_runs = false;
+}
+
+void service_drain(struct service *sv)
+{
+	pthread_mutex_lock(&sv->mutex);
+	sv->draining = true;
+	pthread_cond_signal(&sv->wake);
+	pthread_mutex_unlock(&sv->mutex);
+}

@@ -1,0 +1,116 @@
+/* store/inner.h
+ *
+ * What the files of store/ share about an open store. Nobody outside of store/ includes this.
+ *
+ * Connections, and who uses them:
+ *   writer   journal.db: groups, trimming, probes; whoever has the turn
+ *   readers  journal.db: any thread, one reader at a time each (reader_take .. reader_give)
+ *   mover    journal.db: checkpoints of the WAL; the painter thread
+ *   painter  ledger.db: the painter thread
+ *
+ * Locks, in this order: trim_lock, then the turn. readers_lock is held for a moment, with nothing taken under it.
+ */
+#ifndef PW_STORE_INNER_H
+#define PW_STORE_INNER_H
+#include "store/db.h"
+#include "store/store.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define JOURNAL_FILE "journal.db"
+#define LEDGER_FILE  "ledger.db"
+#define LOCK_FILE    "lock"
+#define READERS      4
+#define JOURNAL_PAGE 4096 /* bytes; 8192 and 16384 commit no faster, and write up to twice as much WAL */
+
+/* Pages of the journal's WAL. */
+#define WAL_HIGH     ((64u << 20) / JOURNAL_PAGE) /* from here on the writer looks after it too */
+#define WAL_TAIL     ((2u << 20) / JOURNAL_PAGE)  /* as much it moves without being noticed */
+
+/* A fair lock: who asks first is served first, so that a busy writer does not starve the trimmer. */
+struct turn {
+	pthread_mutex_t lock;
+	pthread_cond_t moved;
+	uint64_t next, serving;
+};
+void turn_take(struct turn *t);
+void turn_give(struct turn *t);
+
+/* A place in the journal: just behind the row that ends with `revision`. */
+struct place {
+	uint64_t revision;
+	uint64_t number, ends; /* rows and bytes of records up to here, ever */
+	uint8_t hash[STORE_HASH];
+};
+
+struct reader {
+	struct db db;
+	struct stmts journal, violation, upkeep;
+	bool taken;
+};
+
+struct store {
+	char *dir;
+	int lock_fd; /* flock on dir/lock */
+
+	struct db writer;
+	struct stmts group, answer, violation, trim;
+	struct turn turn;
+	bool in_group, failed;     /* under the turn */
+	struct place head, newest; /* committed; with what the open group appended. under the turn */
+	uint64_t wal_retry;        /* no checkpoint by the writer below so many pages. under the turn */
+
+	struct db mover;
+	_Atomic uint64_t wal_pages; /* in the WAL after the last commit */
+	_Atomic uint64_t wal_moved; /* of these, how many the last checkpoint had moved */
+
+	pthread_mutex_t readers_lock;
+	pthread_cond_t reader_free;
+	struct reader readers[READERS];
+
+	struct db painter;
+	struct stmts save, load;
+	_Atomic uint64_t painted; /* the picture's revision */
+
+	pthread_mutex_t trim_lock; /* while held, no row leaves the journal */
+
+	/* what store_span tells */
+	_Atomic uint64_t oldest, newest_revision, rows, bytes;
+	struct place trimmed; /* under the turn */
+};
+
+struct reader *reader_take(struct store *s);
+void reader_give(struct store *s, struct reader *r);
+
+/* Makes memory tell what was committed: the head, or the place up to which rows were trimmed. Under the turn. */
+void span_publish(struct store *s);
+
+/* One connection to the journal, for the writer (synchronous=FULL) and for the others. */
+enum pw_status journal_connect(const char *dir, int flags, struct db *out, struct pw_err *err) PW_MUST_CHECK;
+
+/* Makes the names in a directory durable. */
+enum pw_status dir_sync(const char *dir, struct pw_err *err) PW_MUST_CHECK;
+
+/* A transaction on the writer's connection. Under the turn. */
+enum pw_status writer_begin(struct store *s, struct pw_err *err) PW_MUST_CHECK;
+enum pw_status writer_commit(struct store *s, struct pw_err *err) PW_MUST_CHECK; /* rolled back on failure */
+/* Is there a group that still can be committed? PW_CONFLICT if not. */
+enum pw_status group_check(const struct store *s, struct pw_err *err) PW_MUST_CHECK;
+/* Passes on the status of a part of a group, and remembers a failure. */
+enum pw_status group_result(struct store *s, enum pw_status st);
+/* Keeps the WAL from growing without bound, where the painter's checkpoints alone do not. Under the turn. */
+void writer_bound_wal(struct store *s);
+
+/* *out: what the hash chain says of this row behind `before`. */
+void journal_hash(const uint8_t before[STORE_HASH], const struct journal_row *row, uint8_t out[STORE_HASH]);
+
+/* Loads head and trimmed from the tables. */
+enum pw_status journal_load_span(struct store *s, struct pw_err *err) PW_MUST_CHECK;
+/* Loads the picture's revision. */
+enum pw_status picture_load_revision(struct store *s, struct pw_err *err) PW_MUST_CHECK;
+
+extern const struct sql_table group_sql, journal_read_sql, answer_sql, violation_write_sql, violation_read_sql,
+	trim_sql, upkeep_read_sql, picture_save_sql, picture_load_sql;
+
+#endif

@@ -1,0 +1,282 @@
+#include "store/store.h"
+
+#include <sodium.h>
+#include <string.h>
+
+#include "store/inner.h"
+
+#define WAL_TOO_HIGH (2 * WAL_HIGH) /* nobody else moves anything: the writer moves all */
+#define WAL_RETRY    ((1u << 20) / JOURNAL_PAGE)
+
+enum { BEGIN, COMMIT, APPEND, PROBE, NEWEST, CHAIN };
+static const char *const group_text[] = {
+	[BEGIN] = "BEGIN IMMEDIATE",
+	[COMMIT] = "COMMIT",
+	[APPEND] =
+		"INSERT INTO journal (first, last, time_ms, number, ends, hash, records) VALUES (?, ?, ?, ?, ?, ?, ?)",
+	[PROBE] = "UPDATE probe SET writes = writes + 1",
+	[NEWEST] = "SELECT last, number, ends, hash FROM journal ORDER BY first DESC LIMIT 1",
+	[CHAIN] = "SELECT revision, number, ends, hash FROM chain",
+};
+const struct sql_table group_sql = { group_text, PW_ARRAY_LEN(group_text) };
+
+enum { FORWARD, BACK };
+static const char *const read_text[] = {
+	[FORWARD] = "SELECT first, last, time_ms, hash, records FROM journal"
+		    " WHERE first >= coalesce((SELECT max(first) FROM journal WHERE first <= ?1), 0) AND last > ?1"
+		    " ORDER BY first",
+	[BACK] = "SELECT first, last, time_ms, hash, records FROM journal WHERE first < ? ORDER BY first DESC",
+};
+const struct sql_table journal_read_sql = { read_text, PW_ARRAY_LEN(read_text) };
+
+static void put64(uint8_t out[8], uint64_t v)
+{
+	for (unsigned i = 0; i < 8; i++)
+		out[i] = (uint8_t)(v >> (8 * i));
+}
+
+void journal_hash(const uint8_t before[STORE_HASH], const struct journal_row *row, uint8_t out[STORE_HASH])
+{
+	crypto_generichash_state h;
+	uint8_t numbers[24];
+
+	put64(numbers, row->first);
+	put64(numbers + 8, row->last);
+	put64(numbers + 16, (uint64_t)row->time_ms);
+	crypto_generichash_init(&h, NULL, 0, STORE_HASH);
+	crypto_generichash_update(&h, before, STORE_HASH);
+	crypto_generichash_update(&h, numbers, sizeof numbers);
+	crypto_generichash_update(&h, row->records, row->size);
+	crypto_generichash_final(&h, out, STORE_HASH);
+}
+
+static enum pw_status load_place(struct store *s, int which, const char *table, struct place *out, struct pw_err *err)
+{
+	struct query q = query_begin(&s->group, which);
+	struct place p;
+	enum pw_status st = query_step(&q, "reading the end of the journal", err);
+
+	if (st == PW_OK) {
+		p.revision = row_u64(&q, 0, INT64_MAX);
+		p.number = row_u64(&q, 1, INT64_MAX);
+		p.ends = row_u64(&q, 2, INT64_MAX);
+		row_bytes(&q, 3, p.hash, sizeof p.hash);
+		st = row_check(&q, table, err);
+	}
+	query_end(&q);
+	if (st == PW_OK)
+		*out = p;
+	return st;
+}
+
+enum pw_status journal_load_span(struct store *s, struct pw_err *err)
+{
+	enum pw_status st = load_place(s, CHAIN, "chain", &s->trimmed, err);
+
+	if (st == PW_NOT_FOUND)
+		return pw_fail(err, PW_STORAGE, JOURNAL_FILE ": table chain: its row is missing");
+	if (st != PW_OK)
+		return st;
+	st = load_place(s, NEWEST, "journal", &s->head, err);
+	if (st == PW_NOT_FOUND)
+		s->head = s->trimmed;
+	else if (st != PW_OK)
+		return st;
+	if (s->head.revision < s->trimmed.revision || s->head.number < s->trimmed.number ||
+	    s->head.ends < s->trimmed.ends)
+		return pw_fail(err, PW_STORAGE, JOURNAL_FILE ": table chain: ahead of the journal");
+	s->newest = s->head;
+	span_publish(s);
+	return PW_OK;
+}
+
+enum pw_status writer_begin(struct store *s, struct pw_err *err)
+{
+	struct query q = query_begin(&s->group, BEGIN);
+
+	return query_run(&q, "beginning a transaction", err);
+}
+
+enum pw_status writer_commit(struct store *s, struct pw_err *err)
+{
+	struct query q = query_begin(&s->group, COMMIT);
+	enum pw_status st = query_run(&q, "committing", err);
+
+	if (st != PW_OK)
+		db_rollback(&s->writer);
+	return st;
+}
+
+static void group_end(struct store *s)
+{
+	s->in_group = false;
+	s->failed = false;
+	turn_give(&s->turn);
+}
+
+enum pw_status store_begin(struct store *s, struct pw_err *err)
+{
+	enum pw_status st;
+
+	turn_take(&s->turn);
+	st = writer_begin(s, err);
+	if (st != PW_OK) {
+		db_rollback(&s->writer);
+		turn_give(&s->turn);
+		return st;
+	}
+	s->in_group = true;
+	s->newest = s->head;
+	return PW_OK;
+}
+
+/* SQLite may end a transaction by itself when a statement fails: what came next would then be committed on its own. */
+enum pw_status group_check(const struct store *s, struct pw_err *err)
+{
+	if (s->in_group && !s->failed)
+		return PW_OK;
+	return pw_fail(err, PW_CONFLICT,
+		       s->failed ? "journal: a part of this group had failed" : "journal: there is no group");
+}
+
+enum pw_status group_result(struct store *s, enum pw_status st)
+{
+	if (st != PW_OK && st != PW_NOT_FOUND)
+		s->failed = true;
+	return st;
+}
+
+static struct place place_after(const struct place *p, const struct journal_row *row)
+{
+	struct place next = { .revision = row->last, .number = p->number + 1, .ends = p->ends + row->size };
+
+	journal_hash(p->hash, row, next.hash);
+	return next;
+}
+
+enum pw_status store_append(struct store *s, const struct journal_row *row, struct pw_err *err)
+{
+	struct place next;
+	struct query q;
+	enum pw_status st;
+
+	st = group_check(s, err);
+	if (st != PW_OK)
+		return st;
+	if (row->first != s->newest.revision + 1 || row->last < row->first || s->newest.number != s->head.number)
+		return group_result(s, pw_fail(err, PW_CONFLICT,
+					       "journal: revisions %" PRIu64 "..%" PRIu64 " cannot follow %" PRIu64,
+					       row->first, row->last, s->newest.revision));
+	next = place_after(&s->newest, row);
+	q = query_begin(&s->group, APPEND);
+	bind_u64(&q, row->first);
+	bind_u64(&q, row->last);
+	bind_i64(&q, row->time_ms);
+	bind_u64(&q, next.number);
+	bind_u64(&q, next.ends);
+	bind_blob(&q, next.hash, sizeof next.hash);
+	bind_blob(&q, row->records, row->size);
+	st = query_run(&q, "appending to the journal", err);
+	if (st == PW_OK)
+		s->newest = next;
+	return group_result(s, st);
+}
+
+enum pw_status store_commit(struct store *s, struct pw_err *err)
+{
+	enum pw_status st = group_check(s, err);
+
+	if (st != PW_OK) {
+		store_rollback(s);
+		return st;
+	}
+	st = writer_commit(s, err);
+	if (st == PW_OK) {
+		s->head = s->newest;
+		span_publish(s);
+		writer_bound_wal(s);
+	}
+	group_end(s);
+	return st;
+}
+
+void store_rollback(struct store *s)
+{
+	if (!s->in_group)
+		return;
+	db_rollback(&s->writer);
+	group_end(s);
+}
+
+enum pw_status store_probe(struct store *s, struct pw_err *err)
+{
+	struct query q;
+	enum pw_status st;
+
+	turn_take(&s->turn);
+	q = query_begin(&s->group, PROBE);
+	st = query_run(&q, "probing", err);
+	if (st != PW_OK)
+		db_rollback(&s->writer);
+	turn_give(&s->turn);
+	return st;
+}
+
+/*
+ * The next write starts the WAL over only if all of it has been moved, which never happens while the writer keeps
+ * adding: so, at a commit's edge, the writer moves the tail that a checkpoint of the painter left.
+ */
+void writer_bound_wal(struct store *s)
+{
+	uint64_t pages = atomic_load(&s->wal_pages), moved = atomic_load(&s->wal_moved);
+	int in_wal = 0, in_file = 0;
+
+	if (pages < WAL_HIGH) {
+		s->wal_retry = 0;
+		return;
+	}
+	if (pages < s->wal_retry || (pages > moved + WAL_TAIL && pages < WAL_TOO_HIGH))
+		return;
+	if (sqlite3_wal_checkpoint_v2(s->writer.h, NULL, SQLITE_CHECKPOINT_PASSIVE, &in_wal, &in_file) == SQLITE_OK)
+		atomic_store(&s->wal_moved, in_file > 0 ? (uint64_t)in_file : 0);
+	s->wal_retry = pages + WAL_RETRY;
+}
+
+static enum pw_status read_row(struct query *q, struct journal_row *out, struct pw_err *err)
+{
+	out->first = row_u64(q, 0, INT64_MAX);
+	out->last = row_u64(q, 1, INT64_MAX);
+	out->time_ms = row_i64(q, 2);
+	row_bytes(q, 3, out->hash, sizeof out->hash);
+	out->records = row_blob(q, 4, &out->size);
+	return row_check(q, "journal", err);
+}
+
+static enum pw_status read_rows(struct store *s, int which, uint64_t bound, journal_fn fn, void *ctx,
+				struct pw_err *err)
+{
+	struct reader *r = reader_take(s);
+	struct query q = query_begin(&r->journal, which);
+	struct journal_row row;
+	enum pw_status st;
+
+	bind_u64(&q, bound > INT64_MAX ? INT64_MAX : bound);
+	while ((st = query_step(&q, "reading the journal", err)) == PW_OK) {
+		st = read_row(&q, &row, err);
+		if (st != PW_OK || !fn(ctx, &row))
+			break;
+	}
+	query_end(&q);
+	reader_give(s, r);
+	return st == PW_NOT_FOUND ? PW_OK : st;
+}
+
+enum pw_status store_read(struct store *s, uint64_t after, journal_fn fn, void *ctx, struct pw_err *err)
+{
+	return read_rows(s, FORWARD, after, fn, ctx, err);
+}
+
+enum pw_status store_read_back(struct store *s, uint64_t before, journal_fn fn, void *ctx, struct pw_err *err)
+{
+	return read_rows(s, BACK, before, fn, ctx, err);
+}

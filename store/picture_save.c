@@ -1,0 +1,401 @@
+#include "store/store.h"
+
+#include "store/extent.h"
+#include "store/inner.h"
+
+enum {
+	BEGIN,
+	COMMIT,
+	REVISION,
+	FORGET_TOKENS,
+	FORGET_OPERATIONS,
+	FORGET_QUARANTINE,
+	FORGET_EXTENTS,
+	FORGET_SLOTS,
+	FORGET_VMS,
+	FORGET_ATTACHMENTS,
+	FORGET_POOLS,
+	FORGET_HOSTS,
+	DROP_EXTENTS,
+	DROP_SLOTS,
+	DROP_VM,
+	DROP_SPAN,
+	DROP_OPERATION,
+	VM_NUMBER,
+	PUT_HOST,
+	PUT_POOL,
+	PUT_ATTACHMENT,
+	PUT_VM,
+	PUT_SLOT,
+	PUT_EXTENT,
+	PUT_QUARANTINE,
+	PUT_OPERATION,
+	PUT_TOKEN,
+};
+#define THE_VM "(SELECT number FROM vm WHERE id = ?)"
+static const char *const text[] = {
+	[BEGIN] = "BEGIN IMMEDIATE",
+	[COMMIT] = "COMMIT",
+	[REVISION] = "UPDATE meta SET revision = ?",
+	[FORGET_TOKENS] = "DELETE FROM token",
+	[FORGET_OPERATIONS] = "DELETE FROM operation",
+	[FORGET_QUARANTINE] = "DELETE FROM quarantine",
+	[FORGET_EXTENTS] = "DELETE FROM gfn_extent",
+	[FORGET_SLOTS] = "DELETE FROM slot",
+	[FORGET_VMS] = "DELETE FROM vm",
+	[FORGET_ATTACHMENTS] = "DELETE FROM pool_host",
+	[FORGET_POOLS] = "DELETE FROM pool",
+	[FORGET_HOSTS] = "DELETE FROM host",
+	[DROP_EXTENTS] = "DELETE FROM gfn_extent WHERE vm = " THE_VM,
+	[DROP_SLOTS] = "DELETE FROM slot WHERE vm = " THE_VM,
+	[DROP_VM] = "DELETE FROM vm WHERE id = ?",
+	[DROP_SPAN] = "DELETE FROM gfn_extent WHERE vm = ? AND gfn >= ? AND gfn < ?",
+	[DROP_OPERATION] = "DELETE FROM operation WHERE id = ?",
+	[VM_NUMBER] = "SELECT number FROM vm WHERE id = ?",
+	[PUT_HOST] = "INSERT INTO host (id, name, boot_id, backends, agent_version, epoch, fenced, has_local, arches,"
+		     " base_pfn, frames, page_shift, last_seen_ms, revision)"
+		     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+		     " ON CONFLICT DO UPDATE SET name = excluded.name, boot_id = excluded.boot_id,"
+		     " backends = excluded.backends, agent_version = excluded.agent_version, epoch = excluded.epoch,"
+		     " fenced = excluded.fenced, has_local = excluded.has_local, arches = excluded.arches,"
+		     " base_pfn = excluded.base_pfn, frames = excluded.frames, page_shift = excluded.page_shift,"
+		     " last_seen_ms = excluded.last_seen_ms, revision = excluded.revision",
+	[PUT_POOL] = "INSERT INTO pool (name, base_pfn, frames, page_shift, revision) VALUES (?, ?, ?, ?, ?)",
+	[PUT_ATTACHMENT] = "INSERT INTO pool_host (pool, host, place) VALUES (?, ?, ?)",
+	[PUT_VM] = "INSERT INTO vm (id, host, name, arch, state, epoch, shared_bit, revision)"
+		   " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+		   " ON CONFLICT (id) DO UPDATE SET host = excluded.host, name = excluded.name, arch = excluded.arch,"
+		   " state = excluded.state, epoch = excluded.epoch, shared_bit = excluded.shared_bit,"
+		   " revision = excluded.revision",
+	[PUT_SLOT] = "INSERT INTO slot (vm, slot, base_gfn, pages) VALUES (" THE_VM ", ?, ?, ?)",
+	[PUT_EXTENT] = "INSERT INTO gfn_extent (vm, gfn, count, state, resident, pool_place, pfn, arch_bits)"
+		       " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+	[PUT_QUARANTINE] = "INSERT INTO quarantine (host, pool, pfn, count, reason, time_ms) VALUES (?, ?, ?, ?, ?, ?)",
+	[PUT_OPERATION] = "INSERT INTO operation (id, vm, host, kind, state, params, problem, host_epoch, created_ms,"
+			  " started_ms, finished_ms, revision) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+			  " ON CONFLICT (id) DO UPDATE SET vm = excluded.vm, host = excluded.host,"
+			  " kind = excluded.kind, state = excluded.state, params = excluded.params,"
+			  " problem = excluded.problem, host_epoch = excluded.host_epoch,"
+			  " created_ms = excluded.created_ms, started_ms = excluded.started_ms,"
+			  " finished_ms = excluded.finished_ms, revision = excluded.revision",
+	[PUT_TOKEN] =
+		"INSERT INTO token (id, role, name, host, hash, created_ms, revision) VALUES (?, ?, ?, ?, ?, ?, ?)",
+};
+_Static_assert(PW_ARRAY_LEN(text) <= STMTS_MAX, "more statements than one subject can have");
+const struct sql_table picture_save_sql = { text, PW_ARRAY_LEN(text) };
+
+static enum pw_status run(struct store *s, int which, const char *what, struct pw_err *err)
+{
+	struct query q = query_begin(&s->save, which);
+
+	return query_run(&q, what, err);
+}
+
+static enum pw_status run_for(struct store *s, int which, const struct pw_uuid *id, const char *what,
+			      struct pw_err *err)
+{
+	struct query q = query_begin(&s->save, which);
+
+	bind_uuid(&q, id);
+	return query_run(&q, what, err);
+}
+
+/* The tables that come whole, and with a full picture all others too; children before parents. */
+static enum pw_status forget(struct store *s, const struct picture *p, struct pw_err *err)
+{
+	static const struct {
+		int which;
+		bool whole;
+	} tables[] = {
+		{ FORGET_TOKENS, true }, { FORGET_QUARANTINE, true },  { FORGET_ATTACHMENTS, true },
+		{ FORGET_POOLS, true },  { FORGET_OPERATIONS, false }, { FORGET_EXTENTS, false },
+		{ FORGET_SLOTS, false }, { FORGET_VMS, false },        { FORGET_HOSTS, false },
+	};
+	enum pw_status st = PW_OK;
+
+	for (size_t i = 0; st == PW_OK && i < PW_ARRAY_LEN(tables); i++)
+		if (p->full || tables[i].whole)
+			st = run(s, tables[i].which, "emptying a table", err);
+	return st;
+}
+
+static enum pw_status drop_vms(struct store *s, const struct picture *p, struct pw_err *err)
+{
+	enum pw_status st = PW_OK;
+
+	for (size_t i = 0; st == PW_OK && i < p->deleted_vm_count; i++) {
+		const struct pw_uuid *id = &p->deleted_vms[i];
+
+		st = run_for(s, DROP_EXTENTS, id, "dropping a VM's extents", err);
+		if (st == PW_OK)
+			st = run_for(s, DROP_SLOTS, id, "dropping a VM's slots", err);
+		if (st == PW_OK)
+			st = run_for(s, DROP_VM, id, "dropping a VM", err);
+	}
+	return st;
+}
+
+static enum pw_status put_hosts(struct store *s, const struct picture *p, struct pw_err *err)
+{
+	enum pw_status st = PW_OK;
+
+	for (const struct host_row *r = p->hosts; st == PW_OK && r < p->hosts + p->host_count; r++) {
+		struct query q = query_begin(&s->save, PUT_HOST);
+
+		bind_uuid(&q, &r->id);
+		bind_text(&q, r->name);
+		bind_text(&q, r->boot_id);
+		bind_text(&q, r->backends);
+		bind_text(&q, r->agent_version);
+		bind_u64(&q, r->epoch);
+		bind_u64(&q, r->fenced);
+		bind_u64(&q, r->has_local);
+		bind_u64(&q, r->arches);
+		bind_u64(&q, r->base);
+		bind_u64(&q, r->frames);
+		bind_u64(&q, r->page_shift);
+		bind_i64(&q, r->last_seen_ms);
+		bind_u64(&q, r->revision);
+		st = query_run(&q, "saving a host", err);
+	}
+	return st;
+}
+
+static enum pw_status put_pools(struct store *s, const struct picture *p, struct pw_err *err)
+{
+	enum pw_status st = PW_OK;
+
+	for (const struct pool_row *r = p->pools; st == PW_OK && r < p->pools + p->pool_count; r++) {
+		struct query q = query_begin(&s->save, PUT_POOL);
+
+		bind_text(&q, r->name);
+		bind_u64(&q, r->base);
+		bind_u64(&q, r->frames);
+		bind_u64(&q, r->page_shift);
+		bind_u64(&q, r->revision);
+		st = query_run(&q, "saving a pool", err);
+	}
+	return st;
+}
+
+static enum pw_status put_attachments(struct store *s, const struct picture *p, struct pw_err *err)
+{
+	enum pw_status st = PW_OK;
+
+	for (size_t i = 0; st == PW_OK && i < p->attachment_count; i++) {
+		const struct attachment_row *r = &p->attachments[i];
+		struct query q = query_begin(&s->save, PUT_ATTACHMENT);
+
+		bind_text(&q, r->pool);
+		bind_uuid(&q, &r->host);
+		bind_u64(&q, r->place);
+		st = query_run(&q, "saving a pool's attachment", err);
+	}
+	return st;
+}
+
+static enum pw_status put_vms(struct store *s, const struct picture *p, struct pw_err *err)
+{
+	enum pw_status st = PW_OK;
+
+	for (const struct vm_row *r = p->vms; st == PW_OK && r < p->vms + p->vm_count; r++) {
+		struct query q = query_begin(&s->save, PUT_VM);
+
+		bind_uuid(&q, &r->id);
+		bind_uuid(&q, &r->host);
+		bind_text(&q, r->name);
+		bind_text(&q, r->arch);
+		bind_text(&q, r->state);
+		bind_u64(&q, r->epoch);
+		bind_u64(&q, r->shared_bit);
+		bind_u64(&q, r->revision);
+		st = query_run(&q, "saving a VM", err);
+		if (st == PW_OK)
+			st = run_for(s, DROP_SLOTS, &r->id, "dropping a VM's slots", err);
+	}
+	return st;
+}
+
+static enum pw_status put_slots(struct store *s, const struct picture *p, struct pw_err *err)
+{
+	enum pw_status st = PW_OK;
+
+	for (const struct slot_row *r = p->slots; st == PW_OK && r < p->slots + p->slot_count; r++) {
+		struct query q = query_begin(&s->save, PUT_SLOT);
+
+		bind_uuid(&q, &r->vm);
+		bind_u64(&q, r->slot.number);
+		bind_u64(&q, r->slot.base);
+		bind_u64(&q, r->slot.pages);
+		st = query_run(&q, "saving a slot", err);
+	}
+	return st;
+}
+
+static enum pw_status find_vm(struct store *s, const struct pw_uuid *id, uint64_t *number, struct pw_err *err)
+{
+	struct query q = query_begin(&s->save, VM_NUMBER);
+	char name[PW_UUID_TEXT];
+	enum pw_status st;
+
+	bind_uuid(&q, id);
+	st = query_step(&q, "looking for a VM", err);
+	if (st == PW_OK)
+		*number = row_u64(&q, 0, INT64_MAX);
+	query_end(&q);
+	if (st != PW_NOT_FOUND)
+		return st;
+	pw_uuid_format(id, name);
+	return pw_fail(err, PW_INVALID, "picture: an extent of VM %s, which it does not have", name);
+}
+
+static enum pw_status drop_span(struct store *s, uint64_t vm, const struct extent_row *r, struct pw_err *err)
+{
+	struct query q = query_begin(&s->save, DROP_SPAN);
+
+	bind_u64(&q, vm);
+	bind_u64(&q, r->gfn);
+	bind_u64(&q, r->gfn + r->count);
+	return query_run(&q, "dropping the extents of a span", err);
+}
+
+static enum pw_status put_extent(struct store *s, uint64_t vm, const struct extent_row *r, struct pw_err *err)
+{
+	struct extent_columns c;
+	enum pw_status st = extent_split(r->entry, &c, err);
+	struct query q;
+
+	if (st != PW_OK)
+		return st;
+	q = query_begin(&s->save, PUT_EXTENT);
+	bind_u64(&q, vm);
+	bind_u64(&q, r->gfn);
+	bind_u64(&q, r->count);
+	bind_text(&q, c.state);
+	bind_u64(&q, c.resident);
+	if (c.numbered) {
+		bind_u64(&q, c.pool_place);
+		bind_u64(&q, c.pfn);
+	} else {
+		bind_null(&q);
+		bind_null(&q);
+	}
+	bind_u64(&q, c.arch_bits);
+	return query_run(&q, "saving an extent", err);
+}
+
+static enum pw_status put_extents(struct store *s, const struct picture *p, struct pw_err *err)
+{
+	const struct pw_uuid *of = NULL;
+	uint64_t vm = 0;
+	enum pw_status st = PW_OK;
+
+	for (const struct extent_row *r = p->extents; st == PW_OK && r < p->extents + p->extent_count; r++) {
+		if (!of || !pw_uuid_equal(of, &r->vm))
+			st = find_vm(s, &r->vm, &vm, err);
+		of = &r->vm;
+		if (st == PW_OK)
+			st = r->entry ? put_extent(s, vm, r, err) : drop_span(s, vm, r, err);
+	}
+	return st;
+}
+
+static enum pw_status put_quarantine(struct store *s, const struct picture *p, struct pw_err *err)
+{
+	enum pw_status st = PW_OK;
+
+	for (size_t i = 0; st == PW_OK && i < p->quarantine_count; i++) {
+		const struct quarantine_row *r = &p->quarantine[i];
+		struct query q = query_begin(&s->save, PUT_QUARANTINE);
+
+		bind_uuid(&q, &r->host);
+		bind_text(&q, r->pool);
+		bind_u64(&q, r->pfn);
+		bind_u64(&q, r->count);
+		bind_text(&q, r->reason);
+		bind_i64(&q, r->time_ms);
+		st = query_run(&q, "saving quarantined frames", err);
+	}
+	return st;
+}
+
+static enum pw_status put_operation(struct store *s, const struct operation_row *r, struct pw_err *err)
+{
+	struct query q = query_begin(&s->save, PUT_OPERATION);
+
+	bind_uuid(&q, &r->id);
+	bind_uuid(&q, &r->vm);
+	bind_uuid(&q, &r->host);
+	bind_text(&q, r->kind);
+	bind_text(&q, r->state);
+	bind_text(&q, r->params);
+	bind_text(&q, r->problem);
+	bind_u64(&q, r->host_epoch);
+	bind_i64(&q, r->created_ms);
+	bind_i64(&q, r->started_ms);
+	bind_i64(&q, r->finished_ms);
+	bind_u64(&q, r->revision);
+	return query_run(&q, "saving an operation", err);
+}
+
+static enum pw_status put_operations(struct store *s, const struct picture *p, struct pw_err *err)
+{
+	enum pw_status st = PW_OK;
+
+	for (size_t i = 0; st == PW_OK && i < p->deleted_operation_count; i++)
+		st = run_for(s, DROP_OPERATION, &p->deleted_operations[i], "dropping an operation", err);
+	for (size_t i = 0; st == PW_OK && i < p->operation_count; i++)
+		st = put_operation(s, &p->operations[i], err);
+	return st;
+}
+
+static enum pw_status put_tokens(struct store *s, const struct picture *p, struct pw_err *err)
+{
+	enum pw_status st = PW_OK;
+
+	for (const struct token_row *r = p->tokens; st == PW_OK && r < p->tokens + p->token_count; r++) {
+		struct query q = query_begin(&s->save, PUT_TOKEN);
+
+		bind_uuid(&q, &r->id);
+		bind_text(&q, r->role);
+		bind_text(&q, r->name);
+		bind_uuid(&q, &r->host);
+		bind_blob(&q, r->hash, sizeof r->hash);
+		bind_i64(&q, r->created_ms);
+		bind_u64(&q, r->revision);
+		st = query_run(&q, "saving a token", err);
+	}
+	return st;
+}
+
+static enum pw_status put_revision(struct store *s, const struct picture *p, struct pw_err *err)
+{
+	struct query q = query_begin(&s->save, REVISION);
+
+	bind_u64(&q, p->revision);
+	return query_run(&q, "saving the picture's revision", err);
+}
+
+enum pw_status store_save_picture(struct store *s, const struct picture *p, struct pw_err *err)
+{
+	static enum pw_status (*const parts[])(struct store *, const struct picture *, struct pw_err *) = {
+		forget,    drop_vms,    put_hosts,      put_pools,      put_attachments, put_vms,
+		put_slots, put_extents, put_quarantine, put_operations, put_tokens,      put_revision,
+	};
+	enum pw_status st;
+
+	if (!p->full && p->revision < atomic_load(&s->painted))
+		return pw_fail(err, PW_CONFLICT, "picture: revision %" PRIu64 " is older than the one that is there",
+			       p->revision);
+	st = run(s, BEGIN, "beginning a picture", err);
+	for (size_t i = 0; st == PW_OK && i < PW_ARRAY_LEN(parts); i++)
+		st = parts[i](s, p, err);
+	if (st == PW_OK)
+		st = run(s, COMMIT, "committing a picture", err);
+	if (st != PW_OK) {
+		db_rollback(&s->painter);
+		return st;
+	}
+	atomic_store(&s->painted, p->revision);
+	return PW_OK;
+}

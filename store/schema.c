@@ -1,0 +1,215 @@
+#include "store/schema.h"
+
+#define APPLICATION 0x50574a31 /* "PWJ1": so that file(1), and we, know our own */
+
+static const char *const journal_steps[] = {
+	"CREATE TABLE journal ("
+	" first   INTEGER PRIMARY KEY CHECK (first > 0)," /* revisions of the group's records */
+	" last    INTEGER NOT NULL CHECK (last >= first),"
+	" time_ms INTEGER NOT NULL,"
+	" number  INTEGER NOT NULL CHECK (number > 0)," /* rows up to this one, ever */
+	" ends    INTEGER NOT NULL CHECK (ends >= 0),"  /* bytes of records up to the end of this one, ever */
+	" hash    BLOB NOT NULL CHECK (length(hash) = 32),"
+	" records BLOB NOT NULL"
+	") STRICT;"
+	/* The last row that was trimmed: what the oldest row follows. */
+	"CREATE TABLE chain ("
+	" one INTEGER PRIMARY KEY CHECK (one = 1),"
+	" revision INTEGER NOT NULL CHECK (revision >= 0),"
+	" number INTEGER NOT NULL CHECK (number >= 0),"
+	" ends INTEGER NOT NULL CHECK (ends >= 0),"
+	" hash BLOB NOT NULL CHECK (length(hash) = 32)"
+	") STRICT;"
+	"INSERT INTO chain VALUES (1, 0, 0, 0, zeroblob(32));"
+	"CREATE TABLE answer ("
+	" scope TEXT NOT NULL, key TEXT NOT NULL,"
+	" request_hash BLOB NOT NULL CHECK (length(request_hash) = 32),"
+	" status INTEGER NOT NULL CHECK (status BETWEEN 0 AND 999),"
+	" expires_ms INTEGER NOT NULL,"
+	" headers TEXT NOT NULL,"
+	" body BLOB NOT NULL,"
+	" PRIMARY KEY (scope, key)"
+	") STRICT, WITHOUT ROWID;"
+	"CREATE INDEX answer_by_expiry ON answer (expires_ms);"
+	"CREATE TABLE violation ("
+	" id INTEGER PRIMARY KEY,"
+	" revision INTEGER NOT NULL CHECK (revision > 0),"
+	" time_ms INTEGER NOT NULL,"
+	" host TEXT CHECK (length(host) = 36),"
+	" vm TEXT CHECK (length(vm) = 36),"
+	" actor TEXT NOT NULL,"
+	" json TEXT NOT NULL"
+	") STRICT;"
+	"CREATE INDEX violation_by_revision ON violation (revision);"
+	"CREATE INDEX violation_by_time ON violation (time_ms);"
+	"CREATE INDEX violation_by_host ON violation (host, revision) WHERE host IS NOT NULL;"
+	"CREATE INDEX violation_by_vm ON violation (vm, revision) WHERE vm IS NOT NULL;"
+	"CREATE TABLE probe (one INTEGER PRIMARY KEY CHECK (one = 1), writes INTEGER NOT NULL) STRICT;"
+	"INSERT INTO probe VALUES (1, 0);"
+	"PRAGMA application_id = 0x50574a31;"
+	"PRAGMA user_version = 1;",
+};
+
+static const char *const ledger_steps[] = {
+	"CREATE TABLE meta ("
+	" one INTEGER PRIMARY KEY CHECK (one = 1),"
+	" revision INTEGER NOT NULL CHECK (revision >= 0)"
+	") STRICT;"
+	"INSERT INTO meta VALUES (1, 0);"
+	"CREATE TABLE host ("
+	" id TEXT PRIMARY KEY CHECK (length(id) = 36),"
+	" name TEXT NOT NULL, boot_id TEXT NOT NULL,"
+	" backends TEXT NOT NULL," /* JSON, as registered */
+	" agent_version TEXT NOT NULL,"
+	" epoch INTEGER NOT NULL CHECK (epoch > 0),"
+	" fenced INTEGER NOT NULL CHECK (fenced IN (0, 1)),"
+	" has_local INTEGER NOT NULL CHECK (has_local IN (0, 1)),"
+	" arches INTEGER NOT NULL CHECK (arches >= 0),"
+	" base_pfn INTEGER NOT NULL CHECK (base_pfn >= 0),"
+	" frames INTEGER NOT NULL CHECK (frames >= 0),"
+	" page_shift INTEGER NOT NULL CHECK (page_shift BETWEEN 0 AND 63),"
+	" last_seen_ms INTEGER NOT NULL,"
+	" revision INTEGER NOT NULL CHECK (revision >= 0)"
+	") STRICT, WITHOUT ROWID;"
+	"CREATE TABLE pool (" /* the shared ones */
+	" name TEXT PRIMARY KEY CHECK (length(name) BETWEEN 1 AND 63),"
+	" base_pfn INTEGER NOT NULL CHECK (base_pfn >= 0),"
+	" frames INTEGER NOT NULL CHECK (frames >= 0),"
+	" page_shift INTEGER NOT NULL CHECK (page_shift BETWEEN 0 AND 63),"
+	" revision INTEGER NOT NULL CHECK (revision >= 0)"
+	") STRICT, WITHOUT ROWID;"
+	"CREATE TABLE pool_host ("
+	" pool TEXT NOT NULL REFERENCES pool (name),"
+	" host TEXT NOT NULL REFERENCES host (id),"
+	" place INTEGER NOT NULL CHECK (place BETWEEN 1 AND 255)," /* gfn_extent.pool_place of that host's VMs */
+	" PRIMARY KEY (host, place), UNIQUE (pool, host)"
+	") STRICT, WITHOUT ROWID;"
+	"CREATE TABLE vm ("
+	" number INTEGER PRIMARY KEY,"
+	" id TEXT NOT NULL UNIQUE CHECK (length(id) = 36),"
+	" host TEXT NOT NULL REFERENCES host (id),"
+	" name TEXT NOT NULL, arch TEXT NOT NULL,"
+	" state TEXT NOT NULL CHECK (state IN ('normal', 'transient', 'secure')),"
+	" epoch INTEGER NOT NULL CHECK (epoch > 0),"
+	" shared_bit INTEGER NOT NULL CHECK (shared_bit BETWEEN 0 AND 63),"
+	" revision INTEGER NOT NULL CHECK (revision >= 0)"
+	") STRICT;"
+	"CREATE TABLE slot ("
+	" vm INTEGER NOT NULL REFERENCES vm (number),"
+	" slot INTEGER NOT NULL CHECK (slot >= 0),"
+	" base_gfn INTEGER NOT NULL CHECK (base_gfn >= 0),"
+	" pages INTEGER NOT NULL CHECK (pages > 0),"
+	" PRIMARY KEY (vm, slot)"
+	") STRICT, WITHOUT ROWID;"
+	"CREATE TABLE gfn_extent (" /* GFNs inside slots without a row are normal */
+	" vm INTEGER NOT NULL REFERENCES vm (number),"
+	" gfn INTEGER NOT NULL CHECK (gfn >= 0),"
+	" count INTEGER NOT NULL CHECK (count > 0),"
+	" state TEXT NOT NULL CHECK (state IN ('normal', 'secure', 'shared')),"
+	" resident INTEGER NOT NULL CHECK (resident = 0 OR (resident = 1 AND state = 'secure')),"
+	" pool_place INTEGER CHECK (pool_place BETWEEN 0 AND 255)," /* 0: local; else pool_host.place */
+	" pfn INTEGER CHECK (pfn >= 0),"
+	" arch_bits INTEGER NOT NULL CHECK (arch_bits BETWEEN 0 AND 4095)," /* the architecture's sub-state */
+	" CHECK (resident = 0 OR (pool_place IS NOT NULL AND pfn IS NOT NULL)),"
+	" PRIMARY KEY (vm, gfn)"
+	") STRICT, WITHOUT ROWID;"
+	"CREATE TABLE quarantine ("
+	" id INTEGER PRIMARY KEY,"
+	" host TEXT REFERENCES host (id)," /* of a local pool */
+	" pool TEXT NOT NULL,"
+	" pfn INTEGER NOT NULL CHECK (pfn >= 0),"
+	" count INTEGER NOT NULL CHECK (count > 0),"
+	" reason TEXT NOT NULL,"
+	" time_ms INTEGER NOT NULL"
+	") STRICT;"
+	"CREATE TABLE operation ("
+	" number INTEGER PRIMARY KEY,"
+	" id TEXT NOT NULL UNIQUE CHECK (length(id) = 36),"
+	" vm TEXT NOT NULL CHECK (length(vm) = 36)," /* may be gone */
+	" host TEXT NOT NULL CHECK (length(host) = 36),"
+	" kind TEXT NOT NULL,"
+	" state TEXT NOT NULL CHECK (state IN ('pending', 'running', 'succeeded', 'failed', 'cancelled')),"
+	" params TEXT NOT NULL, problem TEXT NOT NULL,"
+	" host_epoch INTEGER NOT NULL CHECK (host_epoch >= 0),"
+	" created_ms INTEGER NOT NULL, started_ms INTEGER NOT NULL, finished_ms INTEGER NOT NULL,"
+	" revision INTEGER NOT NULL CHECK (revision >= 0)"
+	") STRICT;"
+	"CREATE TABLE token ("
+	" id TEXT PRIMARY KEY CHECK (length(id) = 36),"
+	" role TEXT NOT NULL CHECK (role IN ('admin', 'operator', 'viewer', 'agent')),"
+	" name TEXT NOT NULL,"
+	" host TEXT CHECK (length(host) = 36),"
+	" hash BLOB NOT NULL CHECK (length(hash) = 32)," /* of the secret, which nobody keeps */
+	" created_ms INTEGER NOT NULL,"
+	" revision INTEGER NOT NULL CHECK (revision >= 0)"
+	") STRICT, WITHOUT ROWID;"
+	/* For people: the memory map by VM id, with the pool's name. */
+	"CREATE VIEW gfn_map AS"
+	" SELECT v.id AS vm, v.name AS vm_name, v.host AS host, e.gfn, e.count, e.state, e.resident,"
+	"  CASE WHEN NOT e.resident THEN NULL WHEN e.pool_place = 0 THEN 'local' ELSE p.pool END AS pool, e.pfn"
+	" FROM gfn_extent e JOIN vm v ON v.number = e.vm"
+	" LEFT JOIN pool_host p ON p.host = v.host AND p.place = e.pool_place;"
+	"PRAGMA application_id = 0x50574a31;"
+	"PRAGMA user_version = 1;",
+};
+
+static const struct {
+	const char *const *step;
+	unsigned count;
+} schemas[SCHEMA_COUNT] = {
+	[SCHEMA_JOURNAL] = { journal_steps, PW_ARRAY_LEN(journal_steps) },
+	[SCHEMA_LEDGER] = { ledger_steps, PW_ARRAY_LEN(ledger_steps) },
+};
+
+unsigned schema_newest(enum schema which)
+{
+	return schemas[which].count;
+}
+
+static enum pw_status check_owner(struct db *db, int64_t version, struct pw_err *err)
+{
+	int64_t application, pages;
+	enum pw_status st = db_number(db, "PRAGMA application_id", &application, err);
+
+	if (st == PW_OK)
+		st = db_number(db, "PRAGMA page_count", &pages, err);
+	if (st != PW_OK)
+		return st;
+	if (version == 0 ? pages > 0 && application != 0 : application != APPLICATION)
+		return pw_fail(err, PW_CONFLICT, "%s: not a file of pagewarden (application_id %" PRId64 ")", db->file,
+			       application);
+	return PW_OK;
+}
+
+static enum pw_status run_step(struct db *db, const char *sql, struct pw_err *err)
+{
+	enum pw_status st = db_exec(db, "BEGIN IMMEDIATE", err);
+
+	if (st == PW_OK)
+		st = db_exec(db, sql, err);
+	if (st == PW_OK)
+		st = db_exec(db, "COMMIT", err);
+	if (st != PW_OK)
+		db_rollback(db);
+	return st;
+}
+
+enum pw_status schema_upgrade(struct db *db, enum schema which, unsigned version, struct pw_err *err)
+{
+	int64_t at;
+	enum pw_status st = db_number(db, "PRAGMA user_version", &at, err);
+
+	if (st == PW_OK)
+		st = check_owner(db, at, err);
+	if (st != PW_OK)
+		return st;
+	if (at < 0 || at > version)
+		return pw_fail(err, PW_CONFLICT, "%s: schema %" PRId64 " is newer than this program's %u", db->file, at,
+			       version);
+	for (; at < version; at++) {
+		st = run_step(db, schemas[which].step[at], err);
+		if (st != PW_OK)
+			return pw_wrap(err, "schema step %" PRId64, at + 1);
+	}
+	return PW_OK;
+}

@@ -1,0 +1,279 @@
+#include "store/store.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sodium.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "store/inner.h"
+#include "store/schema.h"
+
+#define WAL_READY  (8 << 20) /* bytes of WAL that are written before they are needed */
+
+#define TEXT_(x)   #x
+#define TEXT_OF(x) TEXT_(x)
+static const char journal_setup[] = "PRAGMA page_size = " TEXT_OF(JOURNAL_PAGE) ";"
+										"PRAGMA journal_mode = WAL;"
+										"PRAGMA wal_autocheckpoint = 0;"
+										"PRAGMA secure_delete = OFF;"
+										"PRAGMA cache_size = -16384;"
+										"PRAGMA synchronous = FULL;";
+static const char ledger_setup[] = "PRAGMA journal_mode = WAL;"
+				   "PRAGMA secure_delete = OFF;"
+				   "PRAGMA cache_size = -65536;"
+				   "PRAGMA journal_size_limit = 67108864;"
+				   "PRAGMA foreign_keys = ON;"
+				   "PRAGMA synchronous = FULL;";
+
+void turn_take(struct turn *t)
+{
+	uint64_t mine;
+
+	pthread_mutex_lock(&t->lock);
+	mine = t->next++;
+	while (t->serving != mine)
+		pthread_cond_wait(&t->moved, &t->lock);
+	pthread_mutex_unlock(&t->lock);
+}
+
+void turn_give(struct turn *t)
+{
+	pthread_mutex_lock(&t->lock);
+	t->serving++;
+	pthread_cond_broadcast(&t->moved);
+	pthread_mutex_unlock(&t->lock);
+}
+
+struct reader *reader_take(struct store *s)
+{
+	struct reader *free_one = NULL;
+
+	pthread_mutex_lock(&s->readers_lock);
+	for (;;) {
+		for (size_t i = 0; i < READERS && !free_one; i++)
+			if (!s->readers[i].taken)
+				free_one = &s->readers[i];
+		if (free_one)
+			break;
+		pthread_cond_wait(&s->reader_free, &s->readers_lock);
+	}
+	free_one->taken = true;
+	pthread_mutex_unlock(&s->readers_lock);
+	return free_one;
+}
+
+void reader_give(struct store *s, struct reader *r)
+{
+	pthread_mutex_lock(&s->readers_lock);
+	r->taken = false;
+	pthread_cond_signal(&s->reader_free);
+	pthread_mutex_unlock(&s->readers_lock);
+}
+
+void span_publish(struct store *s)
+{
+	atomic_store(&s->rows, s->head.number - s->trimmed.number);
+	atomic_store(&s->bytes, s->head.ends - s->trimmed.ends);
+	atomic_store(&s->newest_revision, s->head.revision);
+	atomic_store(&s->oldest, s->trimmed.revision + 1);
+}
+
+void store_span(struct store *s, struct journal_span *out)
+{
+	out->oldest = atomic_load(&s->oldest);
+	out->newest = atomic_load(&s->newest_revision);
+	out->rows = atomic_load(&s->rows);
+	out->bytes = atomic_load(&s->bytes);
+}
+
+static enum pw_status lock_dir(struct store *s, struct pw_err *err)
+{
+	int dir_fd = open(s->dir, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+
+	if (dir_fd < 0)
+		return pw_fail(err, PW_STORAGE, "%s: %s", s->dir, strerror(errno));
+	s->lock_fd = openat(dir_fd, LOCK_FILE, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	close(dir_fd);
+	if (s->lock_fd < 0)
+		return pw_fail(err, PW_STORAGE, "%s/" LOCK_FILE ": %s", s->dir, strerror(errno));
+	if (flock(s->lock_fd, LOCK_EX | LOCK_NB) == 0)
+		return PW_OK;
+	if (errno == EWOULDBLOCK)
+		return pw_fail(err, PW_BUSY, "%s: another process has this directory", s->dir);
+	return pw_fail(err, PW_STORAGE, "%s/" LOCK_FILE ": %s", s->dir, strerror(errno));
+}
+
+enum pw_status dir_sync(const char *dir, struct pw_err *err)
+{
+	int fd = open(dir, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+	enum pw_status st = PW_OK;
+
+	if (fd < 0 || fsync(fd) != 0)
+		st = pw_fail(err, PW_STORAGE, "%s: %s", dir, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	return st;
+}
+
+/*
+ * A flush into blocks that the file already has costs less than half of one that makes it grow. What lies behind the
+ * last frame is never read; that it cannot be written now is no reason not to start.
+ */
+static void ready_wal(struct db *db)
+{
+	static const char zeros[65536]; /* the unix VFS writes less than 128 KiB at once */
+	sqlite3_file *wal = NULL;
+	sqlite3_int64 at = 0;
+	bool ok = sqlite3_file_control(db->h, "main", SQLITE_FCNTL_JOURNAL_POINTER, &wal) == SQLITE_OK && wal &&
+		  wal->pMethods && wal->pMethods->xFileSize(wal, &at) == SQLITE_OK;
+
+	for (; ok && at < WAL_READY; at += (sqlite3_int64)sizeof zeros)
+		ok = wal->pMethods->xWrite(wal, zeros, (int)sizeof zeros, at) == SQLITE_OK;
+	if (ok)
+		wal->pMethods->xSync(wal, SQLITE_SYNC_NORMAL | SQLITE_SYNC_DATAONLY);
+}
+
+static int note_wal(void *ctx, sqlite3 *h, const char *name, int pages)
+{
+	struct store *s = ctx;
+
+	(void)h;
+	(void)name;
+	if ((uint64_t)pages < atomic_load(&s->wal_pages))
+		atomic_store(&s->wal_moved, 0); /* it was started over */
+	atomic_store(&s->wal_pages, (uint64_t)pages);
+	return SQLITE_OK;
+}
+
+enum pw_status journal_connect(const char *dir, int flags, struct db *out, struct pw_err *err)
+{
+	enum pw_status st = db_open(out, dir, JOURNAL_FILE, flags, err);
+
+	return st == PW_OK ? db_exec(out, journal_setup, err) : st;
+}
+
+static enum pw_status open_journal(struct store *s, struct pw_err *err)
+{
+	const int flags = SQLITE_OPEN_READWRITE;
+	enum pw_status st = journal_connect(s->dir, flags | SQLITE_OPEN_CREATE, &s->writer, err);
+
+	if (st == PW_OK)
+		st = schema_upgrade(&s->writer, SCHEMA_JOURNAL, schema_newest(SCHEMA_JOURNAL), err);
+	if (st == PW_OK)
+		st = stmts_prepare(&s->group, &s->writer, &group_sql, err);
+	if (st == PW_OK)
+		st = stmts_prepare(&s->answer, &s->writer, &answer_sql, err);
+	if (st == PW_OK)
+		st = stmts_prepare(&s->violation, &s->writer, &violation_write_sql, err);
+	if (st == PW_OK)
+		st = stmts_prepare(&s->trim, &s->writer, &trim_sql, err);
+	if (st == PW_OK)
+		st = journal_load_span(s, err);
+	if (st == PW_OK)
+		st = journal_connect(s->dir, flags, &s->mover, err);
+	if (st != PW_OK)
+		return st;
+	sqlite3_wal_hook(s->writer.h, note_wal, s);
+	ready_wal(&s->writer);
+	return PW_OK;
+}
+
+static enum pw_status open_reader(struct store *s, struct reader *r, struct pw_err *err)
+{
+	enum pw_status st = journal_connect(s->dir, SQLITE_OPEN_READWRITE, &r->db, err);
+
+	if (st == PW_OK)
+		st = db_exec(&r->db, "PRAGMA query_only = ON", err);
+	if (st == PW_OK)
+		st = stmts_prepare(&r->journal, &r->db, &journal_read_sql, err);
+	if (st == PW_OK)
+		st = stmts_prepare(&r->violation, &r->db, &violation_read_sql, err);
+	if (st == PW_OK)
+		st = stmts_prepare(&r->upkeep, &r->db, &upkeep_read_sql, err);
+	return st;
+}
+
+static enum pw_status open_ledger(struct store *s, struct pw_err *err)
+{
+	enum pw_status st;
+
+	st = db_open(&s->painter, s->dir, LEDGER_FILE, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, err);
+	if (st == PW_OK)
+		st = db_exec(&s->painter, ledger_setup, err);
+	if (st == PW_OK)
+		st = schema_upgrade(&s->painter, SCHEMA_LEDGER, schema_newest(SCHEMA_LEDGER), err);
+	if (st == PW_OK)
+		st = stmts_prepare(&s->save, &s->painter, &picture_save_sql, err);
+	if (st == PW_OK)
+		st = stmts_prepare(&s->load, &s->painter, &picture_load_sql, err);
+	return st == PW_OK ? picture_load_revision(s, err) : st;
+}
+
+static struct store *store_new(const char *dir)
+{
+	struct store *s = calloc(1, sizeof *s);
+
+	if (!s)
+		return NULL;
+	s->lock_fd = -1;
+	s->dir = strdup(dir);
+	pthread_mutex_init(&s->turn.lock, NULL);
+	pthread_cond_init(&s->turn.moved, NULL);
+	pthread_mutex_init(&s->readers_lock, NULL);
+	pthread_cond_init(&s->reader_free, NULL);
+	pthread_mutex_init(&s->trim_lock, NULL);
+	return s;
+}
+
+enum pw_status store_open(const char *dir, struct store **out, struct pw_err *err)
+{
+	struct store *s;
+	enum pw_status st;
+
+	if (sodium_init() < 0)
+		return pw_fail(err, PW_STORAGE, "libsodium does not start");
+	s = store_new(dir);
+	if (!s || !s->dir) {
+		st = pw_fail(err, PW_NO_MEMORY, "opening %s", dir);
+		goto fail;
+	}
+	st = lock_dir(s, err);
+	if (st == PW_OK)
+		st = open_journal(s, err);
+	for (size_t i = 0; st == PW_OK && i < READERS; i++)
+		st = open_reader(s, &s->readers[i], err);
+	if (st == PW_OK)
+		st = open_ledger(s, err);
+	if (st == PW_OK)
+		st = dir_sync(dir, err);
+	if (st != PW_OK)
+		goto fail;
+	*out = s;
+	return PW_OK;
+fail:
+	store_close(s);
+	return st;
+}
+
+void store_close(struct store *s)
+{
+	if (!s)
+		return;
+	for (size_t i = 0; i < READERS; i++)
+		db_close(&s->readers[i].db);
+	db_close(&s->mover);
+	db_close(&s->painter);
+	db_close(&s->writer);
+	if (s->lock_fd >= 0)
+		close(s->lock_fd);
+	pthread_mutex_destroy(&s->turn.lock);
+	pthread_cond_destroy(&s->turn.moved);
+	pthread_mutex_destroy(&s->readers_lock);
+	pthread_cond_destroy(&s->reader_free);
+	pthread_mutex_destroy(&s->trim_lock);
+	free(s->dir);
+	free(s);
+}

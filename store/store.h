@@ -1,0 +1,258 @@
+/* store/store.h
+ *
+ * Durable state, in two SQLite files of one directory:
+ *
+ *   journal.db  the truth: one row a committed group, each with the hash of its predecessor; saved answers; violations
+ *   ledger.db   its picture: the readable tables (host, pool, vm, slot, gfn_extent, operation, ...) as of one revision
+ *
+ * Two files, because SQLite has one writer a file, and a picture being painted must not hold up a commit. Both are in
+ * WAL mode; the journal commits with synchronous=FULL. Whoever opens the files with sqlite3 sees committed state.
+ *
+ * Threads: groups (store_begin .. store_commit) belong to one writer thread; pictures to one painter thread; everything
+ * under "Reading" may be called from any thread at any time and never waits for the other two.
+ */
+#ifndef PW_STORE_STORE_H
+#define PW_STORE_STORE_H
+#include "engine/ledger.h"
+
+struct store;
+
+/*
+ * Opens or creates dir's files (the directory must exist), brings the schema up to date, prepares every statement.
+ * PW_BUSY     another process has the directory (an advisory lock on dir/lock is held until store_close)
+ * PW_CONFLICT the schema is newer than this program
+ * PW_STORAGE  the database or the disk refuses
+ */
+enum pw_status store_open(const char *dir, struct store **out, struct pw_err *err) PW_MUST_CHECK;
+void store_close(struct store *s);
+
+/* --- Groups: what is committed together, with one flush. Writer thread. --- */
+
+#define STORE_HASH 32
+struct journal_row {
+	uint64_t first, last; /* revisions of its records; consecutive rows follow each other without a gap */
+	int64_t time_ms;      /* since 1970, UTC */
+	const void *records;  /* borrowed; opaque here (server/record.h) */
+	size_t size;
+	uint8_t hash[STORE_HASH]; /* of (predecessor's hash, first, last, time_ms, records); filled when read */
+};
+/* On failure there is no group. A trim in progress is waited for, one small step of it. */
+enum pw_status store_begin(struct store *s, struct pw_err *err) PW_MUST_CHECK;
+/* Appends the group's row; at most one a group. PW_CONFLICT unless first is the last revision + 1. */
+enum pw_status store_append(struct store *s, const struct journal_row *row, struct pw_err *err) PW_MUST_CHECK;
+/*
+ * After a failure of anything in a group, only store_rollback remains (PW_NOT_FOUND is no failure). A failed commit has
+ * been rolled back, as far as anyone in this process sees; should the process die before the next write that succeeds
+ * (store_probe is one), the next start may find the group after all.
+ */
+enum pw_status store_commit(struct store *s, struct pw_err *err) PW_MUST_CHECK;
+void store_rollback(struct store *s);
+/* A tiny durable write outside of any group: does the disk accept again? */
+enum pw_status store_probe(struct store *s, struct pw_err *err) PW_MUST_CHECK;
+
+/*
+ * Saved answers: idempotency keys and the last batch of each agent. scope: whose (a token or host id), key: which.
+ * Saving replaces. Inside a group; an answer saved in this group is found in it.
+ */
+struct answer {
+	uint8_t request_hash[STORE_HASH];
+	unsigned status;
+	const char *headers; /* "Location: ...\n" lines or "" */
+	const void *body;
+	size_t size;
+	int64_t expires_ms;
+	void *memory; /* what headers and body live in, when found: free() it */
+};
+/* PW_NOT_FOUND when there is none, or only one that had expired at now_ms. */
+enum pw_status store_answer_find(struct store *s, const char *scope, const char *key, int64_t now_ms,
+				 struct answer *out, struct pw_err *err) PW_MUST_CHECK;
+enum pw_status store_answer_save(struct store *s, const char *scope, const char *key, const struct answer *a,
+				 struct pw_err *err) PW_MUST_CHECK;
+enum pw_status store_answers_expire(struct store *s, int64_t now_ms, unsigned at_most,
+				    struct pw_err *err) PW_MUST_CHECK;
+
+struct violation {
+	uint64_t revision;
+	int64_t time_ms;
+	struct pw_uuid host, vm; /* nil: none */
+	const char *actor;
+	const char *json; /* the whole violation as it is answered, UTF-8 */
+};
+enum pw_status store_violation_add(struct store *s, const struct violation *v, struct pw_err *err) PW_MUST_CHECK;
+
+/* --- Reading. Any thread. Only committed state is seen. --- */
+
+struct journal_span {
+	uint64_t oldest, newest; /* revisions; newest 0: empty journal. oldest > 1: trimmed; newest + 1: all of it */
+	uint64_t rows, bytes;    /* bytes of records, approximately */
+};
+void store_span(struct store *s, struct journal_span *out); /* from memory, never waits */
+
+/* fn returns false to stop. The row and what it points to live until fn returns. fn must not call the store, and should
+ * be quick: while a read lasts, the WAL cannot start over. */
+typedef bool (*journal_fn)(void *ctx, const struct journal_row *row);
+/* Rows with last > after, oldest first. */
+enum pw_status store_read(struct store *s, uint64_t after, journal_fn fn, void *ctx, struct pw_err *err) PW_MUST_CHECK;
+/* Rows with first < before, newest first. */
+enum pw_status store_read_back(struct store *s, uint64_t before, journal_fn fn, void *ctx,
+			       struct pw_err *err) PW_MUST_CHECK;
+
+struct violation_filter {
+	struct pw_uuid host, vm; /* nil: any */
+	uint64_t after;          /* revision > after */
+	uint64_t before;         /* revision < before; 0: no bound */
+	unsigned limit;
+};
+typedef void (*violation_fn)(void *ctx, const struct violation *v);
+/* Newest first. The limit is rounded up to whole revisions, so that `before` the last one's pages on without a loss. */
+enum pw_status store_violations(struct store *s, const struct violation_filter *f, violation_fn fn, void *ctx,
+				struct pw_err *err) PW_MUST_CHECK;
+/* Violations with time_ms >= since. */
+enum pw_status store_violation_count(struct store *s, int64_t since_ms, uint64_t *out,
+				     struct pw_err *err) PW_MUST_CHECK;
+
+/* --- The picture. Painter thread; loading before any other thread starts. --- */
+
+struct host_row {
+	struct pw_uuid id;
+	const char *name, *boot_id, *backends, *agent_version; /* backends: JSON as registered; agent_version or "" */
+	uint64_t epoch;
+	bool fenced, has_local;
+	uint32_t arches;
+	uint64_t base, frames;
+	unsigned page_shift;
+	int64_t last_seen_ms;
+	uint64_t revision;
+};
+struct pool_row { /* shared pools */
+	const char *name;
+	uint64_t base, frames;
+	unsigned page_shift;
+	uint64_t revision;
+};
+struct attachment_row {
+	const char *pool;
+	struct pw_uuid host;
+	unsigned place; /* in the host's list: part of the meaning of extents */
+};
+struct vm_row {
+	struct pw_uuid id, host;
+	const char *name, *arch, *state;
+	uint64_t epoch;
+	unsigned shared_bit;
+	uint64_t revision;
+};
+struct slot_row {
+	struct pw_uuid vm;
+	struct slot slot;
+};
+struct extent_row {
+	struct pw_uuid vm;
+	uint64_t gfn, count;
+	uint64_t entry; /* as in the VM's tree; 0: a span whose rows are void, written before the rows inside it */
+};
+struct quarantine_row {
+	struct pw_uuid host; /* of a local pool; nil for a shared one */
+	const char *pool;
+	uint64_t pfn, count;
+	const char *reason;
+	int64_t time_ms;
+};
+struct operation_row {
+	struct pw_uuid id, vm, host;
+	const char *kind, *state, *params, *problem; /* JSON text, or "" */
+	uint64_t host_epoch;                         /* for which it runs */
+	int64_t created_ms, started_ms, finished_ms; /* 0: not yet */
+	uint64_t revision;
+};
+struct token_row {
+	struct pw_uuid id;
+	const char *role, *name;
+	struct pw_uuid host; /* nil: none */
+	uint8_t hash[STORE_HASH];
+	int64_t created_ms;
+	uint64_t revision;
+};
+
+/*
+ * What changed since the last picture. Lists are upserts by id; the deleted are named. Some tables are small and come
+ * whole. `full`: everything is here, forget the old picture.
+ */
+struct picture {
+	uint64_t revision; /* the state is exactly that after this revision */
+	bool full;
+	struct host_row *hosts;
+	size_t host_count;
+	struct pool_row *pools; /* whole */
+	size_t pool_count;
+	struct attachment_row *attachments; /* whole */
+	size_t attachment_count;
+	struct vm_row *vms;
+	size_t vm_count;
+	struct slot_row *slots; /* all slots of the VMs in vms */
+	size_t slot_count;
+	struct pw_uuid *deleted_vms; /* with their slots and extents; applied before vms */
+	size_t deleted_vm_count;
+	struct extent_row *extents; /* in order: span, its runs, span, its runs ... */
+	size_t extent_count;
+	struct quarantine_row *quarantine; /* whole */
+	size_t quarantine_count;
+	struct operation_row *operations;
+	size_t operation_count;
+	struct pw_uuid *deleted_operations;
+	size_t deleted_operation_count;
+	struct token_row *tokens; /* whole */
+	size_t token_count;
+};
+/*
+ * All or nothing, durable when it returns.
+ * PW_CONFLICT  older than the picture that is there, and not full
+ * PW_INVALID   an extent of an unknown VM, or an entry that no VM's tree has
+ */
+enum pw_status store_save_picture(struct store *s, const struct picture *p, struct pw_err *err) PW_MUST_CHECK;
+
+/* Rows come in the order of these members; a callback's status other than PW_OK ends the loading with it. */
+struct picture_reader {
+	void *ctx;
+	enum pw_status (*host)(void *ctx, const struct host_row *r, struct pw_err *err);
+	enum pw_status (*pool)(void *ctx, const struct pool_row *r, struct pw_err *err);
+	enum pw_status (*attachment)(void *ctx, const struct attachment_row *r, struct pw_err *err);
+	enum pw_status (*vm)(void *ctx, const struct vm_row *r, struct pw_err *err);
+	enum pw_status (*slot)(void *ctx, const struct slot_row *r, struct pw_err *err);
+	enum pw_status (*quarantine)(void *ctx, const struct quarantine_row *r, struct pw_err *err);
+	enum pw_status (*extent)(void *ctx, const struct extent_row *r, struct pw_err *err);
+	enum pw_status (*operation)(void *ctx, const struct operation_row *r, struct pw_err *err);
+	enum pw_status (*token)(void *ctx, const struct token_row *r, struct pw_err *err);
+};
+/*
+ * *revision 0: there is no picture yet.
+ * PW_STORAGE  also where picture and journal do not meet: files that do not belong together
+ */
+enum pw_status store_load_picture(struct store *s, const struct picture_reader *r, uint64_t *revision,
+				  struct pw_err *err) PW_MUST_CHECK;
+
+/* --- Upkeep. Painter thread. --- */
+
+/* Moves committed WAL content into the files, off the commit path. */
+enum pw_status store_wal_checkpoint(struct store *s, struct pw_err *err) PW_MUST_CHECK;
+
+/* Deletes rows (and violations) up to revision `through` (never past the picture's revision) in small steps; the hash
+ * chain then starts from the kept hash of the last one deleted. */
+enum pw_status store_trim(struct store *s, uint64_t through, struct pw_err *err) PW_MUST_CHECK;
+/* The newest revision whose row is older than time_ms (times are taken to grow), and the one such that rows after it
+ * hold at most max_bytes. 0: none. */
+uint64_t store_revision_before(struct store *s, int64_t time_ms);
+uint64_t store_revision_keeping(struct store *s, uint64_t max_bytes);
+
+/* A consistent copy of both files into the new directory dest, while all goes on. PW_CONFLICT: dest exists. */
+enum pw_status store_backup(struct store *s, const char *dest, uint64_t *revision, struct pw_err *err) PW_MUST_CHECK;
+
+/* Checks the hash chain from the oldest row on, and that revisions have no gap. Opens dir by itself, read-only. */
+struct verify_report {
+	uint64_t rows, oldest, newest; /* what held */
+	uint64_t broken;               /* the first revision that no good row holds; 0: none. newest is before it */
+	uint8_t head[STORE_HASH];
+};
+enum pw_status store_verify(const char *dir, struct verify_report *out, struct pw_err *err) PW_MUST_CHECK;
+
+#endif

@@ -1,0 +1,185 @@
+#include <criterion/criterion.h>
+#include <string.h>
+
+#include "agents/agent.h"
+#include "agents/resync.h"
+#include "engine/digest.h"
+#include "engine/ledger.h"
+
+#define PAGES    64
+#define FRAME(n) (1000 + (uint64_t)(n))
+
+/* A window as one entry a page: the model that run lists are held against. */
+struct page {
+	enum gfn_state state;
+	uint64_t pfn;
+};
+
+static struct run_list list_of(const struct page *p)
+{
+	struct run_list l = { 0 };
+
+	for (uint64_t i = 0; i < PAGES; i++) {
+		struct backend_run *last = l.n ? &l.v[l.n - 1] : NULL;
+
+		if (last && last->state == p[i].state &&
+		    (p[i].state != GFN_SECURE_RESIDENT || last->pfn + last->count == p[i].pfn)) {
+			last->count++;
+			continue;
+		}
+		cr_assert(run_list_add(&l, &(struct backend_run){ i, 1, p[i].state, p[i].pfn }));
+	}
+	return l;
+}
+
+struct seen {
+	bool differs[PAGES];
+	struct difference of[PAGES];
+	uint64_t next;
+};
+
+static bool see(void *ctx, const struct difference *d)
+{
+	struct seen *s = ctx;
+
+	cr_assert_geq(d->gfn, s->next, "in order");
+	s->next = d->gfn + d->count;
+	for (uint64_t i = 0; i < d->count; i++) {
+		s->differs[d->gfn + i] = true;
+		s->of[d->gfn + i] = *d;
+		s->of[d->gfn + i].ledger_pfn += i;
+		s->of[d->gfn + i].hardware_pfn += i;
+	}
+	return true;
+}
+
+static void random_pages(struct page *p, uint64_t *random)
+{
+	for (uint64_t i = 0; i < PAGES; i++) {
+		if (i && next_random(random) % 3) {
+			p[i] = p[i - 1];
+			p[i].pfn++;
+			continue;
+		}
+		p[i] = (struct page){ (enum gfn_state)(next_random(random) % GFN_STATE_COUNT),
+				      FRAME(next_random(random) % 200) };
+	}
+}
+
+Test(compare, finds_exactly_the_pages_that_differ)
+{
+	uint64_t random = 5;
+
+	for (int round = 0; round < 500; round++) {
+		struct page a[PAGES], b[PAGES];
+		struct seen s = { 0 };
+		struct run_list l, h;
+
+		random_pages(a, &random);
+		memcpy(b, a, sizeof b);
+		if (round % 4)
+			random_pages(b, &random);
+		l = list_of(a);
+		h = list_of(b);
+		resync_compare(&l, &h, see, &s);
+		for (uint64_t i = 0; i < PAGES; i++) {
+			bool equal =
+				a[i].state == b[i].state && (a[i].state != GFN_SECURE_RESIDENT || a[i].pfn == b[i].pfn);
+
+			cr_assert_eq(s.differs[i], !equal, "round %d page %lu", round, i);
+			cr_assert(equal || (s.of[i].ledger == a[i].state && s.of[i].hardware == b[i].state));
+			cr_assert(equal || a[i].state != GFN_SECURE_RESIDENT || s.of[i].ledger_pfn == a[i].pfn);
+			cr_assert(equal || b[i].state != GFN_SECURE_RESIDENT || s.of[i].hardware_pfn == b[i].pfn);
+		}
+		cr_assert_eq(resync_digest(&l) == resync_digest(&h), memcmp(s.differs, (bool[PAGES]){ 0 }, PAGES) == 0);
+		run_list_release(&l);
+		run_list_release(&h);
+	}
+}
+
+Test(compare, a_page_that_only_hardware_has_is_normal_to_the_ledger)
+{
+	struct run_list l = { 0 }, h = { 0 };
+	struct seen s = { 0 };
+
+	cr_assert(run_list_add(&h, &(struct backend_run){ 3, 2, GFN_SECURE_RESIDENT, FRAME(1) }));
+	resync_compare(&l, &h, see, &s);
+	cr_assert(!s.differs[2] && s.differs[3] && s.differs[4] && !s.differs[5]);
+	cr_assert_eq(s.of[3].ledger, GFN_NORMAL);
+	run_list_release(&h);
+}
+
+/* What a crash leaves, by the order of L5: the ledger covers more than hardware, never less. */
+static const struct explained {
+	enum gfn_state ledger, hardware;
+	enum repair repair;
+} explained[] = {
+	{ GFN_SECURE_RESIDENT, GFN_SECURE_OUT, REPAIR_RELEASE }, /* claimed, not assigned; or paged out, not released */
+	{ GFN_SECURE_RESIDENT, GFN_NORMAL, REPAIR_RELEASE },     /* claimed, not assigned, while launching */
+	{ GFN_SECURE_RESIDENT, GFN_SHARED, REPAIR_SHARE },       /* shared on hardware; or unshare with a frame */
+	{ GFN_SECURE_OUT, GFN_SHARED, REPAIR_SHARE },            /* unshare: the ledger goes first */
+	{ GFN_NORMAL, GFN_SHARED, REPAIR_SHARE },                /* share: hardware goes first */
+};
+
+Test(remedy, what_a_crash_leaves_is_no_violation)
+{
+	for (size_t i = 0; i < PW_ARRAY_LEN(explained); i++) {
+		struct remedy m = resync_remedy(explained[i].ledger, explained[i].hardware);
+
+		cr_assert(!m.violation, "row %zu", i);
+		cr_assert_eq(m.repair, explained[i].repair, "row %zu", i);
+	}
+}
+
+Test(remedy, a_page_that_hardware_has_and_the_ledger_does_not_cover_is_a_violation_and_gets_claimed)
+{
+	cr_assert(resync_remedy(GFN_SECURE_OUT, GFN_SECURE_RESIDENT).violation);
+	cr_assert_eq(resync_remedy(GFN_SECURE_OUT, GFN_SECURE_RESIDENT).repair, REPAIR_CLAIM);
+	cr_assert(resync_remedy(GFN_SHARED, GFN_SECURE_RESIDENT).violation);
+	cr_assert_eq(resync_remedy(GFN_SHARED, GFN_SECURE_RESIDENT).repair, REPAIR_CLAIM_SHARED);
+	cr_assert_eq(resync_remedy(GFN_SECURE_RESIDENT, GFN_SECURE_RESIDENT).repair, REPAIR_RECLAIM);
+	cr_assert(resync_remedy(GFN_SECURE_RESIDENT, GFN_SECURE_RESIDENT).violation);
+}
+
+/* Every repair must be a step that the lifecycle has, and must end in hardware's state. */
+Test(remedy, every_repair_leads_the_ledger_to_what_hardware_has)
+{
+	static const enum gfn_op steps[REPAIR_COUNT][2] = {
+		[REPAIR_RELEASE] = { GFN_PAGE_OUT, GFN_OP_COUNT },
+		[REPAIR_SHARE] = { GFN_SHARE, GFN_OP_COUNT },
+		[REPAIR_UNSHARE] = { GFN_UNSHARE, GFN_OP_COUNT },
+		[REPAIR_CLAIM] = { GFN_PAGE_IN, GFN_OP_COUNT },
+		[REPAIR_CLAIM_SHARED] = { GFN_UNSHARE_IN, GFN_OP_COUNT },
+		[REPAIR_RECLAIM] = { GFN_PAGE_OUT, GFN_PAGE_IN },
+	};
+
+	for (int l = 0; l < GFN_STATE_COUNT; l++) {
+		for (int h = 0; h < GFN_STATE_COUNT; h++) {
+			enum gfn_state at = (enum gfn_state)l;
+			struct remedy m = resync_remedy(at, (enum gfn_state)h);
+
+			if (m.repair == REPAIR_NOTHING)
+				continue;
+			for (int k = 0; k < 2 && steps[m.repair][k] != GFN_OP_COUNT; k++)
+				cr_assert(gfn_step(at, steps[m.repair][k], &at), "%d %d", l, h);
+			/* an out page of a launching VM stands for a normal one: the ledger cannot go back to normal */
+			cr_assert(at == (enum gfn_state)h || (h == GFN_NORMAL && at == GFN_SECURE_OUT), "%d %d", l, h);
+		}
+	}
+}
+
+Test(remedy, what_is_secure_on_hardware_alone_ends_there)
+{
+	for (int ledger = PRESENCE_NONE; ledger <= PRESENCE_NORMAL; ledger++)
+		for (int hardware = PRESENCE_TRANSIENT; hardware < PRESENCE_COUNT; hardware++)
+			cr_assert_eq(resync_vm_remedy((enum presence)ledger, (enum presence)hardware).repair,
+				     VM_REPAIR_DESTROY);
+}
+
+Test(remedy, what_is_secure_in_the_ledger_alone_ends_there)
+{
+	cr_assert_eq(resync_vm_remedy(PRESENCE_SECURE, PRESENCE_NONE).repair, VM_REPAIR_TERMINATE);
+	cr_assert_eq(resync_vm_remedy(PRESENCE_TRANSIENT, PRESENCE_NONE).repair, VM_REPAIR_ABORT);
+	cr_assert_eq(resync_vm_remedy(PRESENCE_TRANSIENT, PRESENCE_SECURE).repair, VM_REPAIR_DONE);
+	cr_assert(!resync_vm_remedy(PRESENCE_SECURE, PRESENCE_NONE).violation);
+}

@@ -1,0 +1,231 @@
+#include "api/openapi.h"
+
+#include <criterion/criterion.h>
+#include <ctype.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/problem.h"
+#include "server/request.h"
+
+static json_t *document(void)
+{
+	json_error_t e;
+	json_t *doc = json_loads(openapi_json(), JSON_REJECT_DUPLICATES, &e);
+
+	cr_assert_not_null(doc, "%s", e.text);
+	return doc;
+}
+
+/* What a "$ref" leads to, or v itself. */
+static json_t *resolve(json_t *doc, json_t *v)
+{
+	const char *ref = json_string_value(json_object_get(v, "$ref"));
+	char name[128];
+
+	if (!ref)
+		return v;
+	cr_assert_eq(strncmp(ref, "#/", 2), 0, "%s", ref);
+	v = doc;
+	for (ref += 2; *ref; ref += strcspn(ref, "/"), ref += *ref == '/') {
+		snprintf(name, sizeof name, "%.*s", (int)strcspn(ref, "/"), ref);
+		v = json_object_get(v, name);
+		cr_assert_not_null(v, "%s leads nowhere", name);
+	}
+	return resolve(doc, v);
+}
+
+static void check_refs(json_t *doc, json_t *v)
+{
+	const char *key;
+	json_t *inner;
+	size_t i;
+
+	if (json_object_get(v, "$ref"))
+		resolve(doc, v);
+	json_object_foreach(v, key, inner) check_refs(doc, inner);
+	json_array_foreach(v, i, inner) check_refs(doc, inner);
+}
+
+static json_t *operation_of(json_t *doc, const char *method, const char *pattern)
+{
+	char verb[16] = "";
+
+	for (size_t i = 0; method[i] && i + 1 < sizeof verb; i++)
+		verb[i] = (char)tolower(method[i]);
+	return json_object_get(json_object_get(json_object_get(doc, "paths"), pattern), verb);
+}
+
+static bool is_routed(const char *verb, const char *pattern)
+{
+	for (const struct route *r = routes; r->method; r++)
+		if (strcasecmp(r->method, verb) == 0 && strcmp(r->pattern, pattern) == 0)
+			return true;
+	return false;
+}
+
+Test(openapi, is_openapi_3_1_whose_references_lead_somewhere)
+{
+	json_t *doc = document();
+
+	cr_assert_eq(strncmp(json_string_value(json_object_get(doc, "openapi")), "3.1", 3), 0);
+	check_refs(doc, doc);
+	json_decref(doc);
+}
+
+Test(openapi, describes_exactly_what_is_routed)
+{
+	json_t *doc = document(), *item, *op;
+	const char *pattern, *verb;
+
+	for (const struct route *r = routes; r->method; r++)
+		if (strncmp(r->pattern, "/v1/", 4) == 0 || strcmp(r->pattern, "/openapi.json") == 0)
+			cr_expect_not_null(operation_of(doc, r->method, r->pattern), "%s %s is not described",
+					   r->method, r->pattern);
+	json_object_foreach(json_object_get(doc, "paths"), pattern, item)
+	{
+		json_object_foreach(item, verb, op)
+			cr_expect(strcmp(verb, "parameters") == 0 || is_routed(verb, pattern), "%s %s is not routed",
+				  verb, pattern);
+	}
+	json_decref(doc);
+}
+
+static bool has_parameter(json_t *doc, json_t *list, const char *name)
+{
+	json_t *p;
+	size_t i;
+
+	json_array_foreach(list, i, p) if (strcmp(json_string_value(json_object_get(resolve(doc, p), "name")), name) ==
+					   0) return true;
+	return false;
+}
+
+Test(openapi, describes_every_parameter_of_every_path)
+{
+	json_t *doc = document(), *item;
+	const char *pattern;
+	char name[64];
+
+	json_object_foreach(json_object_get(doc, "paths"), pattern, item)
+	{
+		for (const char *at = strchr(pattern, '{'); at; at = strchr(at, '{')) {
+			at++;
+			snprintf(name, sizeof name, "%.*s", (int)strcspn(at, "}"), at);
+			cr_expect(has_parameter(doc, json_object_get(item, "parameters"), name), "%s of %s", name,
+				  pattern);
+		}
+	}
+	json_decref(doc);
+}
+
+Test(openapi, knows_every_problem)
+{
+	json_t *doc = document(), *types, *type;
+	const char *pointer[] = { "components", "schemas", "Problem", "properties", "type", "enum" };
+	size_t i;
+
+	types = doc;
+	for (i = 0; i < PW_ARRAY_LEN(pointer); i++)
+		types = json_object_get(types, pointer[i]);
+	cr_assert_eq(json_array_size(types), PROBLEM_COUNT - 1);
+	json_array_foreach(types, i, type)
+	{
+		enum pw_problem p;
+
+		cr_expect(problem_from_slug(json_string_value(type) + strlen("/problems/"), &p));
+	}
+	json_decref(doc);
+}
+
+/* Bodies: the document's members are the decoder's. */
+typedef bool (*take_fn)(const char *text, size_t len, struct codec_fault *why);
+#define TAKE(name)                                                                     \
+	static bool take_##name(const char *text, size_t len, struct codec_fault *why) \
+	{                                                                              \
+		struct name##_body body;                                               \
+		struct body *owner;                                                    \
+		bool ok = codec_##name(text, len, &body, &owner, why);                 \
+                                                                                       \
+		codec_release(owner);                                                  \
+		return ok;                                                             \
+	}
+TAKE(host)
+TAKE(current)
+TAKE(empty)
+TAKE(frames)
+TAKE(pool)
+TAKE(vm)
+TAKE(slot)
+TAKE(lifecycle)
+TAKE(transitions)
+TAKE(operation)
+TAKE(result)
+TAKE(token)
+TAKE(backup)
+
+static const struct {
+	const char *method, *pattern;
+	take_fn take;
+} bodies[] = {
+	{ "PUT", "/v1/hosts/{host}", take_host },
+	{ "POST", "/v1/hosts/{host}/heartbeat", take_current },
+	{ "POST", "/v1/hosts/{host}/fence", take_empty },
+	{ "POST", "/v1/hosts/{host}/quarantine", take_frames },
+	{ "POST", "/v1/hosts/{host}/quarantine/release", take_frames },
+	{ "POST", "/v1/hosts/{host}/transitions", take_transitions },
+	{ "PUT", "/v1/pools/{pool}", take_pool },
+	{ "POST", "/v1/vms", take_vm },
+	{ "PUT", "/v1/vms/{vm}/slots/{slot}", take_slot },
+	{ "POST", "/v1/vms/{vm}/lifecycle", take_lifecycle },
+	{ "POST", "/v1/vms/{vm}/operations", take_operation },
+	{ "POST", "/v1/operations/{op}/result", take_result },
+	{ "POST", "/v1/tokens", take_token },
+	{ "POST", "/v1/backups", take_backup },
+};
+
+static json_t *body_schema(json_t *doc, const char *method, const char *pattern)
+{
+	json_t *body = resolve(doc, json_object_get(operation_of(doc, method, pattern), "requestBody"));
+	json_t *media = json_object_get(json_object_get(body, "content"), "application/json");
+
+	cr_assert_not_null(media, "%s %s has no body", method, pattern);
+	return resolve(doc, json_object_get(media, "schema"));
+}
+
+/* A decoder that knows the member refuses its value, and never the member. No member takes a bare [[[]]]. */
+static void expect_known(take_fn take, const char *pattern, const char *name)
+{
+	struct codec_fault why;
+	char text[128];
+
+	snprintf(text, sizeof text, "{\"%s\":[[[]]]}", name);
+	cr_expect(!take(text, strlen(text), &why));
+	cr_expect(!strstr(why.detail, "is known here") && strncmp(why.pointer + 1, name, strlen(name)) == 0,
+		  "%s, %s: %s: %s", pattern, name, why.pointer, why.detail);
+}
+
+Test(openapi, names_the_members_that_the_decoders_know)
+{
+	json_t *doc = document();
+
+	for (size_t i = 0; i < PW_ARRAY_LEN(bodies); i++) {
+		json_t *schema = body_schema(doc, bodies[i].method, bodies[i].pattern);
+		json_t *required = json_object_get(schema, "required"), *member;
+		struct codec_fault why;
+		const char *name;
+		bool found = false;
+		size_t k;
+
+		cr_expect(json_is_false(json_object_get(schema, "additionalProperties")), "%s", bodies[i].pattern);
+		json_object_foreach(json_object_get(schema, "properties"), name, member)
+			expect_known(bodies[i].take, bodies[i].pattern, name);
+		cr_expect_eq(bodies[i].take("{}", 2, &why), json_array_size(required) == 0, "%s", bodies[i].pattern);
+		json_array_foreach(required, k, member) found =
+			found || strcmp(json_string_value(member), why.pointer + 1) == 0;
+		cr_expect(found || json_array_size(required) == 0, "%s: %s", bodies[i].pattern, why.pointer);
+	}
+	json_decref(doc);
+}

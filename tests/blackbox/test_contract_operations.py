@@ -1,0 +1,176 @@
+"""Operations: intents, long polls, delivery at least once, results."""
+import threading
+import time
+import unittest
+
+from harness import OTHER_BOOT, Case, Host, Vm, new_id
+
+KINDS = ("launch", "terminate", "share", "unshare", "page_in", "page_out", "abort")
+
+
+class Operations(Case):
+    def setUp(self):
+        super().setUp()
+        self.host = Host(self.admin)
+        self.vm = Vm(self.host)
+
+    def ask(self, kind="launch", **more):
+        return self.assert_ok(self.admin.post(self.vm.path + "/operations", {"kind": kind, **more}), 202)
+
+    def deliver(self, wait=0, client=None):
+        return self.assert_ok((client or self.admin).get(f"{self.host.path}/operations?wait={wait}"))["items"]
+
+    def result(self, op, state="succeeded", host=None, **more):
+        return self.admin.post(f"/v1/operations/{op}/result", {**(host or self.host).current(), "state": state, **more})
+
+    def test_the_whole_life_of_each_kind(self):
+        for kind in KINDS:
+            with self.subTest(kind=kind):
+                made = self.ask(kind, params={"gfn": 1, "count": 2})
+                op = made["id"]
+                self.assertEqual(made.headers["location"], "/v1/operations/" + op)
+                self.assertEqual((made["state"], made["kind"], made["vm"], made["host"]),
+                                 ("pending", kind, self.vm.id, self.host.id))
+                self.assertEqual([(o["id"], o["kind"], o["params"]) for o in self.deliver()],
+                                 [(op, kind, {"gfn": 1, "count": 2})])
+                self.assertEqual(self.admin.get("/v1/operations/" + op)["state"], "running")
+                self.assert_ok(self.result(op))
+                done = self.admin.get("/v1/operations/" + op)
+                self.assertEqual(done["state"], "succeeded")
+                for member in ("created", "started", "finished"):
+                    self.assertTrue(done[member], member)
+
+    def test_they_are_delivered_oldest_first_and_once_an_epoch(self):
+        ops = [self.ask()["id"] for _ in range(3)]
+        self.assertEqual([o["id"] for o in self.deliver()], ops)
+        self.assertEqual(self.deliver(), [])
+
+    def test_a_failure_keeps_its_problem(self):
+        op = self.ask()["id"]
+        self.deliver()
+        problem = {"type": "/problems/backend", "title": "The hardware or its driver failed", "status": 500,
+                   "detail": "UV_PAGE_IN of gfn 3 failed", "retryable": False}
+        self.assert_ok(self.result(op, "failed", problem=problem))
+        got = self.admin.get("/v1/operations/" + op)
+        self.assertEqual((got["state"], got["problem"]), ("failed", problem))
+
+    def test_a_result_again_is_fine_and_another_one_is_not(self):
+        op = self.ask()["id"]
+        self.deliver()
+        self.assert_ok(self.result(op))
+        self.assertIn(self.result(op).status, (200, 409))
+        self.assert_problem(self.result(op, "failed"), 409, "operation-state")
+        self.assertEqual(self.admin.get("/v1/operations/" + op)["state"], "succeeded")
+
+    def test_a_running_one_is_delivered_again_when_its_host_registers_again(self):
+        op = self.ask()["id"]
+        self.deliver()
+        self.host.register()
+        self.assertEqual([o["id"] for o in self.deliver()], [op])
+        self.host.boot = OTHER_BOOT
+        self.host.register()
+        self.assertEqual([o["id"] for o in self.deliver()], [op])
+
+    def test_they_survive_a_crash(self):
+        pending, running = self.ask()["id"], None
+        running = pending
+        self.deliver()
+        pending = self.ask("terminate")["id"]
+        self.server.crash()
+        self.assertEqual(self.admin.get("/v1/operations/" + running)["state"], "running")
+        self.assertEqual([o["id"] for o in self.deliver()], [pending])
+
+    def test_a_stale_holder_reports_nothing(self):
+        op = self.ask()["id"]
+        self.deliver()
+        body = {"boot_id": OTHER_BOOT, "epoch": self.host.epoch, "state": "succeeded"}
+        self.assert_problem(self.admin.post(f"/v1/operations/{op}/result", body), 409, "host-fenced")
+        self.assertEqual(self.admin.get("/v1/operations/" + op)["state"], "running")
+
+    def test_cancel_a_pending_one_alone(self):
+        op = self.ask()["id"]
+        self.assertIn(self.admin.delete("/v1/operations/" + op).status, (200, 204))
+        self.assertEqual(self.admin.get("/v1/operations/" + op)["state"], "cancelled")
+        self.assertEqual(self.deliver(), [])
+        running = self.ask()["id"]
+        self.deliver()
+        self.assert_problem(self.admin.delete("/v1/operations/" + running), 409, "operation-state")
+
+    def test_long_poll_of_the_agent_wakes_at_once(self):
+        got = []
+        agent = self.as_token("agent", self.host.id)
+        waiter = threading.Thread(target=lambda: got.append((self.deliver(20, agent), time.monotonic())))
+        began = time.monotonic()
+        waiter.start()
+        time.sleep(0.3)
+        asked = time.monotonic()
+        op = self.ask()["id"]
+        waiter.join(25)
+        self.assertEqual([o["id"] for o in got[0][0]], [op])
+        self.assertGreaterEqual(got[0][1], asked)
+        self.assertLess(got[0][1] - began, 10)
+
+    def test_long_poll_for_an_end_wakes_at_once(self):
+        op, got = self.ask()["id"], []
+        self.deliver()
+        reader = self.as_token("viewer")
+        waiter = threading.Thread(target=lambda: got.append(reader.get(f"/v1/operations/{op}?wait=20")))
+        began = time.monotonic()
+        waiter.start()
+        time.sleep(0.3)
+        self.assert_ok(self.result(op))
+        waiter.join(25)
+        self.assertEqual(got[0]["state"], "succeeded")
+        self.assertLess(time.monotonic() - began, 10)
+
+    def test_long_polls_end_by_themselves(self):
+        began = time.monotonic()
+        self.assertEqual(self.deliver(1), [])
+        waited = time.monotonic() - began
+        self.assertGreaterEqual(waited, 0.9)
+        self.assertLess(waited, 5)
+
+    def test_a_stopping_server_does_not_wait_for_long_polls(self):
+        reader = self.as_token("agent", self.host.id)
+        waiter = threading.Thread(target=lambda: self.quiet(reader, self.host.path + "/operations?wait=50"))
+        waiter.start()
+        time.sleep(0.3)
+        began = time.monotonic()
+        self.assertEqual(self.server.stop(), 0)
+        self.assertLess(time.monotonic() - began, 10)
+        waiter.join(20)
+        self.server.start()
+
+    @staticmethod
+    def quiet(client, path):
+        try:
+            client.get(path)
+        except OSError:
+            pass
+
+    def test_wrong_requests(self):
+        op = self.ask()["id"]
+        path = self.vm.path + "/operations"
+        for pointer, body in (("/kind", {"kind": "dance"}), ("/kind", {"kind": 1}), ("/params", {"kind": "launch", "params": []}),
+                              ("/x", {"kind": "launch", "x": 1}), (None, {})):
+            with self.subTest(body=body):
+                self.assert_problem(self.admin.post(path, body), 400, "invalid-request", **({"pointer": pointer} if pointer else {}))
+        for state in ("running", "pending", "odd", 1):
+            with self.subTest(state=state):
+                self.assert_problem(self.result(op, state), 400, "invalid-request", pointer="/state")
+        for wait in ("-1", "x", "1e9"):
+            self.assert_problem(self.admin.get(f"/v1/operations/{op}?wait={wait}"), 400, "invalid-request")
+        for what in (new_id(), "no-uuid"):
+            self.assert_problem(self.admin.get("/v1/operations/" + what), 404, "operation-not-found")
+
+    def test_agents_work_for_their_own_host(self):
+        op = self.ask()["id"]
+        stranger = self.as_token("agent", Host(self.admin).id)
+        self.assert_problem(stranger.get(self.host.path + "/operations"), 403, "forbidden")
+        self.deliver()
+        body = dict(self.host.current(), state="succeeded")
+        self.assert_problem(stranger.post(f"/v1/operations/{op}/result", body), 403, "forbidden")
+
+
+if __name__ == "__main__":
+    unittest.main()

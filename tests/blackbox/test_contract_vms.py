@@ -1,0 +1,270 @@
+"""VMs: their lifecycle table, slots, GFN views, maps and history, as the contract says."""
+import unittest
+
+from harness import LIMIT, OTHER_BOOT, Case, Host, Vm, new_id
+
+EVENTS = ("start", "init_start", "init_done", "init_abort", "terminate")
+VM_TABLE = {  # the law; None is an error cell
+    "normal": ("normal", "transient", None, None, "normal"),
+    "secure": (None, None, None, None, "normal"),
+    "transient": (None, None, "secure", "normal", "normal"),
+}
+
+
+class Lifecycle(Case):
+    def test_every_cell_of_the_table(self):
+        host = Host(self.admin)
+        for state, row in VM_TABLE.items():
+            for event, wanted in zip(EVENTS, row):
+                with self.subTest(state=state, event=event):
+                    vm = Vm(host, state=state)
+                    before = vm.get()
+                    answer = vm.event(event)
+                    if wanted is None:
+                        self.assert_problem(answer, 409, "vm-transition", state=state, event=event)
+                        self.assertEqual(vm.get(), before)
+                    else:
+                        self.assert_ok(answer)
+                        self.assertEqual((answer["id"], answer["state"]), (vm.id, wanted))
+                        self.assertEqual(vm.get()["state"], wanted)
+
+    def test_init_done_makes_left_over_pages_secure_and_out(self):
+        host = Host(self.admin)
+        vm = Vm(host, state="transient", slots=[{"slot": 0, "base_gfn": 0, "pages": 100}])
+        self.accepted(host.send(vm.item("page_in", 10, 5, 0), vm.item("share", 20, 5), vm.item("unshare", 30, 5)))
+        self.assertEqual(vm.get()["pages"], {"normal": 85, "secure_resident": 5, "secure_out": 5, "shared": 5})
+        vm.must("init_done")
+        self.assertEqual(vm.get()["pages"], {"normal": 0, "secure_resident": 5, "secure_out": 90, "shared": 5})
+        self.assertEqual([(r["gfn"], r["count"], r["state"], r["resident"]) for r in vm.runs()], [
+            (0, 10, "secure", False), (10, 5, "secure", True), (15, 5, "secure", False), (20, 5, "shared", False),
+            (25, 75, "secure", False)])
+
+    def test_abort_and_terminate_make_all_normal_and_release_every_frame(self):
+        for state, event in (("transient", "init_abort"), ("transient", "terminate"), ("secure", "terminate")):
+            with self.subTest(state=state, event=event):
+                host = Host(self.admin)
+                vm, other = Vm(host, state=state), Vm(host, state="secure")
+                self.accepted(host.send(vm.item("page_in", 0, 8, 0), vm.item("share", 20, 5),
+                                        other.item("page_in", 0, 1, 100)))
+                epoch = vm.get()["epoch"]
+                got = vm.must(event)
+                self.assertEqual(got["pages"], {"normal": 4096, "secure_resident": 0, "secure_out": 0, "shared": 0})
+                self.assertGreater(got["epoch"], epoch)
+                self.assertEqual([r["vm"] for r in host.frames()], [other.id])
+
+    def test_slots_mirror_the_vm(self):
+        vm = Vm(Host(self.admin), slots=[{"slot": 0, "base_gfn": 0, "pages": 10}, {"slot": 3, "base_gfn": 50, "pages": 10}])
+        for event, state in (("init_start", "transient"), ("init_done", "secure"), ("terminate", "normal")):
+            got = vm.must(event)
+            self.assertEqual([s["state"] for s in got["slots"]], [state, state])
+
+    def test_an_agent_must_prove_that_it_is_current(self):
+        host, other = Host(self.admin), Host(self.admin)
+        vm, agent = Vm(host), self.as_token("agent", host.id)
+        path = vm.path + "/lifecycle"
+        self.assertIn(agent.post(path, {"event": "init_start"}).status, (400, 403, 409))
+        stale = {"event": "init_start", "boot_id": OTHER_BOOT, "epoch": host.epoch}
+        self.assert_problem(agent.post(path, stale), 409, "host-fenced")
+        self.assertEqual(vm.get()["state"], "normal")
+        self.assert_problem(self.as_token("agent", other.id).post(path, dict(other.current(), event="init_start")), 403,
+                            "forbidden")
+        self.assert_problem(self.as_token("operator").post(path, {"event": "init_start"}), 403, "forbidden")
+        self.assert_ok(agent.post(path, dict(host.current(), event="init_start")))
+
+    def test_refuses_what_is_no_event(self):
+        vm = Vm(Host(self.admin))
+        for body, pointer in (({"event": "explode"}, "/event"), ({"event": 1}, "/event"), ({}, None),
+                              ({"event": "start", "x": 1}, "/x"), ({"event": "start", "epoch": "1"}, "/epoch")):
+            with self.subTest(body=body):
+                answer = self.admin.post(vm.path + "/lifecycle", body)
+                self.assert_problem(answer, 400, "invalid-request", **({"pointer": pointer} if pointer else {}))
+
+
+class Making(Case):
+    def test_shows_what_was_asked_for(self):
+        host = Host(self.admin)
+        answer = self.assert_ok(self.admin.post("/v1/vms", {
+            "name": "db-1", "host": host.id, "arch": "tdx", "gpa": {"shared_bit": 47},
+            "slots": [{"slot": 1, "base_gfn": 256, "pages": 100}, {"slot": 0, "base_gfn": 0, "pages": 256}]}), 201)
+        vm = answer.json
+        self.assertEqual(answer.headers["location"], "/v1/vms/" + vm["id"])
+        self.assertEqual(answer.headers["etag"], f'"{vm["revision"]}"')
+        self.assertEqual((vm["name"], vm["host"], vm["arch"], vm["state"]), ("db-1", host.id, "tdx", "normal"))
+        self.assertEqual(vm["pages"], {"normal": 356, "secure_resident": 0, "secure_out": 0, "shared": 0})
+        self.assertEqual(sorted((s["slot"], s["base_gfn"], s["pages"], s["state"]) for s in vm["slots"]),
+                         [(0, 0, 256, "normal"), (1, 256, 100, "normal")])
+        self.assertGreaterEqual(vm["epoch"], 1)
+        self.assertEqual(self.admin.get("/v1/vms/" + vm["id"]).json, vm)
+
+    def test_refusals(self):
+        host = Host(self.admin)
+        good = {"host": host.id, "arch": "pef", "slots": [{"slot": 0, "base_gfn": 0, "pages": 10}]}
+        taken = Vm(host)
+        two = [{"slot": 0, "base_gfn": 0, "pages": 10}, {"slot": 1, "base_gfn": 9, "pages": 1}]
+        same = [{"slot": 0, "base_gfn": 0, "pages": 10}, {"slot": 0, "base_gfn": 20, "pages": 1}]
+        for status, slug, change in (
+                (409, "vm-exists", {"id": taken.id}), (409, "slot-overlap", {"slots": two}),
+                (409, "slot-overlap", {"slots": same}), (404, "host-not-found", {"host": new_id()}),
+                (422, "arch-unsupported", {"arch": "cca"})):
+            with self.subTest(slug=slug, change=change):
+                self.assert_problem(self.admin.post("/v1/vms", {**good, **change}), status, slug)
+
+    def test_wrong_bodies_name_the_culprit(self):
+        good = {"host": Host(self.admin).id, "arch": "pef", "slots": [{"slot": 0, "base_gfn": 0, "pages": 10}]}
+        slot = good["slots"][0]
+        for pointer, change in (
+                ("/id", {"id": "no-uuid"}), ("/id", {"id": new_id().upper()}), ("/host", {"host": 7}),
+                ("/arch", {"arch": "vax"}), ("/slots/0/pages", {"slots": [dict(slot, pages=0)]}),
+                ("/slots/0/base_gfn", {"slots": [dict(slot, base_gfn=LIMIT)]}),
+                ("/slots/0/base_gfn", {"slots": [dict(slot, base_gfn=True)]}),
+                ("/slots/0/slot", {"slots": [dict(slot, slot=-1)]}), ("/slots/0/who", {"slots": [dict(slot, who=1)]}),
+                ("/gpa/shared_bit", {"gpa": {"shared_bit": "47"}}), ("/gpa/bit", {"gpa": {"bit": 47}}),
+                ("/nothing", {"nothing": None})):
+            with self.subTest(pointer=pointer, change=change):
+                self.assert_problem(self.admin.post("/v1/vms", {**good, **change}), 400, "invalid-request", pointer=pointer)
+
+    def test_slots_do_not_wrap_and_stay_below_the_shared_bit(self):
+        host = Host(self.admin)
+        for more in ({"slots": [{"slot": 0, "base_gfn": LIMIT - 5, "pages": 6}]},
+                     {"slots": [{"slot": 0, "base_gfn": (1 << 35) - 5, "pages": 6}], "gpa": {"shared_bit": 47}}):
+            with self.subTest(more=more):
+                self.assert_problem(self.admin.post("/v1/vms", {"host": host.id, "arch": "tdx", **more}), 400,
+                                    "invalid-request")
+        Vm(host, slots=[{"slot": 0, "base_gfn": LIMIT - 5, "pages": 5}])
+
+    def test_an_unknown_vm_is_404_everywhere(self):
+        path = "/v1/vms/" + new_id()
+        for method, tail, body in (("GET", "", None), ("DELETE", "", None), ("GET", "/gfns", None),
+                                   ("GET", "/map?bins=4", None), ("GET", "/history?gfn=0", None),
+                                   ("POST", "/lifecycle", {"event": "start"}), ("POST", "/operations", {"kind": "launch"}),
+                                   ("PUT", "/slots/0", {"base_gfn": 0, "pages": 1}), ("DELETE", "/slots/0", None)):
+            with self.subTest(method=method, tail=tail):
+                if tail.startswith("/map"):
+                    self.assertEqual(self.admin.request(method, path + tail, body).status, 404)
+                else:
+                    self.assert_problem(self.admin.request(method, path + tail, body), 404, "vm-not-found")
+
+    def test_delete_only_what_is_normal_and_has_nothing(self):
+        host = Host(self.admin)
+        vm = Vm(host, state="secure")
+        self.assert_problem(self.admin.delete(vm.path), 409, "vm-busy")
+        vm.must("terminate")
+        gone = self.assert_ok(self.admin.delete(vm.path), 204)
+        self.assertEqual(gone.raw, b"")
+        self.assert_problem(self.admin.get(vm.path), 404, "vm-not-found")
+        self.assert_problem(self.admin.delete(vm.path), 404, "vm-not-found")
+        self.assertEqual(self.admin.get(host.path)["vms"], 0)
+
+    def test_lists_filter(self):
+        host = Host(self.admin)
+        a, b, c = Vm(host), Vm(host, state="transient"), Vm(host, arch="tdx")
+        listed = lambda query: {v["id"] for v in self.admin.items(f"/v1/vms?host={host.id}{query}")}
+        self.assertEqual(listed(""), {a.id, b.id, c.id})
+        self.assertEqual(listed("&state=transient"), {b.id})
+        self.assertEqual(listed("&arch=tdx"), {c.id})
+        self.assertEqual(listed("&arch=tdx&state=transient"), set())
+        self.assertEqual(listed("&limit=1"), {a.id, b.id, c.id})
+        for query in ("state=odd", "arch=odd", "host=odd"):
+            self.assert_problem(self.admin.get("/v1/vms?" + query), 400, "invalid-request")
+
+
+class Slots(Case):
+    def test_new_ones_start_normal_and_in_a_secure_vm_secure_and_out(self):
+        host = Host(self.admin)
+        for state, wanted in (("normal", "normal"), ("transient", "normal"), ("secure", "secure")):
+            vm = Vm(host, state=state)
+            answer = self.admin.put(vm.path + "/slots/1", {"base_gfn": 10000, "pages": 16})
+            self.assertIn(answer.status, (200, 201), answer)
+            self.assertEqual(vm.runs(10000, 16), [{"gfn": 10000, "count": 16, "state": wanted, "resident": False}])
+
+    def test_the_same_again_changes_nothing_and_another_place_is_an_overlap(self):
+        vm = Vm(Host(self.admin))
+        path, body = vm.path + "/slots/1", {"base_gfn": 10000, "pages": 16}
+        self.assertIn(self.admin.put(path, body).status, (200, 201))
+        revision = vm.get()["revision"]
+        self.assert_ok(self.admin.put(path, body))
+        self.assertEqual(vm.get()["revision"], revision)
+        self.assert_problem(self.admin.put(path, {"base_gfn": 20000, "pages": 16}), 409, "slot-overlap")
+        self.assert_problem(self.admin.put(vm.path + "/slots/2", {"base_gfn": 4095, "pages": 2}), 409, "slot-overlap")
+        self.assertEqual(len(vm.get()["slots"]), 2)
+
+    def test_deleting_one_releases_its_frames_and_no_others(self):
+        host = Host(self.admin)
+        vm = Vm(host, state="secure", slots=[{"slot": 0, "base_gfn": 0, "pages": 8}, {"slot": 1, "base_gfn": 8, "pages": 8}])
+        self.accepted(host.send(vm.item("page_in", 0, 8, 0), vm.item("page_in", 8, 8, 8)))
+        self.assert_ok(self.admin.delete(vm.path + "/slots/1"), 204)
+        self.assertEqual(host.frames(), [{"pfn": 0, "count": 8, "vm": vm.id, "gfn": 0}])
+        self.assertEqual([(r["gfn"], r["count"]) for r in vm.runs()], [(0, 8)])
+        self.refused(host.send(vm.item("share", 8)), "gfn-out-of-slot", gfn=8)
+        self.assert_problem(self.admin.delete(vm.path + "/slots/1"), 404, "slot-not-found")
+
+    def test_wrong_ones_are_refused(self):
+        vm = Vm(Host(self.admin))
+        for body in ({"base_gfn": 0}, {"base_gfn": -1, "pages": 1}, {"base_gfn": LIMIT - 1, "pages": 2},
+                     {"base_gfn": 9000, "pages": 0}, {"base_gfn": 9000, "pages": 1, "slot": 1}):
+            with self.subTest(body=body):
+                self.assert_problem(self.admin.put(vm.path + "/slots/1", body), 400, "invalid-request")
+        for name in ("x", "-1", "99999999999999999999", "1.0"):
+            with self.subTest(name=name):
+                self.assertIn(self.admin.put(f"{vm.path}/slots/{name}", {"base_gfn": 9000, "pages": 1}).status, (400, 404))
+
+
+class Views(Case):
+    def setUp(self):
+        super().setUp()
+        self.host = Host(self.admin)
+        self.vm = Vm(self.host, state="secure", slots=[{"slot": 0, "base_gfn": 0, "pages": 64},
+                                                       {"slot": 1, "base_gfn": 64, "pages": 64},
+                                                       {"slot": 2, "base_gfn": 1000, "pages": 8}])
+
+    def test_runs_are_maximal_and_end_where_the_contract_says(self):
+        vm, host = self.vm, self.host
+        self.accepted(host.send(vm.item("page_in", 0, 4, 100), vm.item("page_in", 4, 4, 104), vm.item("page_in", 8, 2, 300),
+                                vm.item("share", 20, 4)))
+        frame = lambda pfn: {"pool": "local", "pfn": pfn}
+        self.assertEqual(vm.runs(), [
+            {"gfn": 0, "count": 8, "state": "secure", "resident": True, "frame": frame(100)},
+            {"gfn": 8, "count": 2, "state": "secure", "resident": True, "frame": frame(300)},
+            {"gfn": 10, "count": 10, "state": "secure", "resident": False},
+            {"gfn": 20, "count": 4, "state": "shared", "resident": False},
+            {"gfn": 24, "count": 40, "state": "secure", "resident": False},
+            {"gfn": 64, "count": 64, "state": "secure", "resident": False},
+            {"gfn": 1000, "count": 8, "state": "secure", "resident": False}])
+        self.assertEqual(vm.runs(2, 3), [{"gfn": 2, "count": 3, "state": "secure", "resident": True, "frame": frame(102)}])
+        self.assertEqual(vm.runs(128, 800), [])
+        self.assertEqual(len(self.admin.items(vm.path + "/gfns?limit=1")), 7)
+
+    def test_maps_count_pages_by_bins(self):
+        self.accepted(self.host.send(self.vm.item("page_in", 0, 32, 0), self.vm.item("share", 64, 64)))
+        answer = self.admin.get(self.vm.path + "/map?bins=8")
+        if answer.status == 404 and answer.slug == "not-found":
+            self.skipTest("the map route is not there yet")
+        bins = self.assert_ok(answer)["bins"]
+        self.assertEqual(len(bins), 8)
+        for member, wanted in (("normal", 0), ("secure_resident", 32), ("shared", 64), ("secure_out", 40)):
+            self.assertEqual(sum(b[member] for b in bins), wanted)
+        for bad in ("0", "4097", "x"):
+            self.assert_problem(self.admin.get(self.vm.path + "/map?bins=" + bad), 400, "invalid-request")
+
+    def test_history_is_newest_first_and_of_that_page_alone(self):
+        vm, host = self.vm, self.host
+        self.accepted(host.send(vm.item("page_in", 0, 8, 0)))
+        self.accepted(host.send(vm.item("share", 3)))
+        self.accepted(host.send(vm.item("share", 50)))
+        self.accepted(host.send(vm.item("unshare", 3)))
+        items = self.assert_ok(self.admin.get(vm.path + "/history?gfn=3"))["items"]
+        revisions = [i["revision"] for i in items]
+        self.assertEqual(revisions, sorted(revisions, reverse=True))
+        self.assertEqual([i["op"] for i in items if "op" in i][:3], ["unshare", "share", "page_in"])
+        self.assertEqual(len(self.admin.get(vm.path + "/history?gfn=3&limit=1")["items"]), 1)
+        self.assert_problem(self.admin.get(vm.path + "/history?gfn=-3"), 400, "invalid-request")
+
+    def test_wrong_windows_are_refused(self):
+        for query in ("gfn=-1", f"gfn={LIMIT}", "gfn=0&count=0", f"gfn={LIMIT - 1}&count=2", "gfn=a", "limit=0",
+                      "limit=1001", "what=1"):
+            with self.subTest(query=query):
+                self.assert_problem(self.admin.get(f"{self.vm.path}/gfns?{query}"), 400, "invalid-request")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,505 @@
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "store/extent.h"
+#include "tests/lib/store_dir.h"
+
+static struct store_dir d;
+static struct pw_err err;
+
+static void setup(void)
+{
+	store_dir_make(&d);
+	store_fill(d.s, 1, 20);
+}
+
+static void teardown(void)
+{
+	store_dir_remove(&d);
+}
+
+TestSuite(picture, .init = setup, .fini = teardown, .timeout = 20);
+
+/* What was loaded, one line a row: compared as text. */
+struct loaded {
+	char text[16384];
+	size_t n;
+	unsigned refuse_at, rows;
+};
+
+__attribute__((format(printf, 3, 4))) static enum pw_status line(struct loaded *l, struct pw_err *e, const char *fmt,
+								 ...)
+{
+	va_list ap;
+
+	if (++l->rows == l->refuse_at)
+		return pw_fail(e, PW_NOT_FOUND, "refused by the test");
+	va_start(ap, fmt);
+	l->n += (size_t)vsnprintf(l->text + l->n, sizeof l->text - l->n, fmt, ap);
+	va_end(ap);
+	cr_assert_lt(l->n, sizeof l->text);
+	return PW_OK;
+}
+
+static unsigned number_of(const struct pw_uuid *id)
+{
+	return pw_uuid_is_nil(id) ? 0 : (unsigned)id->b[14] << 8 | id->b[15];
+}
+
+static enum pw_status on_host(void *ctx, const struct host_row *r, struct pw_err *e)
+{
+	return line(ctx, e,
+		    "host %u %s %s %s %s %" PRIu64 " %d %d %#x %" PRIu64 " %" PRIu64 " %u %" PRId64 " %" PRIu64 "\n",
+		    number_of(&r->id), r->name, r->boot_id, r->backends, r->agent_version, r->epoch, r->fenced,
+		    r->has_local, r->arches, r->base, r->frames, r->page_shift, r->last_seen_ms, r->revision);
+}
+
+static enum pw_status on_pool(void *ctx, const struct pool_row *r, struct pw_err *e)
+{
+	return line(ctx, e, "pool %s %" PRIu64 " %" PRIu64 " %u %" PRIu64 "\n", r->name, r->base, r->frames,
+		    r->page_shift, r->revision);
+}
+
+static enum pw_status on_attachment(void *ctx, const struct attachment_row *r, struct pw_err *e)
+{
+	return line(ctx, e, "attachment %s %u %u\n", r->pool, number_of(&r->host), r->place);
+}
+
+static enum pw_status on_vm(void *ctx, const struct vm_row *r, struct pw_err *e)
+{
+	return line(ctx, e, "vm %u %u %s %s %s %" PRIu64 " %u %" PRIu64 "\n", number_of(&r->id), number_of(&r->host),
+		    r->name, r->arch, r->state, r->epoch, r->shared_bit, r->revision);
+}
+
+static enum pw_status on_slot(void *ctx, const struct slot_row *r, struct pw_err *e)
+{
+	return line(ctx, e, "slot %u %u %" PRIu64 " %" PRIu64 "\n", number_of(&r->vm), r->slot.number, r->slot.base,
+		    r->slot.pages);
+}
+
+static enum pw_status on_quarantine(void *ctx, const struct quarantine_row *r, struct pw_err *e)
+{
+	return line(ctx, e, "quarantine %u %s %" PRIu64 " %" PRIu64 " %s %" PRId64 "\n", number_of(&r->host), r->pool,
+		    r->pfn, r->count, r->reason, r->time_ms);
+}
+
+static enum pw_status on_extent(void *ctx, const struct extent_row *r, struct pw_err *e)
+{
+	return line(ctx, e, "extent %u %" PRIu64 " %" PRIu64 " %#" PRIx64 "\n", number_of(&r->vm), r->gfn, r->count,
+		    r->entry);
+}
+
+static enum pw_status on_operation(void *ctx, const struct operation_row *r, struct pw_err *e)
+{
+	return line(ctx, e,
+		    "operation %u %u %u %s %s %s %s %" PRIu64 " %" PRId64 " %" PRId64 " %" PRId64 " %" PRIu64 "\n",
+		    number_of(&r->id), number_of(&r->vm), number_of(&r->host), r->kind, r->state, r->params, r->problem,
+		    r->host_epoch, r->created_ms, r->started_ms, r->finished_ms, r->revision);
+}
+
+static enum pw_status on_token(void *ctx, const struct token_row *r, struct pw_err *e)
+{
+	return line(ctx, e, "token %u %s %s %u %02x%02x %" PRId64 " %" PRIu64 "\n", number_of(&r->id), r->role, r->name,
+		    number_of(&r->host), r->hash[0], r->hash[31], r->created_ms, r->revision);
+}
+
+static enum pw_status try_load(struct loaded *l, uint64_t *revision)
+{
+	const struct picture_reader r = { l,       on_host,       on_pool,   on_attachment, on_vm,
+					  on_slot, on_quarantine, on_extent, on_operation,  on_token };
+
+	return store_load_picture(d.s, &r, revision, &err);
+}
+
+static void expect(uint64_t revision, const char *text)
+{
+	static struct loaded l;
+	uint64_t at = 99;
+
+	memset(&l, 0, sizeof l);
+	cr_assert_eq(try_load(&l, &at), PW_OK, "%s", err.msg);
+	cr_assert_eq(at, revision);
+	cr_assert_str_eq(l.text, text);
+}
+
+#define RESIDENT(place, pfn) (GFN_ENTRY_RESIDENT | (uint64_t)(place) << GFN_ENTRY_POOL | (pfn))
+#define ARCH(bits)           ((uint64_t)(bits) << 48)
+
+/* Everything once: two hosts, a pool of both, two VMs. */
+struct world {
+	struct host_row hosts[2];
+	struct pool_row pools[1];
+	struct attachment_row attachments[2];
+	struct vm_row vms[2];
+	struct slot_row slots[3];
+	struct extent_row extents[8];
+	struct quarantine_row quarantine[2];
+	struct operation_row operations[2];
+	struct token_row tokens[2];
+	struct picture p;
+};
+
+static struct world make_world(void)
+{
+	struct pw_uuid h1 = test_uuid(1), h2 = test_uuid(2), v5 = test_uuid(5), v6 = test_uuid(6);
+	struct world w = {
+		.hosts = { { h1, "a", "boot-1", "[{\"arch\":\"snp\"}]", "1.0", 3, false, true, 0x8, 16, 1024, 12, 500,
+			     7 },
+			   { h2, "b", "boot-2", "[]", "", 1, true, false, 0x1, 0, 0, 12, -1, 8 } },
+		.pools = { { "cxl", 4096, 512, 12, 9 } },
+		.attachments = { { "cxl", h2, 1 }, { "cxl", h1, 2 } },
+		.vms = { { v5, h1, "web", "snp", "secure", 2, 0, 10 }, { v6, h2, NULL, "pef", "normal", 1, 47, 11 } },
+		.slots = { { v5, { 0, 0, 100 } }, { v5, { 7, 512, 600 } }, { v6, { 0, 0, 8 } } },
+		.extents = { { v5, 0, 512, 0 },
+			     { v5, 0, 10, RESIDENT(0, 100) },
+			     { v5, 10, 5, GFN_ENTRY_OUT },
+			     { v5, 20, 1, GFN_ENTRY_SHARED | ARCH(0x801) },
+			     { v5, 512, 512, 0 },
+			     { v5, 600, 2, RESIDENT(2, 4096) | ARCH(0xfff) },
+			     { v6, 0, 512, 0 },
+			     { v6, 3, 1, ARCH(1) } },
+		.quarantine = { { h1, "local", 50, 2, "rmp", 123 }, { .pool = "cxl", 4100, 1, "poison", 124 } },
+		.operations = { { test_uuid(30), v5, h1, "launch", "succeeded", "{}", "", 3, 1, 2, 3, 12 },
+				{ test_uuid(31), v5, h1, "share", "pending", "{\"gfn\":1}", "", 0, 4, 0, 0, 13 } },
+		.tokens = { { test_uuid(40), "admin", "root", { { 0 } }, { 0xab, [31] = 0xcd }, 1, 1 },
+			    { test_uuid(41), "agent", "a", h1, { 0x01 }, 2, 2 } },
+	};
+
+	return w;
+}
+
+static void save(struct world *w, uint64_t revision)
+{
+	w->p = (struct picture){
+		.revision = revision,
+		.full = true,
+		.hosts = w->hosts,
+		.host_count = 2,
+		.pools = w->pools,
+		.pool_count = 1,
+		.attachments = w->attachments,
+		.attachment_count = 2,
+		.vms = w->vms,
+		.vm_count = 2,
+		.slots = w->slots,
+		.slot_count = 3,
+		.extents = w->extents,
+		.extent_count = 8,
+		.quarantine = w->quarantine,
+		.quarantine_count = 2,
+		.operations = w->operations,
+		.operation_count = 2,
+		.tokens = w->tokens,
+		.token_count = 2,
+	};
+	cr_assert_eq(store_save_picture(d.s, &w->p, &err), PW_OK, "%s", err.msg);
+}
+
+#define HOSTS                                                                   \
+	"host 1 a boot-1 [{\"arch\":\"snp\"}] 1.0 3 0 1 0x8 16 1024 12 500 7\n" \
+	"host 2 b boot-2 []  1 1 0 0x1 0 0 12 -1 8\n"
+#define POOLS      "pool cxl 4096 512 12 9\nattachment cxl 1 2\nattachment cxl 2 1\n"
+#define VM5        "vm 5 1 web snp secure 2 0 10\n"
+#define VM6        "vm 6 2  pef normal 1 47 11\n"
+#define SLOTS      "slot 5 0 0 100\nslot 5 7 512 600\nslot 6 0 0 8\n"
+#define QUARANTINE "quarantine 1 local 50 2 rmp 123\nquarantine 0 cxl 4100 1 poison 124\n"
+#define EXTENTS                               \
+	"extent 5 0 10 0x8000000000000064\n"  \
+	"extent 5 10 5 0x4000000000000000\n"  \
+	"extent 5 20 1 0x2801000000000000\n"  \
+	"extent 5 600 2 0x8fff020000001000\n" \
+	"extent 6 3 1 0x1000000000000\n"
+#define OPERATIONS                                           \
+	"operation 30 5 1 launch succeeded {}  3 1 2 3 12\n" \
+	"operation 31 5 1 share pending {\"gfn\":1}  0 4 0 0 13\n"
+#define TOKENS "token 40 admin root 0 abcd 1 1\ntoken 41 agent a 1 0100 2 2\n"
+
+Test(picture, there_is_none_at_first)
+{
+	expect(0, "");
+}
+
+Test(picture, full_one_comes_back_as_it_was_saved)
+{
+	struct world w = make_world();
+
+	save(&w, 13);
+	expect(13, HOSTS POOLS VM5 VM6 SLOTS QUARANTINE EXTENTS OPERATIONS TOKENS);
+	store_dir_reopen(&d);
+	expect(13, HOSTS POOLS VM5 VM6 SLOTS QUARANTINE EXTENTS OPERATIONS TOKENS);
+}
+
+Test(picture, people_read_states_and_pool_names)
+{
+	struct world w = make_world();
+
+	save(&w, 13);
+	cr_assert_eq(store_ask(d.path, "ledger.db",
+			       "SELECT count(*) FROM gfn_map WHERE state = 'secure' AND resident AND pool = 'cxl'"
+			       " AND pfn = 4096 AND vm = '42000000-0000-0000-0000-000000000005'"),
+		     1);
+	cr_assert_eq(store_ask(d.path, "ledger.db", "SELECT count(*) FROM gfn_map WHERE pool = 'local'"), 1);
+}
+
+Test(picture, full_one_forgets_the_old)
+{
+	struct world w = make_world();
+	struct picture empty = { .revision = 14, .full = true };
+
+	save(&w, 13);
+	cr_assert_eq(store_save_picture(d.s, &empty, &err), PW_OK, "%s", err.msg);
+	expect(14, "");
+}
+
+/* The small tables come whole, so every partial picture carries them. */
+static struct picture partial(const struct world *w, uint64_t revision)
+{
+	struct picture p = w->p;
+
+	return (struct picture){ .revision = revision,
+				 .pools = p.pools,
+				 .pool_count = p.pool_count,
+				 .attachments = p.attachments,
+				 .attachment_count = p.attachment_count,
+				 .quarantine = p.quarantine,
+				 .quarantine_count = p.quarantine_count,
+				 .tokens = p.tokens,
+				 .token_count = p.token_count };
+}
+
+Test(picture, span_voids_what_begins_inside_it_and_nothing_else)
+{
+	struct pw_uuid v5 = test_uuid(5), v6 = test_uuid(6);
+	struct world w = make_world();
+	struct extent_row rows[] = { { v5, 8, 12, 0 }, { v5, 12, 3, GFN_ENTRY_SHARED }, { v6, 3, 1, 0 } };
+	struct picture p;
+
+	save(&w, 13);
+	p = partial(&w, 14);
+	p.extents = rows;
+	p.extent_count = PW_ARRAY_LEN(rows);
+	cr_assert_eq(store_save_picture(d.s, &p, &err), PW_OK, "%s", err.msg);
+	expect(14, HOSTS POOLS VM5 VM6 SLOTS QUARANTINE "extent 5 0 10 0x8000000000000064\n"
+							"extent 5 12 3 0x2000000000000000\n"
+							"extent 5 20 1 0x2801000000000000\n"
+							"extent 5 600 2 0x8fff020000001000\n" OPERATIONS TOKENS);
+}
+
+Test(picture, partial_one_updates_by_id_and_drops_what_it_names)
+{
+	struct pw_uuid v6 = test_uuid(6), o30 = test_uuid(30);
+	struct world w = make_world();
+	struct slot_row slot = { test_uuid(5), { 1, 2048, 4 } };
+	struct picture p;
+
+	save(&w, 13);
+	p = partial(&w, 15);
+	w.hosts[1].fenced = false;
+	w.hosts[1].epoch = 2;
+	p.hosts = &w.hosts[1];
+	p.host_count = 1;
+	w.vms[0].state = "normal";
+	w.vms[0].revision = 15;
+	p.vms = w.vms;
+	p.vm_count = 1;
+	p.slots = &slot;
+	p.slot_count = 1;
+	p.deleted_vms = &v6;
+	p.deleted_vm_count = 1;
+	w.operations[1].state = "running";
+	p.operations = &w.operations[1];
+	p.operation_count = 1;
+	p.deleted_operations = &o30;
+	p.deleted_operation_count = 1;
+	p.token_count = 1;
+	p.quarantine_count = 0;
+	p.attachment_count = 1;
+	cr_assert_eq(store_save_picture(d.s, &p, &err), PW_OK, "%s", err.msg);
+	expect(15, "host 1 a boot-1 [{\"arch\":\"snp\"}] 1.0 3 0 1 0x8 16 1024 12 500 7\n"
+		   "host 2 b boot-2 []  2 0 0 0x1 0 0 12 -1 8\n"
+		   "pool cxl 4096 512 12 9\nattachment cxl 2 1\n"
+		   "vm 5 1 web snp normal 2 0 15\n"
+		   "slot 5 1 2048 4\n"
+		   "extent 5 0 10 0x8000000000000064\n"
+		   "extent 5 10 5 0x4000000000000000\n"
+		   "extent 5 20 1 0x2801000000000000\n"
+		   "extent 5 600 2 0x8fff020000001000\n"
+		   "operation 31 5 1 share running {\"gfn\":1}  0 4 0 0 13\n"
+		   "token 40 admin root 0 abcd 1 1\n");
+}
+
+Test(picture, vm_that_was_deleted_and_made_again_has_nothing_of_the_old)
+{
+	struct pw_uuid v5 = test_uuid(5);
+	struct world w = make_world();
+	struct picture p;
+
+	save(&w, 13);
+	p = partial(&w, 14);
+	p.deleted_vms = &v5;
+	p.deleted_vm_count = 1;
+	p.vms = w.vms;
+	p.vm_count = 1;
+	cr_assert_eq(store_save_picture(d.s, &p, &err), PW_OK, "%s", err.msg);
+	expect(14, HOSTS POOLS VM6 VM5 "slot 6 0 0 8\n" QUARANTINE "extent 6 3 1 0x1000000000000\n" OPERATIONS TOKENS);
+}
+
+Test(picture, refused_one_leaves_the_old)
+{
+	struct world w = make_world();
+	struct extent_row bad[] = { { test_uuid(77), 0, 1, GFN_ENTRY_OUT },
+				    { test_uuid(5), 0, 1, GFN_ENTRY_OUT | GFN_ENTRY_SHARED },
+				    { test_uuid(5), 700, 1, TREE_TABLE } };
+	struct picture p;
+
+	save(&w, 13);
+	for (size_t i = 0; i < PW_ARRAY_LEN(bad); i++) {
+		p = partial(&w, 14);
+		p.token_count = 0;
+		p.extents = &bad[i];
+		p.extent_count = 1;
+		cr_assert_eq(store_save_picture(d.s, &p, &err), PW_INVALID);
+		expect(13, HOSTS POOLS VM5 VM6 SLOTS QUARANTINE EXTENTS OPERATIONS TOKENS);
+	}
+	p = partial(&w, 12);
+	cr_assert_eq(store_save_picture(d.s, &p, &err), PW_CONFLICT, "older");
+	w.vms[0].state = "nonsense";
+	p = partial(&w, 14);
+	p.vms = w.vms;
+	p.vm_count = 1;
+	cr_assert_eq(store_save_picture(d.s, &p, &err), PW_STORAGE, "the schema holds what it can");
+	expect(13, HOSTS POOLS VM5 VM6 SLOTS QUARANTINE EXTENTS OPERATIONS TOKENS);
+}
+
+Test(picture, callback_ends_the_loading_with_its_status)
+{
+	struct world w = make_world();
+	uint64_t revision = 99;
+
+	save(&w, 13);
+	for (unsigned at = 1; at <= 21; at++) {
+		static struct loaded l;
+
+		memset(&l, 0, sizeof l);
+		l.refuse_at = at;
+		cr_assert_eq(try_load(&l, &revision), PW_NOT_FOUND, "row %u", at);
+		cr_assert_eq(l.rows, at);
+	}
+	cr_assert_eq(revision, 99);
+}
+
+static const struct {
+	const char *table, *column, *value;
+} nonsense[] = {
+	{ "host", "id", "'42000000-0000-0000-0000-00000000000X'" },
+	{ "host", "epoch", "-1" },
+	{ "host", "arches", "1 << 40" },
+	{ "pool", "frames", "1 << 50" },
+	{ "pool_host", "place", "256" },
+	{ "vm", "host", "'x'" },
+	{ "vm", "shared_bit", "64" },
+	{ "slot", "pages", "1 << 41" },
+	{ "quarantine", "count", "1 << 41" },
+	{ "gfn_extent", "count", "1 << 41" },
+	{ "gfn_extent", "resident", "2" },
+	{ "gfn_extent", "pfn", "-4" },
+	{ "operation", "vm", "'x'" },
+	{ "token", "hash", "x'00'" },
+	{ "token", "host", "'x'" },
+};
+
+Test(picture, row_that_we_would_not_have_written_is_refused_by_name)
+{
+	static struct loaded l;
+	char sql[256], name[128];
+	uint64_t revision;
+
+	for (size_t i = 0; i < PW_ARRAY_LEN(nonsense); i++) {
+		struct world w = make_world();
+
+		save(&w, 13);
+		snprintf(
+			sql, sizeof sql,
+			"PRAGMA ignore_check_constraints = 1; UPDATE %s SET %s = %s WHERE %s = (SELECT max(%s) FROM %s)",
+			nonsense[i].table, nonsense[i].column, nonsense[i].value, nonsense[i].column,
+			nonsense[i].column, nonsense[i].table);
+		store_tamper(d.path, "ledger.db", sql);
+		memset(&l, 0, sizeof l);
+		cr_assert_eq(try_load(&l, &revision), PW_STORAGE, "%s", sql);
+		snprintf(name, sizeof name, "ledger.db: table %s: %s", nonsense[i].table, nonsense[i].column);
+		cr_assert(strstr(err.msg, name), "%s: %s", sql, err.msg);
+	}
+}
+
+Test(picture, extent_whose_columns_contradict_is_refused)
+{
+	static const char *const sql[] = {
+		"UPDATE gfn_extent SET state = 'odd'",
+		"UPDATE gfn_extent SET state = 'shared', resident = 1",
+		"UPDATE gfn_extent SET resident = 1, state = 'secure', pool_place = NULL",
+		"UPDATE gfn_extent SET pool_place = 256, pfn = 1 WHERE resident",
+		"UPDATE gfn_extent SET arch_bits = 4096",
+		"UPDATE gfn_extent SET state = 'normal', resident = 0, pool_place = NULL, arch_bits = 0",
+		"UPDATE gfn_extent SET count = 0",
+		"UPDATE gfn_extent SET pfn = (1 << 40) - 1 WHERE resident",
+	};
+	static struct loaded l;
+	char all[256];
+	uint64_t revision;
+
+	for (size_t i = 0; i < PW_ARRAY_LEN(sql); i++) {
+		struct world w = make_world();
+
+		save(&w, 13);
+		snprintf(all, sizeof all, "PRAGMA ignore_check_constraints = 1; %s", sql[i]);
+		store_tamper(d.path, "ledger.db", all);
+		memset(&l, 0, sizeof l);
+		cr_assert_eq(try_load(&l, &revision), PW_STORAGE, "%s", sql[i]);
+		cr_assert(strstr(err.msg, "gfn_extent"), "%s", err.msg);
+	}
+}
+
+Test(picture, one_that_does_not_meet_the_journal_is_refused)
+{
+	static struct loaded l;
+	struct world w = make_world();
+	uint64_t revision;
+
+	save(&w, 21);
+	cr_assert_eq(try_load(&l, &revision), PW_STORAGE, "ahead of the journal, which ends at 20");
+	store_fill(d.s, 21, 25);
+	cr_assert_eq(try_load(&l, &revision), PW_OK);
+	cr_assert_eq(store_trim(d.s, 25, &err), PW_OK);
+	save(&w, 19);
+	cr_assert_eq(try_load(&l, &revision), PW_STORAGE, "the journal begins at 22");
+}
+
+Test(picture, missing_revision_stops_the_start)
+{
+	store_close(d.s);
+	d.s = NULL;
+	store_tamper(d.path, "ledger.db", "DELETE FROM meta");
+	cr_assert_eq(store_open(d.path, &d.s, &err), PW_STORAGE);
+	cr_assert(strstr(err.msg, "meta"), "%s", err.msg);
+}
+
+Test(picture, every_entry_splits_and_joins_to_itself)
+{
+	static const uint64_t flags[] = { 0, GFN_ENTRY_RESIDENT, GFN_ENTRY_OUT, GFN_ENTRY_SHARED };
+	uint64_t seed = 88172645463325252u, back;
+	struct extent_columns c;
+
+	for (unsigned i = 0; i < 20000; i++) {
+		uint64_t e;
+
+		seed ^= seed << 13;
+		seed ^= seed >> 7;
+		seed ^= seed << 17;
+		e = flags[i % 4] | (seed >> 4 & (i & 4 ? UINT64_MAX : UINT64_MAX << 48));
+		if (!e)
+			continue;
+		cr_assert_eq(extent_split(e, &c, &err), PW_OK, "%#" PRIx64, e);
+		cr_assert(extent_join(&c, &back) && back == e, "%#" PRIx64, e);
+	}
+}

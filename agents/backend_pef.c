@@ -4,9 +4,9 @@
 
 #include "agents/pef_machine.h"
 
-static struct machine *machine_of(struct backend *b)
+static struct pef_machine *machine_of(struct backend *b)
 {
-	return PW_CONTAINER_OF(b, struct machine, base);
+	return PW_CONTAINER_OF(b, struct pef_machine, base);
 }
 
 static enum pw_status unknown(const struct pw_uuid *id, struct pw_err *err)
@@ -19,7 +19,7 @@ static enum pw_status unknown(const struct pw_uuid *id, struct pw_err *err)
 
 /* Answers of the model as answers of a backend. */
 
-static struct pef_call take_how(struct machine *x)
+static struct pef_call take_how(struct pef_machine *x)
 {
 	struct pef_call how = x->how;
 
@@ -40,10 +40,10 @@ static enum pw_status answer(enum pw_status st, const enum pef_code *code, const
 }
 
 /* The VM, if its pages may be operated on. */
-static enum pw_status find_pages(struct machine *x, const struct pw_uuid *id, uint64_t gfn, uint64_t count,
-				 struct guest **out, struct pw_err *err)
+static enum pw_status find_pages(struct pef_machine *x, const struct pw_uuid *id, uint64_t gfn, uint64_t count,
+				 struct pef_guest **out, struct pw_err *err)
 {
-	struct guest *g = machine_find(x, id);
+	struct pef_guest *g = pef_machine_find(x, id);
 
 	if (!g)
 		return unknown(id, err);
@@ -53,8 +53,8 @@ static enum pw_status find_pages(struct machine *x, const struct pw_uuid *id, ui
 	return PW_OK;
 }
 
-static enum pw_status find_secure_pages(struct machine *x, const struct pw_uuid *id, uint64_t gfn, uint64_t count,
-					struct guest **out, struct pw_err *err)
+static enum pw_status find_secure_pages(struct pef_machine *x, const struct pw_uuid *id, uint64_t gfn, uint64_t count,
+					struct pef_guest **out, struct pw_err *err)
 {
 	enum pw_status st = find_pages(x, id, gfn, count, out, err);
 
@@ -67,7 +67,7 @@ static enum pw_status find_secure_pages(struct machine *x, const struct pw_uuid 
 
 static void pef_info(struct backend *b, struct backend_info *out)
 {
-	const struct machine *x = machine_of(b);
+	const struct pef_machine *x = machine_of(b);
 
 	*out = (struct backend_info){ .arch = "pef",
 				      .kind = "emulated",
@@ -76,7 +76,7 @@ static void pef_info(struct backend *b, struct backend_info *out)
 				      .page_shift = PEF_PAGE_SHIFT };
 }
 
-static enum pw_status add_slot(struct machine *x, struct guest *g, const struct slot *s, struct pw_err *err)
+static enum pw_status add_slot(struct pef_machine *x, struct pef_guest *g, const struct slot *s, struct pw_err *err)
 {
 	struct pef_slot slot = { s->number, s->base, s->pages };
 	struct pef_call how = take_how(x);
@@ -94,42 +94,42 @@ static enum pw_status add_slot(struct machine *x, struct guest *g, const struct 
 
 static enum pw_status pef_create_vm(struct backend *b, const struct backend_vm_spec *spec, struct pw_err *err)
 {
-	struct machine *x = machine_of(b);
-	struct guest *g = machine_find(x, &spec->id);
+	struct pef_machine *x = machine_of(b);
+	struct pef_guest *g = pef_machine_find(x, &spec->id);
 	enum pw_status st;
 
 	if (g)
 		return PW_OK;
-	st = machine_begin(x, err);
+	st = pef_machine_begin(x, err);
 	if (st != PW_OK)
 		return st;
-	st = machine_guest_new(x, &spec->id, &g);
+	st = pef_machine_guest_new(x, &spec->id, &g);
 	if (st != PW_OK)
 		return pw_fail(err, st, "no memory for a VM");
-	machine_picture_forget(&x->undo, &spec->id);
+	pef_machine_picture_forget(&x->undo, &spec->id);
 	for (size_t i = 0; st == PW_OK && i < spec->slot_count; i++)
 		st = add_slot(x, g, &spec->slots[i], err);
 	if (st == PW_OK)
-		return machine_end_vm(x, g, st, err);
-	machine_guest_free(x, g);
+		return pef_machine_end_vm(x, g, st, err);
+	pef_machine_guest_free(x, g);
 	return st;
 }
 
 static enum pw_status pef_destroy_vm(struct backend *b, const struct pw_uuid *vm, struct pw_err *err)
 {
-	struct machine *x = machine_of(b);
-	struct guest *g = machine_find(x, vm);
+	struct pef_machine *x = machine_of(b);
+	struct pef_guest *g = pef_machine_find(x, vm);
 	enum pw_status st;
 
 	if (!g)
 		return PW_OK;
-	st = machine_begin(x, err);
+	st = pef_machine_begin(x, err);
 	if (st == PW_OK && x->file) {
-		machine_picture_forget(&x->redo, vm);
-		st = machine_commit(x, err);
+		pef_machine_picture_forget(&x->redo, vm);
+		st = pef_machine_commit(x, err);
 	}
 	if (st == PW_OK)
-		machine_guest_free(x, g);
+		pef_machine_guest_free(x, g);
 	return st;
 }
 
@@ -146,11 +146,11 @@ static const struct {
 	[VM_TERMINATE] = { PEF_SVM_OFF, { PEF_VM_TRANSIENT, PEF_VM_SECURE }, PEF_VM_NORMAL, PEF_DROP, true },
 };
 
-static enum pw_status do_event(struct machine *x, struct guest *g, enum vm_event e, struct pw_err *err)
+static enum pw_status do_event(struct pef_machine *x, struct pef_guest *g, enum vm_event e, struct pw_err *err)
 {
 	struct pef_call how = take_how(x);
 	enum pef_code code;
-	enum pw_status st = machine_begin_vm(x, g, err);
+	enum pw_status st = pef_machine_begin_vm(x, g, err);
 
 	if (st != PW_OK)
 		return st;
@@ -159,19 +159,19 @@ static enum pw_status do_event(struct machine *x, struct guest *g, enum vm_event
 		return pw_fail(err, st, "%s: out of memory", pef_vm_event_name(events[e].event));
 	if (g->vm->state == events[e].to) {
 		if (events[e].touches_pages)
-			machine_retag(x, g, events[e].op);
-		return machine_end_vm(x, g, PW_OK, err);
+			pef_machine_retag(x, g, events[e].op);
+		return pef_machine_end_vm(x, g, PW_OK, err);
 	}
 	pw_fail(err, PW_BACKEND, "%s: %s", pef_vm_event_name(events[e].event), pef_code_name(code));
 	if (e == VM_INIT_DONE)
-		machine_put_back(x); /* the only event that fails half-way */
+		pef_machine_put_back(x); /* the only event that fails half-way */
 	return PW_BACKEND;
 }
 
 static enum pw_status pef_vm_event(struct backend *b, const struct pw_uuid *vm, enum vm_event e, struct pw_err *err)
 {
-	struct machine *x = machine_of(b);
-	struct guest *g = machine_find(x, vm);
+	struct pef_machine *x = machine_of(b);
+	struct pef_guest *g = pef_machine_find(x, vm);
 	enum pef_vm_state now;
 
 	if (!g)
@@ -186,7 +186,7 @@ static enum pw_status pef_vm_event(struct backend *b, const struct pw_uuid *vm, 
 
 static enum pw_status pef_run_vm(struct backend *b, const struct pw_uuid *vm, struct pw_err *err)
 {
-	return machine_find(machine_of(b), vm) ? PW_OK : unknown(vm, err);
+	return pef_machine_find(machine_of(b), vm) ? PW_OK : unknown(vm, err);
 }
 
 static const struct pef_slot *slot_numbered(const struct pef_vm *vm, uint32_t number)
@@ -200,8 +200,8 @@ static const struct pef_slot *slot_numbered(const struct pef_vm *vm, uint32_t nu
 static enum pw_status pef_map_slot(struct backend *b, const struct pw_uuid *vm, const struct slot *s,
 				   struct pw_err *err)
 {
-	struct machine *x = machine_of(b);
-	struct guest *g = machine_find(x, vm);
+	struct pef_machine *x = machine_of(b);
+	struct pef_guest *g = pef_machine_find(x, vm);
 	const struct pef_slot *old;
 	enum pw_status st;
 
@@ -210,16 +210,16 @@ static enum pw_status pef_map_slot(struct backend *b, const struct pw_uuid *vm, 
 	old = slot_numbered(g->vm, s->number);
 	if (old && old->base == s->base && old->pages == s->pages)
 		return PW_OK;
-	st = machine_begin_vm(x, g, err);
+	st = pef_machine_begin_vm(x, g, err);
 	if (st == PW_OK)
 		st = add_slot(x, g, s, err);
-	return machine_end_vm(x, g, st, err);
+	return pef_machine_end_vm(x, g, st, err);
 }
 
 static enum pw_status pef_unmap_slot(struct backend *b, const struct pw_uuid *vm, uint32_t number, struct pw_err *err)
 {
-	struct machine *x = machine_of(b);
-	struct guest *g = machine_find(x, vm);
+	struct pef_machine *x = machine_of(b);
+	struct pef_guest *g = pef_machine_find(x, vm);
 	const struct pef_slot *old;
 	struct pef_slot gone;
 	enum pef_code code;
@@ -231,7 +231,7 @@ static enum pw_status pef_unmap_slot(struct backend *b, const struct pw_uuid *vm
 	if (!old)
 		return PW_OK;
 	gone = *old;
-	st = machine_begin_vm(x, g, err);
+	st = pef_machine_begin_vm(x, g, err);
 	if (st == PW_OK && (arena_reserve(&x->tag_nodes) != PW_OK))
 		st = pw_fail(err, PW_NO_MEMORY, "no memory");
 	if (st == PW_OK)
@@ -239,7 +239,7 @@ static enum pw_status pef_unmap_slot(struct backend *b, const struct pw_uuid *vm
 			    gone.pages, err);
 	if (st == PW_OK && tree_set(&g->tags, gone.base, gone.pages, 0) != PW_OK)
 		x->lost = true; /* cannot be: reserved */
-	return machine_end_vm(x, g, st, err);
+	return pef_machine_end_vm(x, g, st, err);
 }
 
 /* Pages. */
@@ -247,9 +247,9 @@ static enum pw_status pef_unmap_slot(struct backend *b, const struct pw_uuid *vm
 static enum pw_status pef_reserve(struct backend *b, const struct pw_uuid *vm, uint64_t gfn, uint64_t count,
 				  uint64_t *pfns, struct pw_err *err)
 {
-	struct machine *x = machine_of(b);
+	struct pef_machine *x = machine_of(b);
 	uint64_t left = x->model.frames - x->model.used - x->model.held;
-	struct guest *g;
+	struct pef_guest *g;
 	enum pw_status st = find_pages(x, vm, gfn, count, &g, err);
 
 	if (st != PW_OK)
@@ -257,7 +257,7 @@ static enum pw_status pef_reserve(struct backend *b, const struct pw_uuid *vm, u
 	if (count > x->model.frames)
 		return pw_fail(err, PW_INVALID, "%" PRIu64 " frames of a pool of %" PRIu64, count, x->model.frames);
 	if (!pef_hold(&x->model, count, pfns)) {
-		machine_wish_room(x, count - left);
+		pef_machine_wish_room(x, count - left);
 		return pw_fail(err, PW_BUSY, "%" PRIu64 " free frames, %" PRIu64 " are needed", left, count);
 	}
 	for (uint64_t i = 0; i < count; i++)
@@ -268,7 +268,7 @@ static enum pw_status pef_reserve(struct backend *b, const struct pw_uuid *vm, u
 static void pef_unreserve(struct backend *b, const struct pw_uuid *vm, uint64_t gfn, uint64_t count,
 			  const uint64_t *pfns)
 {
-	struct machine *x = machine_of(b);
+	struct pef_machine *x = machine_of(b);
 
 	for (uint64_t i = 0; i < count; i++) {
 		uint64_t frame = pfns[i] - x->base_pfn;
@@ -278,8 +278,8 @@ static void pef_unreserve(struct backend *b, const struct pw_uuid *vm, uint64_t 
 }
 
 /* Are all pages there already, on these frames? PW_CONFLICT if some page is resident otherwise. */
-static enum pw_status look_resident(const struct machine *x, const struct guest *g, uint64_t gfn, uint64_t count,
-				    const uint64_t *pfns, bool *all, struct pw_err *err)
+static enum pw_status look_resident(const struct pef_machine *x, const struct pef_guest *g, uint64_t gfn,
+				    uint64_t count, const uint64_t *pfns, bool *all, struct pw_err *err)
 {
 	uint64_t same = 0;
 	struct pef_run run;
@@ -301,7 +301,7 @@ static enum pw_status look_resident(const struct machine *x, const struct guest 
 }
 
 /* The pool's own numbers of reserved frames; the caller frees *out. */
-static enum pw_status own_frames(const struct machine *x, const uint64_t *pfns, uint64_t count, uint64_t **out,
+static enum pw_status own_frames(const struct pef_machine *x, const uint64_t *pfns, uint64_t count, uint64_t **out,
 				 struct pw_err *err)
 {
 	uint64_t *frames = count <= x->model.frames ? calloc(count, sizeof *frames) : NULL;
@@ -322,12 +322,12 @@ static enum pw_status own_frames(const struct machine *x, const uint64_t *pfns, 
 static enum pw_status pef_page_in_(struct backend *b, const struct pw_uuid *vm, uint64_t gfn, uint64_t count,
 				   const uint64_t *pfns, struct pw_err *err)
 {
-	struct machine *x = machine_of(b);
+	struct pef_machine *x = machine_of(b);
 	struct pef_pages p = { .gfn = gfn, .count = count, .order = PEF_PAGE_SHIFT };
 	struct pef_call how = take_how(x);
 	uint64_t *frames = NULL;
 	enum pef_code code;
-	struct guest *g;
+	struct pef_guest *g;
 	bool all = false;
 	enum pw_status st = find_secure_pages(x, vm, gfn, count, &g, err);
 
@@ -337,15 +337,15 @@ static enum pw_status pef_page_in_(struct backend *b, const struct pw_uuid *vm, 
 		return st;
 	st = own_frames(x, pfns, count, &frames, err);
 	if (st == PW_OK)
-		st = machine_begin_pages(x, g, gfn, count, err);
+		st = pef_machine_begin_pages(x, g, gfn, count, err);
 	if (st != PW_OK)
 		goto out;
 	p.frames = frames;
 	st = answer(pef_page_in(&x->model, g->vm, &p, &how, &code), &code, "H_SVM_PAGE_IN", gfn, count, err);
 	if (st != PW_OK)
 		goto out;
-	machine_retag(x, g, PEF_PAGE_IN);
-	st = machine_end_pages(x, g, gfn, count, st, err);
+	pef_machine_retag(x, g, PEF_PAGE_IN);
+	st = pef_machine_end_pages(x, g, gfn, count, st, err);
 out:
 	free(frames);
 	return st;
@@ -354,79 +354,79 @@ out:
 static enum pw_status pef_page_out_(struct backend *b, const struct pw_uuid *vm, uint64_t gfn, uint64_t count,
 				    struct pw_err *err)
 {
-	struct machine *x = machine_of(b);
+	struct pef_machine *x = machine_of(b);
 	struct pef_pages p = { .gfn = gfn, .count = count, .order = PEF_PAGE_SHIFT };
 	struct pef_call how = take_how(x);
 	enum pef_code code;
-	struct guest *g;
+	struct pef_guest *g;
 	enum pw_status st = find_secure_pages(x, vm, gfn, count, &g, err);
 
 	if (st == PW_OK)
-		st = machine_begin_pages(x, g, gfn, count, err);
+		st = pef_machine_begin_pages(x, g, gfn, count, err);
 	if (st == PW_OK)
 		st = answer(pef_page_out(&x->model, g->vm, &p, &how, &code), &code, "H_SVM_PAGE_OUT", gfn, count, err);
 	if (st != PW_OK)
 		return st;
-	machine_retag(x, g, PEF_PAGE_OUT);
-	return machine_end_pages(x, g, gfn, count, st, err);
+	pef_machine_retag(x, g, PEF_PAGE_OUT);
+	return pef_machine_end_pages(x, g, gfn, count, st, err);
 }
 
 static enum pw_status pef_share(struct backend *b, const struct pw_uuid *vm, uint64_t gfn, uint64_t count,
 				struct pw_err *err)
 {
-	struct machine *x = machine_of(b);
+	struct pef_machine *x = machine_of(b);
 	struct pef_pages p = { .gfn = gfn, .count = count, .flags = PEF_PAGE_IN_SHARED, .order = PEF_PAGE_SHIFT };
 	struct pef_call how = take_how(x);
 	enum pef_code code;
-	struct guest *g;
+	struct pef_guest *g;
 	enum pw_status st = find_secure_pages(x, vm, gfn, count, &g, err);
 
 	if (st == PW_OK)
-		st = machine_begin_pages(x, g, gfn, count, err);
+		st = pef_machine_begin_pages(x, g, gfn, count, err);
 	if (st == PW_OK)
 		st = answer(pef_page_in(&x->model, g->vm, &p, &how, &code), &code, "H_SVM_PAGE_IN (shared)", gfn, count,
 			    err);
 	if (st != PW_OK)
 		return st;
-	machine_retag(x, g, PEF_SHARE);
-	return machine_end_pages(x, g, gfn, count, st, err);
+	pef_machine_retag(x, g, PEF_SHARE);
+	return pef_machine_end_pages(x, g, gfn, count, st, err);
 }
 
 static enum pw_status pef_unshare(struct backend *b, const struct pw_uuid *vm, uint64_t gfn, uint64_t count,
 				  struct pw_err *err)
 {
-	struct machine *x = machine_of(b);
+	struct pef_machine *x = machine_of(b);
 	struct pef_call how = take_how(x);
 	enum pef_code code;
-	struct guest *g;
+	struct pef_guest *g;
 	enum pw_status st = find_secure_pages(x, vm, gfn, count, &g, err);
 
 	if (st == PW_OK)
-		st = machine_begin_pages(x, g, gfn, count, err);
+		st = pef_machine_begin_pages(x, g, gfn, count, err);
 	if (st == PW_OK)
 		st = answer(pef_seal(&x->model, g->vm, gfn, count, &how, &code), &code,
 			    "H_SVM_PAGE_IN and H_SVM_PAGE_OUT", gfn, count, err);
 	if (st != PW_OK)
 		return st;
-	machine_retag(x, g, PEF_SEAL);
-	return machine_end_pages(x, g, gfn, count, st, err);
+	pef_machine_retag(x, g, PEF_SEAL);
+	return pef_machine_end_pages(x, g, gfn, count, st, err);
 }
 
 /* Wishes. */
 
 static enum pw_status pef_wait(struct backend *b, unsigned timeout_ms, struct backend_request *out, struct pw_err *err)
 {
-	return machine_wait(machine_of(b), timeout_ms, out, err);
+	return pef_machine_wait(machine_of(b), timeout_ms, out, err);
 }
 
 static void pef_kick(struct backend *b)
 {
-	machine_kick(machine_of(b));
+	pef_machine_kick(machine_of(b));
 }
 
 static void pef_complete(struct backend *b, const struct backend_request *rq, enum pw_status st)
 {
-	machine_complete(machine_of(b), rq);
+	pef_machine_complete(machine_of(b), rq);
 }
 
 /* Hardware's truth. */
@@ -441,7 +441,7 @@ static const enum gfn_state gfn_states[PEF_GFN_STATE_COUNT] = {
 static enum pw_status pef_each_vm(struct backend *b, backend_vm_fn fn, void *ctx, struct pw_err *err)
 {
 	for (const struct pef_vm *vm = machine_of(b)->model.vms; vm; vm = vm->next) {
-		const struct guest *g = vm->note;
+		const struct pef_guest *g = vm->note;
 
 		if (!fn(ctx, &g->id, vm_states[vm->state]))
 			break;
@@ -452,8 +452,8 @@ static enum pw_status pef_each_vm(struct backend *b, backend_vm_fn fn, void *ctx
 static enum pw_status pef_read_state(struct backend *b, const struct pw_uuid *vm, uint64_t gfn, uint64_t count,
 				     backend_run_fn fn, void *ctx, struct pw_err *err)
 {
-	struct machine *x = machine_of(b);
-	const struct guest *g = machine_find(x, vm);
+	struct pef_machine *x = machine_of(b);
+	const struct pef_guest *g = pef_machine_find(x, vm);
 	uint64_t end = gfn < TREE_PAGES && count < TREE_PAGES - gfn ? gfn + count : TREE_PAGES;
 	struct pef_run run;
 
@@ -480,10 +480,10 @@ static enum pw_status pef_read_stuck(struct backend *b, backend_run_fn fn, void 
 
 static void pef_close(struct backend *b)
 {
-	struct machine *x = machine_of(b);
+	struct pef_machine *x = machine_of(b);
 
 	while (x->set_up && x->model.vms)
-		machine_guest_free(x, x->model.vms->note);
+		pef_machine_guest_free(x, x->model.vms->note);
 	if (x->set_up) {
 		arena_release(&x->tag_nodes);
 		pef_release(&x->model);
@@ -492,7 +492,7 @@ static void pef_close(struct backend *b)
 	words_release(&x->undo);
 	words_release(&x->redo);
 	free(x->before.at);
-	machine_wishes_release(x);
+	pef_machine_wishes_release(x);
 	free(x);
 }
 
@@ -520,26 +520,26 @@ static const struct backend_ops pef_ops = {
 	.close = pef_close,
 };
 
-static struct machine *machine_new(void)
+static struct pef_machine *machine_new(void)
 {
-	struct machine *x = calloc(1, sizeof *x);
+	struct pef_machine *x = calloc(1, sizeof *x);
 
 	if (!x)
 		return NULL;
 	x->base.ops = &pef_ops;
 	arena_init(&x->tag_nodes, &x->mem);
-	machine_wishes_init(x);
+	pef_machine_wishes_init(x);
 	return x;
 }
 
 enum pw_status backend_pef_open(const struct backend_options *o, struct backend **out, struct pw_err *err)
 {
-	struct machine *x = machine_new();
+	struct pef_machine *x = machine_new();
 	enum pw_status st;
 
 	if (!x)
 		return pw_fail(err, PW_NO_MEMORY, "no memory");
-	st = machine_switch_on(x, o, err);
+	st = pef_machine_switch_on(x, o, err);
 	if (st != PW_OK) {
 		pef_close(&x->base);
 		return st;
@@ -553,27 +553,27 @@ enum pw_status backend_pef_open(const struct backend_options *o, struct backend 
 enum pw_status backend_pef_write(struct backend *b, const struct pw_uuid *vm, uint64_t gfn, uint64_t tag,
 				 struct pw_err *err)
 {
-	struct machine *x = machine_of(b);
-	struct guest *g = machine_find(x, vm);
+	struct pef_machine *x = machine_of(b);
+	struct pef_guest *g = pef_machine_find(x, vm);
 	enum pw_status st;
 
 	if (!g || !pef_covers(g->vm, gfn, 1))
 		return pw_fail(err, PW_NOT_FOUND, "no such page");
 	if (tag > BACKEND_PEF_TAG_LOST)
 		return pw_fail(err, PW_INVALID, "too large a tag");
-	st = machine_begin_vm(x, g, err);
+	st = pef_machine_begin_vm(x, g, err);
 	if (st == PW_OK)
 		st = tree_set(&g->tags, gfn, 1, tag);
 	if (st != PW_OK)
 		return st;
 	g->tagged = true;
-	return machine_end_vm(x, g, st, err);
+	return pef_machine_end_vm(x, g, st, err);
 }
 
 enum pw_status backend_pef_read(struct backend *b, const struct pw_uuid *vm, uint64_t gfn, uint64_t *tag,
 				struct pw_err *err)
 {
-	const struct guest *g = machine_find(machine_of(b), vm);
+	const struct pef_guest *g = pef_machine_find(machine_of(b), vm);
 
 	if (!g || !pef_covers(g->vm, gfn, 1))
 		return pw_fail(err, PW_NOT_FOUND, "no such page");
@@ -588,5 +588,5 @@ void backend_pef_refuse(struct backend *b, uint64_t calls)
 
 const struct pef *backend_pef_model(const struct backend *b)
 {
-	return &PW_CONTAINER_OF(b, const struct machine, base)->model;
+	return &PW_CONTAINER_OF(b, const struct pef_machine, base)->model;
 }

@@ -3,10 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct guest *machine_find(struct machine *x, const struct pw_uuid *id)
+struct pef_guest *pef_machine_find(struct pef_machine *x, const struct pw_uuid *id)
 {
 	for (struct pef_vm *vm = x->model.vms; vm; vm = vm->next) {
-		struct guest *g = vm->note;
+		struct pef_guest *g = vm->note;
 
 		if (pw_uuid_equal(&g->id, id))
 			return g;
@@ -14,9 +14,9 @@ struct guest *machine_find(struct machine *x, const struct pw_uuid *id)
 	return NULL;
 }
 
-enum pw_status machine_guest_new(struct machine *x, const struct pw_uuid *id, struct guest **out)
+enum pw_status pef_machine_guest_new(struct pef_machine *x, const struct pw_uuid *id, struct pef_guest **out)
 {
-	struct guest *g = calloc(1, sizeof *g);
+	struct pef_guest *g = calloc(1, sizeof *g);
 
 	if (!g || pef_vm_new(&x->model, true, true, &g->vm) != PW_OK) {
 		free(g);
@@ -29,7 +29,7 @@ enum pw_status machine_guest_new(struct machine *x, const struct pw_uuid *id, st
 	return PW_OK;
 }
 
-void machine_guest_free(struct machine *x, struct guest *g)
+void pef_machine_guest_free(struct pef_machine *x, struct pef_guest *g)
 {
 	pef_vm_free(&x->model, g->vm);
 	tree_release(&g->tags);
@@ -53,7 +53,7 @@ static void add_id(struct words *w, const struct pw_uuid *id)
 	words_add(w, half[1]);
 }
 
-static void add_run(struct words *w, const struct guest *g, const struct pef_run *run)
+static void add_run(struct words *w, const struct pef_guest *g, const struct pef_run *run)
 {
 	words_add(w, REC_RUN);
 	add_id(w, &g->id);
@@ -63,7 +63,7 @@ static void add_run(struct words *w, const struct guest *g, const struct pef_run
 	words_add(w, run->frame);
 }
 
-static void add_tag(struct words *w, const struct guest *g, uint64_t first, uint64_t count, uint64_t tag)
+static void add_tag(struct words *w, const struct pef_guest *g, uint64_t first, uint64_t count, uint64_t tag)
 {
 	words_add(w, REC_TAG);
 	add_id(w, &g->id);
@@ -72,7 +72,7 @@ static void add_tag(struct words *w, const struct guest *g, uint64_t first, uint
 	words_add(w, tag);
 }
 
-static void add_pages(struct words *w, const struct guest *g, uint64_t first, uint64_t end)
+static void add_pages(struct words *w, const struct pef_guest *g, uint64_t first, uint64_t end)
 {
 	struct tree_run tag;
 	struct pef_run run;
@@ -87,7 +87,7 @@ static void add_pages(struct words *w, const struct guest *g, uint64_t first, ui
 	}
 }
 
-static void add_page_picture(struct words *w, const struct guest *g, uint64_t first, uint64_t count)
+static void add_page_picture(struct words *w, const struct pef_guest *g, uint64_t first, uint64_t count)
 {
 	struct pef_run none = { first, count, PEF_NO, 0 };
 
@@ -97,7 +97,7 @@ static void add_page_picture(struct words *w, const struct guest *g, uint64_t fi
 	add_pages(w, g, first, first + count);
 }
 
-static void add_vm_picture(struct words *w, const struct guest *g)
+static void add_vm_picture(struct words *w, const struct pef_guest *g)
 {
 	words_add(w, REC_VM);
 	add_id(w, &g->id);
@@ -113,13 +113,13 @@ static void add_vm_picture(struct words *w, const struct guest *g)
 	add_pages(w, g, 0, TREE_PAGES);
 }
 
-void machine_picture_forget(struct words *w, const struct pw_uuid *id)
+void pef_machine_picture_forget(struct words *w, const struct pw_uuid *id)
 {
 	words_add(w, REC_FORGET);
 	add_id(w, id);
 }
 
-static void machine_picture(struct words *w, const struct machine *x)
+static void pef_machine_picture(struct words *w, const struct pef_machine *x)
 {
 	words_add(w, REC_MACHINE);
 	words_add(w, MACHINE_MAGIC);
@@ -132,7 +132,7 @@ static void machine_picture(struct words *w, const struct machine *x)
 /* Reading pictures. A record that makes no sense is PW_INVALID. */
 
 struct reader {
-	struct machine *x;
+	struct pef_machine *x;
 	const uint64_t *at;
 	size_t left;
 	bool overrun;
@@ -159,7 +159,7 @@ static struct pw_uuid take_id(struct reader *r)
 	return id;
 }
 
-static enum pw_status take_slots(struct reader *r, struct guest *g, uint64_t count)
+static enum pw_status take_slots(struct reader *r, struct pef_guest *g, uint64_t count)
 {
 	const struct pef_call usual = { 0 };
 
@@ -182,14 +182,14 @@ static enum pw_status take_vm(struct reader *r)
 {
 	struct pw_uuid id = take_id(r);
 	uint64_t state = take(r), owed = take(r), tagged = take(r), slots = take(r);
-	struct guest *g = machine_find(r->x, &id);
+	struct pef_guest *g = pef_machine_find(r->x, &id);
 	enum pw_status st;
 
 	if (r->overrun || state >= PEF_VM_STATE_COUNT)
 		return PW_INVALID;
 	if (g)
-		machine_guest_free(r->x, g);
-	st = machine_guest_new(r->x, &id, &g);
+		pef_machine_guest_free(r->x, g);
+	st = pef_machine_guest_new(r->x, &id, &g);
 	if (st == PW_OK)
 		st = take_slots(r, g, slots);
 	if (st != PW_OK)
@@ -203,10 +203,10 @@ static enum pw_status take_vm(struct reader *r)
 static enum pw_status take_forget(struct reader *r)
 {
 	struct pw_uuid id = take_id(r);
-	struct guest *g = machine_find(r->x, &id);
+	struct pef_guest *g = pef_machine_find(r->x, &id);
 
 	if (g)
-		machine_guest_free(r->x, g);
+		pef_machine_guest_free(r->x, g);
 	return PW_OK;
 }
 
@@ -215,7 +215,7 @@ static enum pw_status take_run(struct reader *r)
 	struct pw_uuid id = take_id(r);
 	uint64_t first = take(r), count = take(r), state = take(r), frame = take(r);
 	struct pef_run run = { first, count, (enum pef_gfn_state)state, frame };
-	struct guest *g = machine_find(r->x, &id);
+	struct pef_guest *g = pef_machine_find(r->x, &id);
 
 	if (!g || state >= PEF_GFN_STATE_COUNT)
 		return PW_INVALID;
@@ -226,14 +226,14 @@ static enum pw_status take_tag(struct reader *r)
 {
 	struct pw_uuid id = take_id(r);
 	uint64_t first = take(r), count = take(r), tag = take(r);
-	struct guest *g = machine_find(r->x, &id);
+	struct pef_guest *g = pef_machine_find(r->x, &id);
 
 	if (!g || first >= TREE_PAGES || count > TREE_PAGES - first || tag > BACKEND_PEF_TAG_LOST)
 		return PW_INVALID;
 	return tree_set(&g->tags, first, count, tag);
 }
 
-static enum pw_status machine_set_up(struct machine *x, uint64_t frames, uint64_t base_pfn)
+static enum pw_status pef_machine_set_up(struct pef_machine *x, uint64_t frames, uint64_t base_pfn)
 {
 	enum pw_status st;
 
@@ -249,7 +249,7 @@ static enum pw_status take_machine(struct reader *r)
 {
 	uint64_t magic = take(r), frames = take(r), base_pfn = take(r);
 
-	return magic == MACHINE_MAGIC ? machine_set_up(r->x, frames, base_pfn) : PW_INVALID;
+	return magic == MACHINE_MAGIC ? pef_machine_set_up(r->x, frames, base_pfn) : PW_INVALID;
 }
 
 static enum pw_status take_record(struct reader *r)
@@ -268,7 +268,7 @@ static enum pw_status take_record(struct reader *r)
 	}
 }
 
-static enum pw_status machine_take_picture(struct machine *x, const uint64_t *at, size_t count)
+static enum pw_status pef_machine_take_picture(struct pef_machine *x, const uint64_t *at, size_t count)
 {
 	struct reader r = { .x = x, .at = at, .left = count };
 	enum pw_status st = PW_OK;
@@ -282,7 +282,7 @@ static enum pw_status machine_take_picture(struct machine *x, const uint64_t *at
  * Every op that changes the machine: `begin_*` takes a picture of what it may touch; `end_*`, after success, makes the
  * change durable, or else puts the picture back. (An op that the model refused changed nothing.)
  */
-enum pw_status machine_begin(struct machine *x, struct pw_err *err)
+enum pw_status pef_machine_begin(struct pef_machine *x, struct pw_err *err)
 {
 	if (x->lost)
 		return pw_fail(err, PW_BACKEND, "the emulated machine lost its state file");
@@ -307,7 +307,7 @@ static bool remember_run(struct old_runs *old, const struct pef_run *run)
 }
 
 /* What the pages were, for their tags; and room for what becomes of these. */
-static bool remember(struct machine *x, const struct guest *g, uint64_t first, uint64_t end)
+static bool remember(struct pef_machine *x, const struct pef_guest *g, uint64_t first, uint64_t end)
 {
 	struct pef_run run;
 
@@ -320,9 +320,9 @@ static bool remember(struct machine *x, const struct guest *g, uint64_t first, u
 	return arena_reserve_sets(&x->tag_nodes, x->before.count) == PW_OK;
 }
 
-enum pw_status machine_begin_vm(struct machine *x, const struct guest *g, struct pw_err *err)
+enum pw_status pef_machine_begin_vm(struct pef_machine *x, const struct pef_guest *g, struct pw_err *err)
 {
-	enum pw_status st = machine_begin(x, err);
+	enum pw_status st = pef_machine_begin(x, err);
 
 	if (st != PW_OK)
 		return st;
@@ -332,10 +332,10 @@ enum pw_status machine_begin_vm(struct machine *x, const struct guest *g, struct
 	return PW_OK;
 }
 
-enum pw_status machine_begin_pages(struct machine *x, const struct guest *g, uint64_t gfn, uint64_t count,
-				   struct pw_err *err)
+enum pw_status pef_machine_begin_pages(struct pef_machine *x, const struct pef_guest *g, uint64_t gfn, uint64_t count,
+				       struct pw_err *err)
 {
-	enum pw_status st = machine_begin(x, err);
+	enum pw_status st = pef_machine_begin(x, err);
 
 	if (st != PW_OK)
 		return st;
@@ -347,7 +347,7 @@ enum pw_status machine_begin_pages(struct machine *x, const struct guest *g, uin
 }
 
 /* Does to tags what `op` did to the pages that were remembered. */
-void machine_retag(struct machine *x, struct guest *g, enum pef_gfn_op op)
+void pef_machine_retag(struct pef_machine *x, struct pef_guest *g, enum pef_gfn_op op)
 {
 	for (size_t i = 0; i < x->before.count; i++) {
 		const struct pef_run *run = &x->before.at[i];
@@ -360,25 +360,25 @@ void machine_retag(struct machine *x, struct guest *g, enum pef_gfn_op op)
 	}
 }
 
-void machine_put_back(struct machine *x)
+void pef_machine_put_back(struct pef_machine *x)
 {
-	if (machine_take_picture(x, x->undo.at, x->undo.count) != PW_OK)
+	if (pef_machine_take_picture(x, x->undo.at, x->undo.count) != PW_OK)
 		x->lost = true;
 }
 
 /* If it fails, the long file is as good, and there will be a next time. */
-static void shorten(struct machine *x)
+static void shorten(struct pef_machine *x)
 {
 	struct words all = { 0 };
 	struct pw_err why;
 
-	machine_picture(&all, x);
+	pef_machine_picture(&all, x);
 	if (machine_file_rewrite(x->file, &all, &why) != PW_OK)
 		machine_file_put_off(x->file);
 	words_release(&all);
 }
 
-enum pw_status machine_commit(struct machine *x, struct pw_err *err)
+enum pw_status pef_machine_commit(struct pef_machine *x, struct pw_err *err)
 {
 	enum pw_status st;
 
@@ -388,32 +388,33 @@ enum pw_status machine_commit(struct machine *x, struct pw_err *err)
 	return st;
 }
 
-enum pw_status machine_end_vm(struct machine *x, const struct guest *g, enum pw_status st, struct pw_err *err)
+enum pw_status pef_machine_end_vm(struct pef_machine *x, const struct pef_guest *g, enum pw_status st,
+				  struct pw_err *err)
 {
 	if (st == PW_OK && x->file) {
 		add_vm_picture(&x->redo, g);
-		st = machine_commit(x, err);
+		st = pef_machine_commit(x, err);
 		if (st != PW_OK)
-			machine_put_back(x);
+			pef_machine_put_back(x);
 	}
 	return st;
 }
 
-enum pw_status machine_end_pages(struct machine *x, const struct guest *g, uint64_t gfn, uint64_t count,
-				 enum pw_status st, struct pw_err *err)
+enum pw_status pef_machine_end_pages(struct pef_machine *x, const struct pef_guest *g, uint64_t gfn, uint64_t count,
+				     enum pw_status st, struct pw_err *err)
 {
 	if (st == PW_OK && x->file) {
 		add_page_picture(&x->redo, g, gfn, count);
-		st = machine_commit(x, err);
+		st = pef_machine_commit(x, err);
 		if (st != PW_OK)
-			machine_put_back(x);
+			pef_machine_put_back(x);
 	}
 	return st;
 }
 
 static enum pw_status read_group(void *ctx, const uint64_t *at, size_t count, struct pw_err *err)
 {
-	enum pw_status st = machine_take_picture(ctx, at, count);
+	enum pw_status st = pef_machine_take_picture(ctx, at, count);
 
 	if (st == PW_NO_MEMORY)
 		return pw_fail(err, st, "no memory for the machine's state");
@@ -421,7 +422,7 @@ static enum pw_status read_group(void *ctx, const uint64_t *at, size_t count, st
 }
 
 /* Does the machine in the file fit the options? */
-static enum pw_status fits(const struct machine *x, const struct backend_options *o, struct pw_err *err)
+static enum pw_status fits(const struct pef_machine *x, const struct backend_options *o, struct pw_err *err)
 {
 	if (!pef_check(&x->model))
 		return pw_fail(err, PW_STORAGE, "%s holds a state that the hardware cannot be in", o->state);
@@ -431,7 +432,7 @@ static enum pw_status fits(const struct machine *x, const struct backend_options
 	return PW_OK;
 }
 
-enum pw_status machine_switch_on(struct machine *x, const struct backend_options *o, struct pw_err *err)
+enum pw_status pef_machine_switch_on(struct pef_machine *x, const struct backend_options *o, struct pw_err *err)
 {
 	uint64_t frames = o->frames ? o->frames : BACKEND_PEF_FRAMES;
 	enum pw_status st = PW_OK;
@@ -443,12 +444,12 @@ enum pw_status machine_switch_on(struct machine *x, const struct backend_options
 	if (x->set_up) {
 		st = fits(x, o, err);
 	} else {
-		st = machine_set_up(x, frames, o->base_pfn);
+		st = pef_machine_set_up(x, frames, o->base_pfn);
 		if (st != PW_OK)
 			pw_fail(err, st, "no pool of frames %" PRIu64 "+%" PRIu64, o->base_pfn, frames);
 	}
 	if (st != PW_OK || !x->file)
 		return st;
-	machine_picture(&x->redo, x);
+	pef_machine_picture(&x->redo, x);
 	return machine_file_rewrite(x->file, &x->redo, err);
 }

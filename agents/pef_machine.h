@@ -11,7 +11,7 @@
 
 #include "agents/machine_file.h"
 
-struct guest { /* what pef_vm.note points to */
+struct pef_guest { /* what pef_vm.note points to */
 	struct pw_uuid id;
 	struct pef_vm *vm; /* borrowed */
 	bool tagged;       /* tags are kept */
@@ -29,7 +29,7 @@ struct wish {
 	bool told; /* wait has handed it out */
 };
 
-struct machine {
+struct pef_machine {
 	struct backend base;
 	struct pw_mem mem;
 	struct pef model;
@@ -51,40 +51,43 @@ struct machine {
 };
 
 /* Makes the pool, or reads the whole machine from its file. PW_INVALID, PW_CONFLICT: the options do not fit. */
-enum pw_status machine_switch_on(struct machine *x, const struct backend_options *o, struct pw_err *err) PW_MUST_CHECK;
+enum pw_status pef_machine_switch_on(struct pef_machine *x, const struct backend_options *o,
+				     struct pw_err *err) PW_MUST_CHECK;
 
-struct guest *machine_find(struct machine *x, const struct pw_uuid *id);
-enum pw_status machine_guest_new(struct machine *x, const struct pw_uuid *id, struct guest **out) PW_MUST_CHECK;
-void machine_guest_free(struct machine *x, struct guest *g);
+struct pef_guest *pef_machine_find(struct pef_machine *x, const struct pw_uuid *id);
+enum pw_status pef_machine_guest_new(struct pef_machine *x, const struct pw_uuid *id,
+				     struct pef_guest **out) PW_MUST_CHECK;
+void pef_machine_guest_free(struct pef_machine *x, struct pef_guest *g);
 
 /*
  * Around every op that changes the machine: `begin_*` takes a picture of what it may touch; `end_*`, after success,
  * makes the change durable, or else puts the picture back (then the guest is another object). An op that the model
  * refused changed nothing, and just ends.
  */
-enum pw_status machine_begin(struct machine *x, struct pw_err *err) PW_MUST_CHECK;
-enum pw_status machine_begin_vm(struct machine *x, const struct guest *g, struct pw_err *err) PW_MUST_CHECK;
-enum pw_status machine_begin_pages(struct machine *x, const struct guest *g, uint64_t gfn, uint64_t count,
-				   struct pw_err *err) PW_MUST_CHECK;
-enum pw_status machine_end_vm(struct machine *x, const struct guest *g, enum pw_status st,
-			      struct pw_err *err) PW_MUST_CHECK;
-enum pw_status machine_end_pages(struct machine *x, const struct guest *g, uint64_t gfn, uint64_t count,
-				 enum pw_status st, struct pw_err *err) PW_MUST_CHECK;
+enum pw_status pef_machine_begin(struct pef_machine *x, struct pw_err *err) PW_MUST_CHECK;
+enum pw_status pef_machine_begin_vm(struct pef_machine *x, const struct pef_guest *g, struct pw_err *err) PW_MUST_CHECK;
+enum pw_status pef_machine_begin_pages(struct pef_machine *x, const struct pef_guest *g, uint64_t gfn, uint64_t count,
+				       struct pw_err *err) PW_MUST_CHECK;
+enum pw_status pef_machine_end_vm(struct pef_machine *x, const struct pef_guest *g, enum pw_status st,
+				  struct pw_err *err) PW_MUST_CHECK;
+enum pw_status pef_machine_end_pages(struct pef_machine *x, const struct pef_guest *g, uint64_t gfn, uint64_t count,
+				     enum pw_status st, struct pw_err *err) PW_MUST_CHECK;
 
 /* The steps of the above, for an op that makes or ends a VM. */
-void machine_picture_forget(struct words *w, const struct pw_uuid *id);
-enum pw_status machine_commit(struct machine *x, struct pw_err *err) PW_MUST_CHECK;
-void machine_put_back(struct machine *x);
+void pef_machine_picture_forget(struct words *w, const struct pw_uuid *id);
+enum pw_status pef_machine_commit(struct pef_machine *x, struct pw_err *err) PW_MUST_CHECK;
+void pef_machine_put_back(struct pef_machine *x);
 
 /* Does to tags what `op` did to the pages as they were at `begin_*`. */
-void machine_retag(struct machine *x, struct guest *g, enum pef_gfn_op op);
+void pef_machine_retag(struct pef_machine *x, struct pef_guest *g, enum pef_gfn_op op);
 
 /* Wishes `missing` pages out, less what is wished already: the clock's hand goes round the pool once at most. */
-void machine_wish_room(struct machine *x, uint64_t missing);
-enum pw_status machine_wait(struct machine *x, unsigned timeout_ms, struct backend_request *out, struct pw_err *err);
-void machine_kick(struct machine *x);
-void machine_complete(struct machine *x, const struct backend_request *rq);
-void machine_wishes_init(struct machine *x);
-void machine_wishes_release(struct machine *x);
+void pef_machine_wish_room(struct pef_machine *x, uint64_t missing);
+enum pw_status pef_machine_wait(struct pef_machine *x, unsigned timeout_ms, struct backend_request *out,
+				struct pw_err *err);
+void pef_machine_kick(struct pef_machine *x);
+void pef_machine_complete(struct pef_machine *x, const struct backend_request *rq);
+void pef_machine_wishes_init(struct pef_machine *x);
+void pef_machine_wishes_release(struct pef_machine *x);
 
 #endif

@@ -5,7 +5,7 @@
 #include <time.h>
 
 /* How many pages from gfn on one wish is about; 0: none wants this page out. */
-static uint64_t wished_from(const struct machine *x, const struct pw_uuid *vm, uint64_t gfn)
+static uint64_t wished_from(const struct pef_machine *x, const struct pw_uuid *vm, uint64_t gfn)
 {
 	for (const struct wish *w = x->wishes; w; w = w->next)
 		if (pw_uuid_equal(&w->rq.vm, vm) && gfn >= w->rq.gfn && gfn - w->rq.gfn < w->rq.count)
@@ -22,12 +22,12 @@ static void drop_wish(struct wish **at)
 }
 
 /* Pages that wishes are about and that are still resident. Wishes that came true by other ways are dropped. */
-static uint64_t pages_wished(struct machine *x)
+static uint64_t pages_wished(struct pef_machine *x)
 {
 	uint64_t n = 0;
 
 	for (struct wish **at = &x->wishes; *at;) {
-		const struct guest *g = machine_find(x, &(*at)->rq.vm);
+		const struct pef_guest *g = pef_machine_find(x, &(*at)->rq.vm);
 		uint64_t gfn = (*at)->rq.gfn, count = (*at)->rq.count, still = 0;
 
 		for (uint64_t i = 0; g && i < count; i++)
@@ -41,7 +41,7 @@ static uint64_t pages_wished(struct machine *x)
 	return n;
 }
 
-static void wish_out(struct machine *x, const struct guest *g, uint64_t gfn, uint64_t count)
+static void wish_out(struct pef_machine *x, const struct pef_guest *g, uint64_t gfn, uint64_t count)
 {
 	struct wish *w = calloc(1, sizeof *w);
 	struct wish **end = &x->wishes;
@@ -58,11 +58,11 @@ static void wish_out(struct machine *x, const struct guest *g, uint64_t gfn, uin
 }
 
 /* Wishes the page under the clock's hand out, and those after it that it can; returns how many. The hand moves on. */
-static uint64_t wish_at_hand(struct machine *x, uint64_t most, uint64_t *passed)
+static uint64_t wish_at_hand(struct pef_machine *x, uint64_t most, uint64_t *passed)
 {
 	struct pef_vm *vm;
 	struct pef_run run;
-	const struct guest *g;
+	const struct pef_guest *g;
 	uint64_t known, n = 0;
 
 	*passed = x->model.frames;
@@ -80,7 +80,7 @@ static uint64_t wish_at_hand(struct machine *x, uint64_t most, uint64_t *passed)
 }
 
 /* Wishes `missing` pages out, less what is wished already: the clock's hand goes round the pool once at most. */
-void machine_wish_room(struct machine *x, uint64_t missing)
+void pef_machine_wish_room(struct pef_machine *x, uint64_t missing)
 {
 	uint64_t wished, passed;
 
@@ -102,7 +102,7 @@ static void deadline(unsigned timeout_ms, struct timespec *out)
 	}
 }
 
-static struct wish *untold(const struct machine *x)
+static struct wish *untold(const struct pef_machine *x)
 {
 	struct wish *w = x->wishes;
 
@@ -111,7 +111,8 @@ static struct wish *untold(const struct machine *x)
 	return w;
 }
 
-enum pw_status machine_wait(struct machine *x, unsigned timeout_ms, struct backend_request *out, struct pw_err *err)
+enum pw_status pef_machine_wait(struct pef_machine *x, unsigned timeout_ms, struct backend_request *out,
+				struct pw_err *err)
 {
 	struct timespec until;
 	struct wish *w;
@@ -131,7 +132,7 @@ enum pw_status machine_wait(struct machine *x, unsigned timeout_ms, struct backe
 	return w ? PW_OK : pw_fail(err, PW_BUSY, "no request");
 }
 
-void machine_kick(struct machine *x)
+void pef_machine_kick(struct pef_machine *x)
 {
 	pthread_mutex_lock(&x->lock);
 	x->kicked = true;
@@ -139,7 +140,7 @@ void machine_kick(struct machine *x)
 	pthread_mutex_unlock(&x->lock);
 }
 
-void machine_complete(struct machine *x, const struct backend_request *rq)
+void pef_machine_complete(struct pef_machine *x, const struct backend_request *rq)
 {
 	pthread_mutex_lock(&x->lock);
 	for (struct wish **at = &x->wishes; *at; at = &(*at)->next) {
@@ -151,7 +152,7 @@ void machine_complete(struct machine *x, const struct backend_request *rq)
 	pthread_mutex_unlock(&x->lock);
 }
 
-void machine_wishes_init(struct machine *x)
+void pef_machine_wishes_init(struct pef_machine *x)
 {
 	pthread_condattr_t attr;
 
@@ -162,7 +163,7 @@ void machine_wishes_init(struct machine *x)
 	pthread_condattr_destroy(&attr);
 }
 
-void machine_wishes_release(struct machine *x)
+void pef_machine_wishes_release(struct pef_machine *x)
 {
 	while (x->wishes)
 		drop_wish(&x->wishes);

@@ -9,6 +9,8 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include "api/json.h"
+
 #define BACKOFF_FIRST_MS 100
 #define BACKOFF_MAX_MS   5000
 #define CONNECT_MS       5000
@@ -229,18 +231,21 @@ static enum pw_problem problem_of(const struct client_reply *r)
 	return PROBLEM_INTERNAL;
 }
 
-/* Moves what came back into *out. */
-static void take_answer(struct exchange *x, struct client_reply *out)
+/* Moves what came back into *out. False: no memory. */
+static bool take_answer(struct exchange *x, struct client_reply *out)
 {
+	bool no_memory = false;
+	json_error_t e;
 	long status = 0;
 
 	curl_easy_getinfo(x->c->curl, CURLINFO_RESPONSE_CODE, &status);
 	out->status = (unsigned)status;
-	out->json = x->used ? json_loadb(x->text, x->used, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, NULL) : NULL;
+	out->json = x->used ? json_load_text(x->text, x->used, &e, &no_memory) : NULL;
 	out->text = x->text;
 	x->text = NULL;
 	memcpy(out->location, x->location, sizeof out->location);
 	out->problem = problem_of(out);
+	return !no_memory;
 }
 
 /* PW_OK: there is an answer, good or bad. */
@@ -252,15 +257,13 @@ static enum pw_status try_once(struct exchange *x, struct client_reply *out, str
 	x->location[0] = '\0';
 	set_up(x);
 	code = curl_easy_perform(x->c->curl);
-	if (code == CURLE_OK) {
-		take_answer(x, out);
+	if (code == CURLE_OK && take_answer(x, out))
 		return PW_OK;
-	}
 	free(x->text);
 	x->text = NULL;
 	if (code == CURLE_ABORTED_BY_CALLBACK)
 		return pw_fail(err, PW_BUSY, "%s %s: stopped", x->method, x->url);
-	if (code == CURLE_OUT_OF_MEMORY || x->no_memory)
+	if (code == CURLE_OK || code == CURLE_OUT_OF_MEMORY || x->no_memory)
 		return pw_fail(err, PW_NO_MEMORY, "%s %s: no memory", x->method, x->url);
 	return pw_fail(err, PW_NETWORK, "%s %s: %s", x->method, x->url,
 		       x->c->curl_error[0] ? x->c->curl_error : curl_easy_strerror(code));

@@ -1,9 +1,44 @@
 #include "api/json.h"
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* Set by jansson's allocator on this thread. Not const, since jansson hands its allocator no context. */
+static _Thread_local bool allocation_failed;
+
+static void *noting_malloc(size_t size)
+{
+	void *p = malloc(size);
+
+	if (!p)
+		allocation_failed = true;
+	return p;
+}
+
+static void set_allocator(void)
+{
+	json_set_alloc_funcs(noting_malloc, free);
+}
+
+json_t *json_load_text(const char *text, size_t len, json_error_t *e, bool *no_memory)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	json_t *v;
+
+	*no_memory = pthread_once(&once, set_allocator) != 0;
+	if (*no_memory)
+		return NULL;
+	allocation_failed = false;
+	v = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, e);
+	if (!allocation_failed)
+		return v;
+	json_decref(v);
+	*no_memory = true;
+	return NULL;
+}
 
 struct block {
 	struct block *next;
@@ -291,11 +326,6 @@ static void syntax_fault(const char *text, size_t len, const json_error_t *e, st
 	struct place p = { .depth = 0 };
 	size_t end = e->position > 0 ? (size_t)e->position : 0;
 
-	if (json_error_code(e) == json_error_out_of_memory) {
-		why->no_memory = true;
-		snprintf(why->detail, sizeof why->detail, "no memory to decode the body");
-		return;
-	}
 	if (!locate(&p, text, end < len ? end : len))
 		p.depth = 0;
 	place_write(&p, why->pointer, sizeof why->pointer);
@@ -306,6 +336,7 @@ static void syntax_fault(const char *text, size_t len, const json_error_t *e, st
 json_t *json_read_text(struct reader *r, const char *text, size_t len, struct codec_fault *why)
 {
 	json_error_t e;
+	bool no_memory;
 
 	*why = (struct codec_fault){ .no_memory = false };
 	*r = (struct reader){ .why = why };
@@ -316,13 +347,15 @@ json_t *json_read_text(struct reader *r, const char *text, size_t len, struct co
 		json_fault_memory(r);
 		return NULL;
 	}
-	r->body->root = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &e);
-	if (!r->body->root) {
+	r->body->root = json_load_text(text, len, &e, &no_memory);
+	if (r->body->root)
+		return r->body->root;
+	if (no_memory)
+		json_fault_memory(r);
+	else
 		syntax_fault(text, len, &e, why);
-		codec_release(r->body);
-		return NULL;
-	}
-	return r->body->root;
+	codec_release(r->body);
+	return NULL;
 }
 
 static const struct json_field *find_field(const struct json_field *fields, size_t n, const char *name)

@@ -12,6 +12,12 @@
 
 #define JSON_NESTING_MAX 16
 
+/*
+ * json_loadb, made safe: jansson's lexer goes on after a failed allocation, with a character missing, and may so return
+ * another value than the text says. Duplicate keys are refused. NULL: *e is written, or *no_memory set.
+ */
+json_t *json_load_text(const char *text, size_t len, json_error_t *e, bool *no_memory) PW_MUST_CHECK;
+
 /* Memory of a decoded body: blocks that live and die with it, and the parsed JSON that strings are borrowed from. */
 struct body *body_new(void); /* or NULL */
 /* Zeroed room for n objects of `size` bytes, n and size of the caller's choosing; NULL if there is no memory. */

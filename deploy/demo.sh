@@ -119,10 +119,25 @@ token() {
 	api POST /v1/tokens "$body" | jq -er .secret >"$run/$2.token"
 }
 
-# show COMMAND...: the command line interface's words and what they print.
+# show COMMAND...: the command line interface's words and what they print. On a terminal it makes a table itself.
 show() {
 	say "${dim}\$ pagewarden $*$plain"
-	"$cli" --url "$url" --token-file "$run/data/admin.token" "$@" | sed 's/^/    /' || true
+	if [ -t 1 ]; then
+		"$cli" --url "$url" --token-file "$run/data/admin.token" "$@" || true
+	else
+		"$cli" --url "$url" --token-file "$run/data/admin.token" "$@" | align || true
+	fi
+}
+
+# Lines of tab-separated cells, as columns.
+align() {
+	awk -F '\t' '
+		{ for (i = 1; i <= NF; i++) { cell[NR, i] = $i; if (length($i) > width[i]) width[i] = length($i) } cells[NR] = NF }
+		END { for (r = 1; r <= NR; r++) {
+			line = "   "
+			for (i = 1; i <= cells[r]; i++) line = line sprintf(i < cells[r] ? " %-" width[i] "s " : " %s", cell[r, i])
+			print substr(line, 1, 180)
+		} }'
 }
 
 # problem JSON: a refusal, in four lines at most.
@@ -220,7 +235,7 @@ convert_pages() {
 		say "demo-a: $(pages_of "$vm_a")"
 		sleep 1
 	done
-	show history "$vm_a" 0 --limit 5
+	show history demo-a 0 --limit 3
 }
 
 resident_run() { # the first resident run of a VM, as JSON
@@ -250,6 +265,7 @@ refuse_shared_pool() {
 	body=$(jq -nc --arg b "$host_b" --arg c "$host_c" '{base_pfn: 0, frames: 4096, page_shift: 16, hosts: [$b, $c]}')
 	api PUT /v1/pools/cxl-demo "$body" >/dev/null
 	say 'the pool cxl-demo (CXL memory behind a switch, say) is attached to host-b and to host-c'
+	say '(host-c is registered by the API and has no agent: after its lease of 15 s it counts as unreachable)'
 	extra=$(new_vm far-b "$host_b" pef 64)
 	vm_c=$(new_vm far-c "$host_c" pef 64)
 	api POST "/v1/vms/$extra/lifecycle" '{"event": "init_start"}' >/dev/null
@@ -259,6 +275,8 @@ refuse_shared_pool() {
 	say 'host-c claims frames 104 to 111'
 	answer=$(report "$host_c" "$(claim "$vm_c" page_in 0 8 cxl-demo 104)")
 	problem "$(jq -c '.results[0].problem' <<<"$answer")"
+	show frames cxl-demo
+	api POST "/v1/vms/$extra/lifecycle" '{"event": "terminate"}' >/dev/null
 	api POST "/v1/vms/$vm_c/lifecycle" '{"event": "terminate"}' >/dev/null
 }
 
@@ -274,8 +292,13 @@ refuse_real_guests() {
 	first=$(launch "$one" '{"share_backing": "demo"}')
 	say "launch of twin-1: $(jq -r .state <<<"$first")"
 	second=$(launch "$two" '{"share_backing": "demo"}')
-	say "launch of twin-2: $(jq -r .state <<<"$second"); the frames were found by their PFNs in /proc/self/pagemap"
-	problem "$(jq -c '.problem // {type: "/problems/none", title: "no problem", detail: "the launch went through"}' <<<"$second")"
+	say "launch of twin-2: $(jq -r .state <<<"$second")"
+	if [ "$(jq -r '.problem.type // empty' <<<"$second")" = /problems/frame-conflict ]; then
+		problem "$(jq -c .problem <<<"$second")"
+		say 'host-a found the frames by their PFNs in /proc/self/pagemap: the ledger refused them before a guest ran'
+	else
+		say "this launch should have been refused as a frame-conflict: $(jq -c '.problem // "no problem"' <<<"$second")"
+	fi
 }
 
 what_next() {
@@ -285,9 +308,9 @@ what_next() {
 	cat <<TXT
   export PAGEWARDEN_URL=$url PAGEWARDEN_TOKEN_FILE=$token_file
   $cli hosts
-  $cli gfns $vm_a
-  $cli who-owns $host_a $pfn
-  $cli history $vm_a 0
+  $cli gfns demo-a
+  $cli who-owns host-a $pfn
+  $cli history demo-a 0
   $cli events --follow
   $cli violations
   curl -s -H "Authorization: Bearer \$(cat $token_file)" $url/v1/summary | jq .

@@ -1,11 +1,8 @@
 #include "server/http.h"
 
-#include <arpa/inet.h>
 #include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <microhttpd.h>
-#include <netinet/tcp.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "server/endpoint.h"
 #include "server/log.h"
 #include "server/metrics.h"
 #include "server/service.h"
@@ -30,7 +28,6 @@
 #define IDLE_TIMEOUT_S     120u
 #define STATUS_CLIENT_GONE 499 /* in metrics and logs: nobody was there to answer */
 #define KEY_MAX            128
-#define ADDRESS_MAX        96
 
 struct http {
 	struct service *service;     /* borrowed */
@@ -43,7 +40,7 @@ struct http {
 	_Atomic uint64_t requests;
 	_Atomic int64_t last_complaint_s;
 	char id_prefix[17];
-	char address[ADDRESS_MAX];
+	char address[ENDPOINT_TEXT];
 };
 
 /*
@@ -729,120 +726,6 @@ static void on_panic(void *cls, const char *file, unsigned line, const char *rea
 	abort();
 }
 
-struct endpoint {
-	union {
-		struct sockaddr any;
-		struct sockaddr_in v4;
-		struct sockaddr_in6 v6;
-	} address;
-	socklen_t size;
-	bool loopback;
-};
-
-static bool parse_port(const char *text, in_port_t *out)
-{
-	unsigned long port;
-	char *end;
-
-	if (*text < '0' || *text > '9' || strlen(text) > 5)
-		return false;
-	port = strtoul(text, &end, 10);
-	if (*end || port > 65535)
-		return false;
-	*out = htons((uint16_t)port);
-	return true;
-}
-
-/* "127.0.0.1:8470" or "[::1]:8470" */
-static bool parse_endpoint(const char *text, struct endpoint *out)
-{
-	const char *colon = strrchr(text, ':');
-	char host[INET6_ADDRSTRLEN + 2];
-	in_port_t port;
-	size_t len;
-
-	*out = (struct endpoint){ 0 };
-	if (!colon || (size_t)(colon - text) >= sizeof host || !parse_port(colon + 1, &port))
-		return false;
-	len = (size_t)(colon - text);
-	memcpy(host, text, len);
-	host[len] = '\0';
-	if (host[0] == '[' && host[len - 1] == ']') {
-		host[len - 1] = '\0';
-		out->address.v6.sin6_family = AF_INET6;
-		out->address.v6.sin6_port = port;
-		out->size = sizeof out->address.v6;
-		if (inet_pton(AF_INET6, host + 1, &out->address.v6.sin6_addr) != 1)
-			return false;
-		out->loopback = IN6_IS_ADDR_LOOPBACK(&out->address.v6.sin6_addr);
-		return true;
-	}
-	out->address.v4.sin_family = AF_INET;
-	out->address.v4.sin_port = port;
-	out->size = sizeof out->address.v4;
-	if (inet_pton(AF_INET, strcmp(host, "localhost") == 0 ? "127.0.0.1" : host, &out->address.v4.sin_addr) != 1)
-		return false;
-	out->loopback = ntohl(out->address.v4.sin_addr.s_addr) >> 24 == 127;
-	return true;
-}
-
-static enum pw_status check_endpoint(const struct config *c, struct endpoint *out, struct pw_err *err)
-{
-	if (!parse_endpoint(c->listen, out))
-		return pw_fail(
-			err, PW_INVALID,
-			"cannot listen on \"%s\": give a numeric address and a port, like 127.0.0.1:8470 or [::1]:8470",
-			c->listen);
-	if (!out->loopback && !c->tls_cert)
-		return pw_fail(
-			err, PW_DENIED,
-			"will not listen on %s without TLS: tokens would travel in the clear; give --tls-cert and "
-			"--tls-key, or an address of this machine only, like 127.0.0.1:8470",
-			c->listen);
-	if (!c->tls_cert != !c->tls_key || (c->tls_client_ca && !c->tls_cert))
-		return pw_fail(err, PW_INVALID,
-			       "--tls-cert and --tls-key belong together, and --tls-client-ca needs both");
-	return PW_OK;
-}
-
-static enum pw_status fail_listen(const struct config *c, int fd, struct pw_err *err)
-{
-	int cause = errno;
-
-	if (fd >= 0)
-		close(fd);
-	return pw_fail(err, PW_NETWORK, "cannot listen on %s: %s%s", c->listen, strerror(cause),
-		       cause == EADDRINUSE ? "; is another pagewardend running? Choose another port with --listen"
-					   : "");
-}
-
-static enum pw_status listen_on(struct http *h, const struct endpoint *at, struct pw_err *err)
-{
-	int fd = socket(at->address.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), on = 1;
-	struct endpoint bound = { .size = sizeof bound.address };
-	const char *scheme = h->tls ? "https" : "http";
-	char host[INET6_ADDRSTRLEN];
-
-	if (fd < 0)
-		return fail_listen(h->config, fd, err);
-	(void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-	if (at->address.any.sa_family == AF_INET6)
-		(void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
-	if (bind(fd, &at->address.any, at->size) != 0 || listen(fd, SOMAXCONN) != 0 ||
-	    getsockname(fd, &bound.address.any, &bound.size) != 0)
-		return fail_listen(h->config, fd, err);
-	if (bound.address.any.sa_family == AF_INET6) {
-		inet_ntop(AF_INET6, &bound.address.v6.sin6_addr, host, sizeof host);
-		snprintf(h->address, sizeof h->address, "%s://[%s]:%u", scheme, host,
-			 ntohs(bound.address.v6.sin6_port));
-	} else {
-		inet_ntop(AF_INET, &bound.address.v4.sin_addr, host, sizeof host);
-		snprintf(h->address, sizeof h->address, "%s://%s:%u", scheme, host, ntohs(bound.address.v4.sin_port));
-	}
-	h->listener = fd;
-	return PW_OK;
-}
-
 static enum pw_status start_daemon(struct http *h, bool v6, struct pw_err *err)
 {
 	unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_TURBO | MHD_USE_ERROR_LOG;
@@ -908,13 +791,13 @@ enum pw_status http_start(const struct config *c, struct service *sv, struct htt
 	h->config = c;
 	h->listener = -1;
 	MHD_set_panic_func(on_panic, NULL);
-	st = check_endpoint(c, &at, err);
+	st = endpoint_choose(c, &at, err);
 	if (st == PW_OK)
 		st = make_id_prefix(h, err);
 	if (st == PW_OK && c->tls_cert)
 		st = tls_open(c, &h->tls, err);
 	if (st == PW_OK)
-		st = listen_on(h, &at, err);
+		st = endpoint_listen(&at, c, &h->listener, h->address, err);
 	if (st == PW_OK)
 		st = start_daemon(h, at.address.any.sa_family == AF_INET6, err);
 	if (st != PW_OK) {

@@ -15,11 +15,13 @@ struct service;
 struct request;
 
 /* Who asks: a token. */
+#define PRINCIPAL_SEAL 32
 struct principal {
 	struct pw_uuid token; /* nil: nobody */
 	enum role role;
 	struct pw_uuid host; /* of an agent's token */
 	char name[CODEC_NAME_MAX];
+	uint8_t seal[PRINCIPAL_SEAL]; /* a key that only who has the token's secret can make: never stored */
 };
 
 struct response {

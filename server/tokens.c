@@ -63,6 +63,8 @@ bool service_authenticate(struct service *sv, const char *secret, size_t len, st
 		out->role = t->role;
 		out->host = t->host;
 		memcpy(out->name, t->name, sizeof out->name);
+		crypto_generichash(out->seal, sizeof out->seal, (const unsigned char *)secret, SECRET_LEN,
+				   (const unsigned char *)"seal", 4);
 	}
 	pthread_rwlock_unlock(&sv->lock);
 	return ok;

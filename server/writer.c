@@ -1,3 +1,4 @@
+#include <assert.h>
 #include <errno.h>
 #include <sodium.h>
 #include <stdlib.h>
@@ -314,6 +315,40 @@ void answer_save(struct service *sv, const char *scope, const char *key, const s
 		group_break(sv, &err);
 }
 
+/*
+ * An answer may hold a secret (a new token's), and the store holds none: what is kept is sealed with a key that only
+ * the client's own token yields.
+ */
+static unsigned char *seal(const struct request *r, size_t *size)
+{
+	size_t plain = r->response.size;
+	unsigned char *box = malloc(crypto_secretbox_NONCEBYTES + crypto_secretbox_MACBYTES + plain);
+
+	static_assert(PRINCIPAL_SEAL == crypto_secretbox_KEYBYTES, "the seal is a key");
+	if (!box)
+		return NULL;
+	randombytes_buf(box, crypto_secretbox_NONCEBYTES);
+	crypto_secretbox_easy(box + crypto_secretbox_NONCEBYTES,
+			      plain ? (const unsigned char *)r->response.body : (const unsigned char *)"", plain, box,
+			      r->who.seal);
+	*size = crypto_secretbox_NONCEBYTES + crypto_secretbox_MACBYTES + plain;
+	return box;
+}
+
+/* Replaces a's sealed body by the plain one, in place. */
+static bool unseal(const struct request *r, struct answer *a)
+{
+	unsigned char *box = (unsigned char *)a->memory + ((const char *)a->body - (const char *)a->memory);
+
+	if (a->size < crypto_secretbox_NONCEBYTES + crypto_secretbox_MACBYTES ||
+	    crypto_secretbox_open_easy(box + crypto_secretbox_NONCEBYTES, box + crypto_secretbox_NONCEBYTES,
+				       a->size - crypto_secretbox_NONCEBYTES, box, r->who.seal) != 0)
+		return false;
+	a->body = box + crypto_secretbox_NONCEBYTES;
+	a->size -= crypto_secretbox_NONCEBYTES + crypto_secretbox_MACBYTES;
+	return true;
+}
+
 /* Has this request been answered before? Then it is again. */
 static bool answered_before(struct service *sv, struct request *r, const uint8_t hash[STORE_HASH])
 {
@@ -326,8 +361,10 @@ static bool answered_before(struct service *sv, struct request *r, const uint8_t
 	if (sodium_memcmp(a.request_hash, hash, STORE_HASH) != 0)
 		answer_problem(r, PROBLEM_IDEMPOTENCY, "Idempotency-Key %s was used for another request",
 			       r->idempotency_key);
-	else
+	else if (unseal(r, &a))
 		answer_again(r, &a);
+	else
+		answer_problem(r, PROBLEM_STORAGE, "the saved answer is damaged");
 	free(a.memory);
 	return true;
 }
@@ -336,14 +373,21 @@ static void keep_answer(struct service *sv, struct request *r, const uint8_t has
 {
 	struct answer a = { .status = r->response.status,
 			    .headers = r->response.headers,
-			    .body = r->response.body ? r->response.body : "",
-			    .size = r->response.size,
 			    .expires_ms = sv->group_time_ms + answer_life_ms };
+	unsigned char *box = seal(r, &a.size);
 	char scope[PW_UUID_TEXT];
+	struct pw_err err;
 
+	if (!box) {
+		pw_fail(&err, PW_NO_MEMORY, "out of memory while keeping an answer");
+		group_break(sv, &err);
+		return;
+	}
+	a.body = box;
 	memcpy(a.request_hash, hash, STORE_HASH);
 	scope_of(r, scope);
 	answer_save(sv, scope, r->idempotency_key, &a);
+	free(box);
 }
 
 static void change_one(struct service *sv, struct request *r)

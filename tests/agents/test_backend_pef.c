@@ -495,7 +495,7 @@ Test(backend_pef, an_op_without_memory_changes_nothing)
 {
 	struct home h = home_new();
 	struct backend *b = open_home(&h);
-	struct machine *x = PW_CONTAINER_OF(b, struct machine, base);
+	struct pef_machine *x = PW_CONTAINER_OF(b, struct pef_machine, base);
 	uint64_t pfns[5];
 
 	make_vm(b, &A, 2000);

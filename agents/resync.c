@@ -21,7 +21,7 @@ struct resync {
 	struct seen_vm *vms; /* owned */
 	size_t n, cap;
 	bool failed; /* no memory */
-	uint64_t regions, differences, violations, unrepaired;
+	uint64_t regions, opened, differences, violations, unrepaired;
 };
 
 static struct seen_vm *seen(struct resync *rs, const struct pw_uuid *id)
@@ -351,8 +351,10 @@ static bool see_region(void *ctx, json_t *item)
 	}
 	g->rs->regions++;
 	g->st = read_hardware(g->rs->w, g->vm, gfn, count, &hardware, &g->t->err);
-	if (g->st == PW_OK && resync_digest(&hardware.runs) != digest)
+	if (g->st == PW_OK && resync_digest(&hardware.runs) != digest) {
+		g->rs->opened++;
 		g->st = compare_window(g->rs, g->vm, &hardware, gfn, count, g->t);
+	}
 	run_list_release(&hardware.runs);
 	return g->st == PW_OK;
 }
@@ -491,8 +493,9 @@ enum pw_status resync_host(struct worker *w, struct pw_err *err)
 	if (st == PW_OK)
 		st = resync_each(&rs, err);
 	alog(st == PW_OK ? ALOG_INFO : ALOG_WARNING, st == PW_OK ? "resynced" : "resync ended early",
-	     "vms=%zu regions=%" PRIu64 " differences=%" PRIu64 " violations=%" PRIu64 " unrepaired=%" PRIu64, rs.n,
-	     rs.regions, rs.differences, rs.violations, rs.unrepaired);
+	     "vms=%zu regions=%" PRIu64 " opened=%" PRIu64 " differences=%" PRIu64 " violations=%" PRIu64
+	     " unrepaired=%" PRIu64,
+	     rs.n, rs.regions, rs.opened, rs.differences, rs.violations, rs.unrepaired);
 	trouble_clear(&t);
 	for (size_t i = 0; i < rs.n; i++)
 		remote_vm_release(&rs.vms[i].vm);

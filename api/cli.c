@@ -46,10 +46,10 @@ void cli_path_set(struct cli_path *p, const char *fmt, ...)
 {
 	va_list ap;
 
+	*p = (struct cli_path){ .has_query = false };
 	va_start(ap, fmt);
 	vsnprintf(p->text, sizeof p->text, fmt, ap);
 	va_end(ap);
-	p->has_query = false;
 }
 
 void cli_path_query(struct cli_path *p, const char *name, const char *fmt, ...)
@@ -120,8 +120,14 @@ void cli_report_problem(json_t *problem)
 	fputs(": ", stderr);
 	say(detail);
 	fputc('\n', stderr);
-	json_array_foreach(json_object_get(problem, "conflicts"), i, run) report_run(run);
-	json_array_foreach(json_object_get(problem, "frames"), i, run) report_run(run);
+	json_array_foreach(json_object_get(problem, "conflicts"), i, run)
+	{
+		report_run(run);
+	}
+	json_array_foreach(json_object_get(problem, "frames"), i, run)
+	{
+		report_run(run);
+	}
 	if (json_object_get(problem, "conflict_frames"))
 		fprintf(stderr, "  %" PRIu64 " frames in all\n", number_of(problem, "conflict_frames"));
 	if (json_is_integer(oldest))
@@ -165,7 +171,7 @@ enum cli_exit cli_call(struct cli *c, const char *method, const char *path, json
 		       struct client_reply *reply)
 {
 	struct pw_err err = { PW_OK, "" };
-	struct client_reply own;
+	struct client_reply own = { 0 };
 	struct client_reply *r = reply ? reply : &own;
 	enum pw_status st = client_call(c->client, method, path, body, NULL, wait_s, r, &err);
 	bool problem = st != PW_OK && json_object_get(r->json, "type");

@@ -353,7 +353,6 @@ static enum cli_exit read_events(struct cli *c, uint64_t after, uint64_t limit)
 			client_reply_release(&r);
 			if (!skipped)
 				return code;
-			n = 1;
 			continue;
 		}
 		items = json_object_get(r.json, "items");

@@ -241,7 +241,10 @@ static void print_member(const struct cli *c, const char *prefix, const char *na
 
 	snprintf(path, sizeof path, "%s%s%s", prefix, *prefix ? "." : "", name);
 	if (json_is_object(v) && json_object_size(v)) {
-		json_object_foreach(v, inner, member) print_member(c, path, inner, member);
+		json_object_foreach(v, inner, member)
+		{
+			print_member(c, path, inner, member);
+		}
 		return;
 	}
 	text = value_text(v);
@@ -257,6 +260,9 @@ void cli_print_members(const struct cli *c, json_t *object)
 	const char *name;
 	json_t *v;
 
-	json_object_foreach(object, name, v) print_member(c, "", name, v);
+	json_object_foreach(object, name, v)
+	{
+		print_member(c, "", name, v);
+	}
 	fflush(stdout);
 }

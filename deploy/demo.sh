@@ -22,7 +22,7 @@ die() {
 	exit 1
 }
 
-# --- Starting and stopping ---
+# --- Starting and stopping. Programs get sessions of their own: Ctrl-C is for this script, which stops them in order. ---
 
 stop_all() {
 	local code=$? pid i
@@ -65,7 +65,8 @@ start_server() {
 		say "port $port is taken: using a free one"
 		port=0
 	fi
-	"$server" --data "$run/data" --listen "127.0.0.1:$port" >"$run/server.out" 2>"$run/server.log" 9>&- &
+	: >"$run/server.out"
+	setsid "$server" --data "$run/data" --listen "127.0.0.1:$port" >"$run/server.out" 2>"$run/server.log" 9>&- &
 	pids+=($!)
 	for _ in {1..300}; do
 		url=$(sed -n 's/^listening on //p' "$run/server.out")
@@ -83,7 +84,7 @@ start_agent() {
 	shift 2
 	token agent "$name" "$host"
 	mkdir -p "$run/$name"
-	"$agent" --server "$url" --token-file "$run/$name.token" --host "$host" --name "$name" --state "$run/$name" "$@" \
+	setsid "$agent" --server "$url" --token-file "$run/$name.token" --host "$host" --name "$name" --state "$run/$name" "$@" \
 		>"$run/$name.log" 2>&1 9>&- &
 	pid=$!
 	for _ in {1..100}; do

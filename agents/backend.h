@@ -25,9 +25,8 @@ struct backend_vm_spec {
 	const struct slot *slots; /* borrowed for the call */
 	size_t slot_count;
 	unsigned shared_bit; /* GPA bit; 0: none */
-	const char *params;  /* the operation's params, JSON text; never NULL */
 
-	/* What the agent read from params for a backend that runs guests; others ignore it. */
+	/* What the operation's params say of the guest, for a backend that runs guests; others ignore it. */
 	uint64_t guest_seed;
 	unsigned guest_rate;       /* conversions a second; 0: the backend's default */
 	bool idle;                 /* the guest only sleeps */

@@ -128,9 +128,35 @@ static void bury(struct load *l, struct ride *r)
 
 static bool is_pressure(json_t *op)
 {
-	const char *detail = json_string_value(json_object_get(json_object_get(op, "problem"), "detail"));
+	return json_is_true(json_object_get(json_object_get(op, "problem"), "retryable"));
+}
 
-	return detail && (strstr(detail, "exhausted") || strstr(detail, "no free"));
+static bool learn_run(void *ctx, json_t *item)
+{
+	struct load_vm *model = ctx;
+	const char *state = json_string_value(json_object_get(item, "state"));
+	uint64_t gfn, count;
+
+	if (!state || !json_u64_member(item, "gfn", &gfn) || !json_u64_member(item, "count", &count) ||
+	    gfn >= model->pages || count > model->pages - gfn)
+		return false;
+	if (strcmp(state, "shared") == 0)
+		load_vm_learn(model, gfn, count, UNIT_SHARED);
+	if (strcmp(state, "secure") == 0)
+		load_vm_learn(model, gfn, count, json_is_true(json_object_get(item, "resident")) ? UNIT_IN : UNIT_OUT);
+	return true;
+}
+
+/* The guest itself, or its host, changed what we believed: asks the ledger. A VM that is no longer secure ends. */
+static void learn(struct load *l, struct ride *r)
+{
+	struct pw_err err;
+	char path[160];
+
+	load_vm_forget(&r->model);
+	snprintf(path, sizeof path, "/v1/vms/%s/gfns?gfn=0&count=%" PRIu64 "&limit=1000", r->vm, r->model.pages);
+	if (client_list(l->client, path, learn_run, &r->model, &err) != PW_OK)
+		r->model.age = r->model.life;
 }
 
 static void ended(struct load *l, struct ride *r, json_t *op, bool succeeded)
@@ -146,8 +172,8 @@ static void ended(struct load *l, struct ride *r, json_t *op, bool succeeded)
 		rest(r, r->action.kind == OPERATION_LAUNCH ? 2000 : 50);
 	if (succeeded && r->action.kind == OPERATION_LAUNCH)
 		l->booted++;
-	if (end == LOAD_FAILED && r->action.kind != OPERATION_LAUNCH)
-		r->model.age = r->model.life; /* it may not be what we believe: end it */
+	if (end == LOAD_FAILED && r->model.running)
+		learn(l, r);
 	if (r->action.kind == OPERATION_TERMINATE && succeeded)
 		bury(l, r);
 }

@@ -17,7 +17,7 @@ enum pw_status load_spec_parse(const char *text, struct load_spec *out, struct p
 
 /* What the generator believes of one VM, in units of LOAD_UNIT pages. */
 #define LOAD_UNIT 16
-enum load_unit { UNIT_IN, UNIT_OUT, UNIT_SHARED };
+enum load_unit { UNIT_IN, UNIT_OUT, UNIT_SHARED, UNIT_MIXED };
 struct load_vm {
 	uint64_t pages, units;
 	unsigned char *unit;   /* owned; enum load_unit */
@@ -32,6 +32,9 @@ struct load_action {
 };
 enum pw_status load_vm_init(struct load_vm *vm, uint64_t pages, struct pw_err *err) PW_MUST_CHECK;
 void load_vm_release(struct load_vm *vm);
+/* Learns anew what is so: load_vm_forget, then each run of pages. Units that no run covers whole are mixed. */
+void load_vm_forget(struct load_vm *vm);
+void load_vm_learn(struct load_vm *vm, uint64_t gfn, uint64_t count, enum load_unit state);
 struct load_action load_vm_next(struct load_vm *vm, uint64_t *random);
 /* Tells how it ended; a failed action changed nothing. */
 enum load_end { LOAD_DONE, LOAD_FAILED, LOAD_PRESSED };

@@ -84,6 +84,7 @@ static const struct habit {
 	[UNIT_OUT] = { { 75, 10, { .kind = OPERATION_PAGE_IN } }, { 25, 90, { .kind = OPERATION_SHARE } } },
 	[UNIT_SHARED] = { { 70, 10, { .kind = OPERATION_UNSHARE, .resident = true } },
 			  { 30, 90, { .kind = OPERATION_UNSHARE } } },
+	[UNIT_MIXED] = { { 100, 100, { .kind = OPERATION_SHARE } }, { 0, 0, { .kind = OPERATION_SHARE } } },
 };
 
 static uint64_t alike_from(const struct load_vm *vm, uint64_t at, uint64_t max)
@@ -117,6 +118,21 @@ struct load_action load_vm_next(struct load_vm *vm, uint64_t *random)
 static void set_units(struct load_vm *vm, const struct load_action *a, enum load_unit to)
 {
 	memset(vm->unit + a->gfn / LOAD_UNIT, (int)to, a->count / LOAD_UNIT);
+}
+
+void load_vm_forget(struct load_vm *vm)
+{
+	memset(vm->unit, (int)UNIT_MIXED, vm->units);
+}
+
+void load_vm_learn(struct load_vm *vm, uint64_t gfn, uint64_t count, enum load_unit state)
+{
+	uint64_t first = gfn / LOAD_UNIT + (gfn % LOAD_UNIT != 0), end = (gfn + count) / LOAD_UNIT;
+
+	if (end > vm->units)
+		end = vm->units;
+	if (first < end)
+		memset(vm->unit + first, (int)state, end - first);
 }
 
 static void boot(struct load_vm *vm)

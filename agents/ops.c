@@ -6,6 +6,7 @@
 
 #define POLL_SECONDS    20
 #define SHARED_RUNS_MAX 1024
+#define GUEST_RATE_MAX  100000
 
 struct op_run {
 	struct worker *w;
@@ -185,21 +186,34 @@ static uint64_t vm_pages(const struct remote_vm *vm)
 	return pages;
 }
 
+/* What a launch says of the guest: {"guest":{"seed":7,"rate":10,"idle":false},"share_backing":"group"}. */
+static enum pw_status guest_params(struct op_run *r, struct backend_vm_spec *spec)
+{
+	json_t *guest = json_object_get(r->op->params, "guest"), *group = json_object_get(r->op->params, "share_backing");
+	json_t *seed = json_object_get(guest, "seed"), *rate = json_object_get(guest, "rate");
+
+	if ((guest && !json_is_object(guest)) || (seed && (!json_is_integer(seed) || json_integer_value(seed) < 0)) ||
+	    (rate && (!json_is_integer(rate) || json_integer_value(rate) < 0 || json_integer_value(rate) > GUEST_RATE_MAX)))
+		return pw_fail(&r->t->err, PW_INVALID, "params.guest is not {\"seed\":N,\"rate\":N up to %d,\"idle\":BOOL}",
+			       GUEST_RATE_MAX);
+	if (group && !json_is_string(group))
+		return pw_fail(&r->t->err, PW_INVALID, "params.share_backing is not a string");
+	spec->guest_seed = seed ? (uint64_t)json_integer_value(seed) : 1;
+	spec->guest_rate = (unsigned)json_integer_value(rate);
+	spec->idle = json_is_true(json_object_get(guest, "idle"));
+	spec->share_backing = json_string_value(group);
+	return PW_OK;
+}
+
 static enum pw_status create(struct op_run *r)
 {
-	char *params = json_dumps(r->op->params, JSON_COMPACT);
 	struct backend_vm_spec spec = { .id = r->op->vm,
 					.slots = r->vm.slots,
 					.slot_count = r->vm.slot_count,
-					.shared_bit = r->vm.shared_bit,
-					.params = params };
-	enum pw_status st;
+					.shared_bit = r->vm.shared_bit };
+	enum pw_status st = guest_params(r, &spec);
 
-	if (!params)
-		return pw_fail(&r->t->err, PW_NO_MEMORY, "no memory for a launch");
-	st = r->b->ops->create_vm(r->b, &spec, &r->t->err);
-	free(params);
-	return st;
+	return st == PW_OK ? r->b->ops->create_vm(r->b, &spec, &r->t->err) : st;
 }
 
 static enum pw_status share_run(struct op_run *r, json_t *run)

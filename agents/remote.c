@@ -34,11 +34,15 @@ static json_t *problem_json(const struct refusal *why)
 json_t *trouble_problem(const struct trouble *t)
 {
 	struct refusal why;
+	json_t *json;
 
 	if (t->problem)
 		return json_incref(t->problem);
 	refuse(&why, PROBLEM_BACKEND, "%.250s", t->err.msg[0] ? t->err.msg : pw_status_name(t->err.status));
-	return problem_json(&why);
+	json = problem_json(&why);
+	if (json && t->err.status == PW_BUSY) /* no free frames: later there may be */
+		json_object_set_new(json, "retryable", json_true());
+	return json;
 }
 
 enum pw_status trouble_refuse(struct trouble *t, const struct refusal *why)

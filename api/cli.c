@@ -50,6 +50,7 @@ void cli_path_set(struct cli_path *p, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(p->text, sizeof p->text, fmt, ap);
 	va_end(ap);
+	p->has_query = strchr(p->text, '?');
 }
 
 void cli_path_query(struct cli_path *p, const char *name, const char *fmt, ...)
@@ -267,7 +268,6 @@ enum cli_exit cli_show_list(struct cli *c, const char *path, const struct cli_co
 	struct cli_path p;
 
 	cli_path_set(&p, "%s", path);
-	p.has_query = strchr(path, '?');
 	if (c->option[OPTION_LIMIT] && !cli_number("limit", c->option[OPTION_LIMIT], CLI_PAGE, &l.left))
 		return CLI_USAGE;
 	if (!l.left)

@@ -81,7 +81,8 @@ enum cli_exit cli_no_memory(void); /* CLI_REFUSED */
 enum cli_range { CLI_PAGE, CLI_REVISION };
 bool cli_number(const char *what, const char *text, enum cli_range range, uint64_t *out) PW_MUST_CHECK;
 
-/* A path, then a query that grows. Text that goes in is a UUID, a number or a checked name: nothing needs escapes. */
+/* A path, perhaps with a query already, then a query that grows. Text that goes in is a UUID, a number or a checked
+ * name: nothing needs escapes. */
 struct cli_path {
 	char text[512];
 	bool has_query;

@@ -72,6 +72,10 @@ static char *value_text(json_t *v)
 	case JSON_INTEGER:
 	case JSON_REAL: text = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY); break;
 	}
+	if (text && !*text) {
+		free(text);
+		text = strdup("-");
+	}
 	return tame(text);
 }
 

@@ -109,3 +109,18 @@ Test(load_vm, under_pressure_frames_are_given_up)
 	cr_assert_gt(out, 4 * in);
 	load_vm_release(&vm);
 }
+
+Test(load_vm, learns_whole_units_and_holds_the_others_for_mixed)
+{
+	struct load_vm vm;
+	struct pw_err err;
+
+	cr_assert_eq(load_vm_init(&vm, 8 * LOAD_UNIT, &err), PW_OK);
+	load_vm_forget(&vm);
+	load_vm_learn(&vm, 0, 2 * LOAD_UNIT + 3, UNIT_IN);
+	load_vm_learn(&vm, 2 * LOAD_UNIT + 3, 2 * LOAD_UNIT, UNIT_SHARED);
+	load_vm_learn(&vm, 7 * LOAD_UNIT, 100 * LOAD_UNIT, UNIT_OUT);
+	cr_assert(vm.unit[0] == UNIT_IN && vm.unit[1] == UNIT_IN && vm.unit[2] == UNIT_MIXED);
+	cr_assert(vm.unit[3] == UNIT_SHARED && vm.unit[4] == UNIT_MIXED && vm.unit[7] == UNIT_OUT);
+	load_vm_release(&vm);
+}

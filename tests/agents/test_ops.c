@@ -99,6 +99,11 @@ Test(trouble, a_backends_failure_becomes_a_problem_of_its_own)
 	p = trouble_problem(&t);
 	cr_assert_str_eq(json_string_value(json_object_get(p, "type")), "/problems/backend");
 	cr_assert(strstr(json_string_value(json_object_get(p, "detail")), "GFN 4"));
+	cr_assert(!json_is_true(json_object_get(p, "retryable")));
+	json_decref(p);
+	pw_fail(&t.err, PW_BUSY, "0 free frames, 16 are needed");
+	p = trouble_problem(&t);
+	cr_assert(json_is_true(json_object_get(p, "retryable")));
 	json_decref(p);
 	trouble_clear(&t);
 }

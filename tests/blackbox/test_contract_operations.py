@@ -1,4 +1,7 @@
 """Operations: intents, long polls, delivery at least once, results."""
+import http.client
+import signal
+import socket
 import threading
 import time
 import unittest
@@ -131,21 +134,52 @@ class Operations(Case):
         self.assertLess(waited, 5)
 
     def test_a_stopping_server_does_not_wait_for_long_polls(self):
-        reader = self.as_token("agent", self.host.id)
-        waiter = threading.Thread(target=lambda: self.quiet(reader, self.host.path + "/operations?wait=50"))
-        waiter.start()
-        time.sleep(0.3)
-        began = time.monotonic()
-        self.assertEqual(self.server.stop(), 0)
-        self.assertLess(time.monotonic() - began, 10)
-        waiter.join(20)
-        self.server.start()
+        paths = [self.host.path + "/operations?wait=50", "/v1/events?after=9999999&wait=50"] * 4
+        for _ in range(5):
+            pollers = [threading.Thread(target=self.poll_for_ever, args=(self.server.client(), path)) for path in paths]
+            for poller in pollers:
+                poller.start()
+            time.sleep(0.2)
+            began = time.monotonic()
+            self.assertEqual(self.server.stop(), 0, self.server.log()[-1000:])
+            self.assertLess(time.monotonic() - began, 5)
+            for poller in pollers:
+                poller.join(20)
+            self.server.start()
+
+    def test_waiters_that_hang_up_hold_no_stop_up(self):
+        for when in ("before", "while", "after"):
+            with self.subTest(hang_up=when):
+                gone = [self.hang_on(path) for path in (self.host.path + "/operations?wait=50", "/v1/events?after=9999999&wait=50") * 3]
+                time.sleep(0.3)
+                if when == "before":
+                    self.hang_up(gone)
+                    time.sleep(0.3)
+                began = time.monotonic()
+                self.server.process.send_signal(signal.SIGTERM)
+                if when == "while":
+                    self.hang_up(gone)
+                self.assertEqual(self.server.process.wait(30), 0, self.server.log()[-1000:])
+                self.assertLess(time.monotonic() - began, 5)
+                self.hang_up(gone)
+                self.server.start()
+
+    def hang_on(self, path):
+        waiter = socket.create_connection(("127.0.0.1", self.server.port))
+        waiter.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {self.server.token}\r\n\r\n".encode())
+        return waiter
 
     @staticmethod
-    def quiet(client, path):
+    def hang_up(waiters):
+        for waiter in waiters:
+            waiter.close()
+
+    @staticmethod
+    def poll_for_ever(client, path):
         try:
-            client.get(path)
-        except OSError:
+            while client.get(path).status in (200, 503):
+                pass
+        except (OSError, http.client.HTTPException):
             pass
 
     def test_wrong_requests(self):

@@ -2,6 +2,7 @@
 import os
 import random
 import threading
+import time
 import unittest
 
 from harness import OTHER_BOOT, Case, Host, Vm, new_id
@@ -268,6 +269,38 @@ class DurableAnswers(Case):
             for gfn, pfn in acknowledged[which]:
                 self.assertEqual(have.get(gfn), pfn)
             self.assertLessEqual(len(have) - len(acknowledged[which]), 1, "more than the one request under way")
+
+    def test_l7_a_clean_stop_under_load_is_quick_and_loses_nothing(self):
+        host = Host(self.admin)
+        vm = Vm(host, state="secure", slots=[{"slot": 0, "base_gfn": 0, "pages": 1 << 20}])
+        for round_ in range(5):
+            acknowledged, base = [], round_ * 100000
+
+            def claim(which, acknowledged=acknowledged, base=base):
+                client = self.server.client()
+                for i in range(10000):
+                    page = base + which * 10000 + i
+                    try:
+                        answer = host.send(vm.item("page_in", page, 1, page), client=client)
+                        client.get(f"/v1/operations/{new_id()}?wait=1")
+                    except Exception:
+                        return
+                    if answer.status == 200 and answer["accepted"] == 1:
+                        acknowledged.append(page)
+
+            threads = [threading.Thread(target=claim, args=(which,)) for which in range(8)]
+            for thread in threads:
+                thread.start()
+            threads[0].join(0.3)
+            began = time.monotonic()
+            self.assertEqual(self.server.stop(), 0, self.server.log()[-2000:])
+            self.assertLess(time.monotonic() - began, 5)
+            for thread in threads:
+                thread.join()
+            self.server.start()
+            bound = {r["pfn"] + i for r in host.frames(base, 100000) for i in range(r["count"])}
+            self.assertTrue(acknowledged)
+            self.assertLessEqual(set(acknowledged), bound)
 
     def test_l7_a_clean_stop_keeps_everything(self):
         host = Host(self.admin)

@@ -153,6 +153,10 @@ Test(ledger_host, a_pool_grows_but_does_not_shrink_below_a_taken_frame)
 	struct host_spec spec;
 
 	scene_init(&s);
+	claim(&s, s.vm, 1, 10, "local", 0);
+	spec = host_spec_of(1, "boot-a", 10, 100);
+	REFUSED(&s, ledger_host_put(s.w.ledger, &spec, &put, &s.w.why), PROBLEM_POOL_IN_USE);
+	ACCEPTED(&s, world_apply(&s.w, s.a, s.vm, GFN_PAGE_OUT, 1, 10, NULL, 0));
 	claim(&s, s.vm, 0, 1, "local", 1000);
 	world_host(&s.w, 1, "boot-a", 0, 2 * FRAMES);
 	cr_assert_eq(s.a->pools[0]->frames, 2 * FRAMES);
@@ -469,6 +473,21 @@ Test(ledger_vm, many_slots_in_falling_order_are_sorted)
 	cr_assert_eq(vm->counts.pages[GFN_NORMAL], VM_SLOTS_MAX * (uint64_t)16);
 	REFUSED(&s, ledger_slot_put(s.w.ledger, vm, &(struct slot){ VM_SLOTS_MAX, 0, 1 }, &(bool){ 0 }, &s.w.why),
 		PROBLEM_LIMIT);
+	scene_release(&s);
+}
+
+Test(ledger_vm, may_have_no_slots)
+{
+	struct scene s;
+	struct vm *vm;
+	bool created;
+
+	scene_init(&s);
+	vm = world_vm(&s.w, 12, s.a, NULL, 0);
+	world_vm_to(&s.w, vm, VM_SECURE);
+	REFUSED(&s, world_apply(&s.w, s.a, vm, GFN_SHARE, 0, 1, NULL, 0), PROBLEM_GFN_OUT_OF_SLOT);
+	ACCEPTED(&s, ledger_slot_put(s.w.ledger, vm, &one_slot[0], &created, &s.w.why));
+	ACCEPTED(&s, world_apply(&s.w, s.a, vm, GFN_SHARE, 0, 1, NULL, 0));
 	scene_release(&s);
 }
 
@@ -1175,6 +1194,24 @@ Test(ledger_load, a_picture_that_breaks_the_law_is_refused)
 	ACCEPTED(&s, ledger_load_extent(s.w.ledger, vm, 0, 2, in | 10, &s.w.why));
 	REFUSED(&s, ledger_load_extent(s.w.ledger, vm, 0, 4, out, &s.w.why), PROBLEM_INVALID_REQUEST);
 	REFUSED(&s, ledger_load_extent(s.w.ledger, vm, 1, 1, out, &s.w.why), PROBLEM_INVALID_REQUEST);
+	scene_release(&s);
+}
+
+Test(ledger_load, a_slot_of_a_secure_vm_waits_for_its_extents)
+{
+	struct vm_spec spec = { .id = uuid_of(12), .arch = ARCH_SNP };
+	struct scene s;
+	struct vm *vm;
+
+	scene_init(&s);
+	spec.host = s.a;
+	ACCEPTED(&s, ledger_load_vm(s.w.ledger, &spec, VM_SECURE, 4, &vm, &s.w.why));
+	ACCEPTED(&s, ledger_load_slot(s.w.ledger, vm, &one_slot[0], &s.w.why));
+	cr_assert_eq(vm->state, VM_SECURE);
+	cr_assert_eq(vm->counts.pages[GFN_NORMAL], 1024);
+	cr_assert_eq(ledger_load_slot(s.w.ledger, vm, &(struct slot){ 1, 5, 1 }, &s.w.why), PROBLEM_SLOT_OVERLAP);
+	cr_assert_eq(vm->state, VM_SECURE);
+	ACCEPTED(&s, ledger_load_extent(s.w.ledger, vm, 0, 1024, GFN_ENTRY_OUT, &s.w.why));
 	scene_release(&s);
 }
 

@@ -139,51 +139,66 @@ static enum pw_problem step(struct world *w, int n)
 	return PROBLEM_INTERNAL;
 }
 
-/* Runs the script with one refusal; the step that meets it changes nothing, and succeeds when it is tried again. */
-static bool run_with_refusal(size_t fail_at, bool commits)
+/* How the script is grouped. TIGHT: a commit after each step, and no room in the undo log before each. */
+enum grouping { EACH, ALL, TIGHT };
+
+static void fill_log(struct undo *u)
+{
+	static const unsigned char nothing[2 * UNDO_KEEP];
+	static const struct undo_ops neither = { 0 };
+
+	if (u->capacity - u->used >= UNDO_RECORD(0))
+		undo_push(u, &neither, NULL, nothing, u->capacity - u->used - UNDO_RECORD(0));
+}
+
+/* The step meets the refusal or does not; if it does, it changes nothing, and succeeds when it is tried again. */
+static void try_step(struct world *w, int n)
+{
+	char *before = ledger_dump(w->ledger);
+	size_t calls = w->heap.calls;
+	enum pw_problem p = step(w, n);
+
+	if (p == PROBLEM_NO_MEMORY) {
+		cr_assert(calls <= w->heap.fail_at && w->heap.fail_at < w->heap.calls, "step %d", n);
+		cr_assert_eq(w->why.problem, PROBLEM_NO_MEMORY);
+		world_is_as(w, before);
+		p = step(w, n);
+	} else {
+		free(before);
+	}
+	cr_assert_eq(p, PROBLEM_NONE, "step %d: %s", n, w->why.detail);
+	world_holds(w);
+}
+
+/* False: the script does not make so many allocations. */
+static bool run_with_refusal(size_t fail_at, enum grouping grouping)
 {
 	struct world w = { .heap.fail_at = fail_at };
-	bool met = false;
+	bool met;
 
 	world_init(&w);
-	if (!w.ledger) {
-		world_release(&w);
-		return true;
-	}
-	for (int n = 0; n < STEPS; n++) {
-		char *before = ledger_dump(w.ledger);
-		size_t used = w.heap.calls;
-		enum pw_problem p = step(&w, n);
-
-		if (p == PROBLEM_NO_MEMORY) {
-			cr_assert(used <= fail_at && fail_at < w.heap.calls, "step %d", n);
-			cr_assert_eq(w.why.problem, PROBLEM_NO_MEMORY);
-			world_is_as(&w, before);
-			met = true;
-			p = step(&w, n);
-		} else {
-			free(before);
-		}
-		cr_assert_eq(p, PROBLEM_NONE, "step %d: %s", n, w.why.detail);
-		world_holds(&w);
-		if (commits)
+	for (int n = 0; w.ledger && n < STEPS; n++) {
+		if (grouping == TIGHT)
+			fill_log(ledger_undo(w.ledger));
+		try_step(&w, n);
+		if (grouping != ALL)
 			ledger_commit(w.ledger);
 	}
-	if (!commits) {
+	if (w.ledger && grouping == ALL) {
 		w.heap.refuse = true;
 		ledger_rollback(w.ledger, 0);
 		cr_assert_eq(ledger_host_count(w.ledger) + ledger_vm_count(w.ledger) + ledger_pool_count(w.ledger), 0);
 	}
-	met |= fail_at < w.heap.calls; /* one that could be done without */
+	met = fail_at < w.heap.calls;
 	world_release(&w);
 	return met;
 }
 
-static void sweep(bool commits)
+static void sweep(enum grouping grouping)
 {
 	size_t n = 0;
 
-	while (run_with_refusal(n, commits))
+	while (run_with_refusal(n, grouping))
 		n++;
 	cr_assert_gt(n, 50);
 	cr_log_warn("%zu allocations refused, one at a time", n);
@@ -191,12 +206,17 @@ static void sweep(bool commits)
 
 Test(ledger_oom, any_refused_allocation_refuses_one_command_and_changes_nothing)
 {
-	sweep(true);
+	sweep(EACH);
 }
 
 Test(ledger_oom, and_so_it_is_when_all_is_one_group_that_is_taken_back)
 {
-	sweep(false);
+	sweep(ALL);
+}
+
+Test(ledger_oom, and_so_it_is_when_each_record_of_undo_needs_memory)
+{
+	sweep(TIGHT);
 }
 
 /* From every prefix of the script, back to every step before, with an allocator that refuses everything. */

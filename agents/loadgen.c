@@ -83,6 +83,8 @@ static json_t *params_of(struct load *l, const struct ride *r)
 
 	if (a->kind == OPERATION_TERMINATE)
 		return json_object();
+	if (a->kind == OPERATION_LAUNCH && r->model.guest == GUEST_REAL)
+		return json_pack("{s:I}", "resident", (json_int_t)r->model.pages);
 	if (a->kind == OPERATION_LAUNCH)
 		return json_pack("{s:I, s:[[i, I]]}", "resident",
 				 (json_int_t)(r->model.pages - r->model.bounce * LOAD_UNIT), "shared", 0,
@@ -319,6 +321,7 @@ static enum pw_status prepare(struct load *l, const struct load_job *job, struct
 				     .key = o->key,
 				     .attempts = 2,
 				     .stop = &job->agent->poll_stop };
+	enum load_guest guest = strcmp(job->agent->info.kind, "kvm") == 0 ? GUEST_REAL : GUEST_PLAYED;
 	enum pw_status st = PW_OK;
 
 	*l = (struct load){ .agent = job->agent, .spec = job->spec, .random = job->spec->seed };
@@ -326,7 +329,7 @@ static enum pw_status prepare(struct load *l, const struct load_job *job, struct
 	if (!l->rides)
 		return pw_fail(err, PW_NO_MEMORY, "no memory for the load generator");
 	for (uint64_t i = 0; i < l->spec->vms && st == PW_OK; i++)
-		st = load_vm_init(&l->rides[i].model, l->spec->pages, err);
+		st = load_vm_init(&l->rides[i].model, l->spec->pages, guest, err);
 	return st == PW_OK ? client_open(&co, &l->client, err) : st;
 }
 

@@ -18,8 +18,10 @@ enum pw_status load_spec_parse(const char *text, struct load_spec *out, struct p
 /* What the generator believes of one VM, in units of LOAD_UNIT pages. */
 #define LOAD_UNIT 16
 enum load_unit { UNIT_IN, UNIT_OUT, UNIT_SHARED, UNIT_MIXED };
+enum load_guest { GUEST_PLAYED, GUEST_REAL }; /* a real guest converts its pages itself: only its host is played */
 struct load_vm {
 	uint64_t pages, units;
+	enum load_guest guest;
 	unsigned char *unit;   /* owned; enum load_unit */
 	uint64_t bounce;       /* units shared at boot */
 	bool running, pressed; /* pressed: the pool was exhausted last time */
@@ -30,7 +32,8 @@ struct load_action {
 	uint64_t gfn, count; /* pages; not of launch and terminate */
 	bool resident;       /* of unshare */
 };
-enum pw_status load_vm_init(struct load_vm *vm, uint64_t pages, struct pw_err *err) PW_MUST_CHECK;
+enum pw_status load_vm_init(struct load_vm *vm, uint64_t pages, enum load_guest guest,
+			    struct pw_err *err) PW_MUST_CHECK;
 void load_vm_release(struct load_vm *vm);
 /* Learns anew what is so: load_vm_forget, then each run of pages. Units that no run covers whole are mixed. */
 void load_vm_forget(struct load_vm *vm);

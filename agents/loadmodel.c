@@ -54,13 +54,13 @@ enum pw_status load_spec_parse(const char *text, struct load_spec *out, struct p
 	return PW_OK;
 }
 
-enum pw_status load_vm_init(struct load_vm *vm, uint64_t pages, struct pw_err *err)
+enum pw_status load_vm_init(struct load_vm *vm, uint64_t pages, enum load_guest guest, struct pw_err *err)
 {
-	*vm = (struct load_vm){ .pages = pages, .units = pages / LOAD_UNIT };
+	*vm = (struct load_vm){ .pages = pages, .units = pages / LOAD_UNIT, .guest = guest };
 	vm->unit = calloc(vm->units, 1);
 	if (!vm->unit)
 		return pw_fail(err, PW_NO_MEMORY, "no memory for a VM's model");
-	vm->bounce = vm->units / 16 + 1;
+	vm->bounce = guest == GUEST_PLAYED ? vm->units / 16 + 1 : 0;
 	return PW_OK;
 }
 
@@ -96,6 +96,20 @@ static uint64_t alike_from(const struct load_vm *vm, uint64_t at, uint64_t max)
 	return n;
 }
 
+/* What a host does to a guest that is not its own: pages it out and in again. */
+static struct load_action page_one(const struct load_vm *vm, uint64_t at, uint64_t *random)
+{
+	uint64_t tries = 0;
+
+	while (tries++ < vm->units && vm->unit[at] != UNIT_IN && vm->unit[at] != UNIT_OUT)
+		at = (at + 1) % vm->units;
+	if (tries > vm->units)
+		return (struct load_action){ .kind = OPERATION_TERMINATE };
+	return (struct load_action){ .kind = vm->unit[at] == UNIT_IN ? OPERATION_PAGE_OUT : OPERATION_PAGE_IN,
+				     .gfn = at * LOAD_UNIT,
+				     .count = alike_from(vm, at, 1 + below(random, 4)) * LOAD_UNIT };
+}
+
 struct load_action load_vm_next(struct load_vm *vm, uint64_t *random)
 {
 	const struct habit *h;
@@ -107,6 +121,8 @@ struct load_action load_vm_next(struct load_vm *vm, uint64_t *random)
 	if (vm->age >= vm->life)
 		return (struct load_action){ .kind = OPERATION_TERMINATE };
 	at = below(random, vm->units);
+	if (vm->guest == GUEST_REAL)
+		return page_one(vm, at, random);
 	h = habits[vm->unit[at]];
 	percent = below(random, 100);
 	a = percent < (vm->pressed ? h[0].pressed : h[0].percent) ? h[0].action : h[1].action;

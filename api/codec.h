@@ -100,11 +100,12 @@ struct transitions_body { /* POST /v1/hosts/{host}/transitions */
 };
 CODEC_DECODER(transitions);
 
-#define OPERATION_KINDS(X)                                                                          \
-	X(OPERATION_LAUNCH, "launch")                                                               \
-	X(OPERATION_TERMINATE, "terminate")                                                         \
-	X(OPERATION_SHARE, "share") X(OPERATION_UNSHARE, "unshare") X(OPERATION_PAGE_IN, "page_in") \
-		X(OPERATION_PAGE_OUT, "page_out") X(OPERATION_ABORT, "abort")
+#define OPERATION_KINDS(X)                                                                                \
+	X(OPERATION_LAUNCH, "launch")                                                                     \
+	X(OPERATION_TERMINATE, "terminate")                                                               \
+	X(OPERATION_SHARE, "share")                                                                       \
+	X(OPERATION_UNSHARE, "unshare") X(OPERATION_PAGE_IN, "page_in") X(OPERATION_PAGE_OUT, "page_out") \
+		X(OPERATION_ABORT, "abort")
 #define OPERATION_STATES(X)             \
 	X(OPERATION_PENDING, "pending") \
 	X(OPERATION_RUNNING, "running") \

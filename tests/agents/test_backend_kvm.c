@@ -49,6 +49,7 @@ static struct backend *open_kvm(const char *backing)
 
 static void create(struct backend *b, struct pw_uuid id, const struct backend_vm_spec *like)
 {
+	struct backend_vm_spec spec = { .slots = &small, .slot_count = 1, .guest_seed = 1 };
 
 	if (like)
 		spec = *like;
@@ -143,8 +144,7 @@ static struct backing_case cases[] = { { 0 }, { 1 } };
 EACH_BACKING(a_guest_runs_converts_and_finds_what_the_law_promises)
 {
 	struct backend *b = open_kvm(backing_names[c->index]);
-	const struct backend_vm_spec spec = {
-	};
+	const struct backend_vm_spec spec = { .slots = &small, .slot_count = 1, .guest_seed = 7, .guest_rate = 1000 };
 	struct kvm_guest_counts counts;
 	struct backend_request rq = { 0 };
 	uint64_t pfns[256], start = now_us();
@@ -165,6 +165,7 @@ EACH_BACKING(a_guest_runs_converts_and_finds_what_the_law_promises)
 EACH_BACKING(a_conversion_round_trip_is_measured)
 {
 	struct backend *b = open_kvm(backing_names[c->index]);
+	const struct backend_vm_spec spec = { .slots = &(struct slot){ 0, 0, 8 }, .slot_count = 1 };
 	struct backend_request rq = { 0 };
 	uint64_t pfns[8], start;
 
@@ -236,6 +237,7 @@ EACH_BACKING(content_survives_page_out_and_page_in)
 {
 	struct backend *b = open_kvm(backing_names[c->index]);
 	const struct backend_vm_spec spec = {
+		.slots = &(struct slot){ 0, 0, 4 }, .slot_count = 1, .guest_seed = 3, .guest_rate = 500
 	};
 	struct backend_request rq = { 0 };
 	struct kvm_guest_counts before, after;
@@ -354,6 +356,7 @@ Test(backend_kvm, one_backing_group_gives_two_vms_the_same_frames, .timeout = TI
 {
 	struct backend *b = open_kvm(NULL);
 	const struct backend_vm_spec spec = {
+		.slots = &small, .slot_count = 1, .share_backing = "demo", .guest_rate = 500
 	};
 	uint64_t pfns[4], same[4];
 	struct backend_request rq = { 0 };
@@ -392,8 +395,7 @@ static struct backend_request last_words(struct backend *b, const struct backend
 Test(backend_kvm, a_stray_vmcall_does_not_hang, .timeout = TIMEOUT)
 {
 	struct backend *b = open_kvm(NULL);
-	const struct backend_vm_spec spec = {
-	};
+	const struct backend_vm_spec spec = { .slots = &small, .slot_count = 1, .guest_seed = GUEST_SEED_VMCALL };
 	struct backend_request rq = last_words(b, &spec);
 
 	/* Either KVM refuses the call and the guest idles on, or the guest gets an exception that ends it. */
@@ -405,8 +407,7 @@ Test(backend_kvm, a_stray_vmcall_does_not_hang, .timeout = TIMEOUT)
 Test(backend_kvm, a_crash_is_reported_and_a_relaunch_works, .timeout = TIMEOUT)
 {
 	struct backend *b = open_kvm(NULL);
-	const struct backend_vm_spec spec = {
-	};
+	const struct backend_vm_spec spec = { .slots = &small, .slot_count = 1, .guest_seed = GUEST_SEED_CRASH };
 	struct backend_request rq = last_words(b, &spec);
 
 	cr_expect_eq(rq.want, WANT_TERMINATED);
@@ -432,8 +433,7 @@ static double cpu_seconds(void)
 Test(backend_kvm, a_spinning_guest_neither_hangs_nor_eats_a_core, .timeout = TIMEOUT)
 {
 	struct backend *b = open_kvm(NULL);
-	const struct backend_vm_spec spec = {
-	};
+	const struct backend_vm_spec spec = { .slots = &small, .slot_count = 1, .guest_seed = GUEST_SEED_SPIN };
 	double before = cpu_seconds();
 	struct backend_request rq = last_words(b, &spec); /* a second */
 
@@ -447,6 +447,7 @@ Test(backend_kvm, a_spinning_guest_neither_hangs_nor_eats_a_core, .timeout = TIM
 Test(backend_kvm, idle_guests_cost_next_to_nothing, .timeout = TIMEOUT)
 {
 	struct backend *b = open_kvm(NULL);
+	const struct backend_vm_spec spec = { .slots = &small, .slot_count = 1, .idle = true };
 	struct backend_request rq;
 	double before;
 
@@ -466,6 +467,7 @@ Test(backend_kvm, idle_guests_cost_next_to_nothing, .timeout = TIMEOUT)
 Test(backend_kvm, a_touch_of_an_absent_page_is_a_wish_that_waits, .timeout = TIMEOUT)
 {
 	struct backend *b = open_kvm(NULL);
+	const struct backend_vm_spec spec = { .slots = &(struct slot){ 3, 512, 2 }, .slot_count = 1 };
 	struct backend_request rq = { 0 };
 	uint64_t first;
 
@@ -491,6 +493,7 @@ Test(backend_kvm, a_touch_of_an_absent_page_is_a_wish_that_waits, .timeout = TIM
 Test(backend_kvm, slots_come_and_go_while_the_guest_runs, .timeout = TIMEOUT)
 {
 	struct backend *b = open_kvm(NULL);
+	const struct backend_vm_spec spec = { .slots = &small, .slot_count = 1, .guest_rate = 500 };
 	const struct slot more = { .number = 1, .base = 1 << 20, .pages = 64 },
 			  over = { .number = 2, .base = 10, .pages = 1 };
 	const struct slot far = { .number = 3, .base = UINT64_C(1) << 39, .pages = 1 };

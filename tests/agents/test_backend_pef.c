@@ -32,6 +32,7 @@ static struct backend *open_small(uint64_t frames)
 static void make_vm(struct backend *b, const struct pw_uuid *id, uint64_t pages)
 {
 	struct slot s = { 0, 0, pages };
+	struct backend_vm_spec spec = { .id = *id, .slots = &s, .slot_count = 1 };
 
 	cr_assert_eq(b->ops->create_vm(b, &spec, &err), PW_OK, "%s", err.msg);
 }

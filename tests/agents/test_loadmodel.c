@@ -51,7 +51,7 @@ Test(load_vm, every_action_is_legal_and_inside_the_vm)
 	struct pw_err err;
 	uint64_t random = 11, launches = 0, seen[OPERATION_KIND_COUNT] = { 0 };
 
-	cr_assert_eq(load_vm_init(&vm, 1024, &err), PW_OK);
+	cr_assert_eq(load_vm_init(&vm, 1024, GUEST_PLAYED, &err), PW_OK);
 	for (int i = 0; i < 5000; i++) {
 		struct load_action a = load_vm_next(&vm, &random);
 
@@ -77,8 +77,8 @@ Test(load_vm, the_same_seed_makes_the_same_choices)
 	struct pw_err err;
 	uint64_t rx = 3, ry = 3;
 
-	cr_assert_eq(load_vm_init(&x, 512, &err), PW_OK);
-	cr_assert_eq(load_vm_init(&y, 512, &err), PW_OK);
+	cr_assert_eq(load_vm_init(&x, 512, GUEST_PLAYED, &err), PW_OK);
+	cr_assert_eq(load_vm_init(&y, 512, GUEST_PLAYED, &err), PW_OK);
 	for (int i = 0; i < 1000; i++) {
 		struct load_action a = load_vm_next(&x, &rx), b = load_vm_next(&y, &ry);
 
@@ -97,7 +97,7 @@ Test(load_vm, under_pressure_frames_are_given_up)
 	uint64_t random = 1, out = 0, in = 0;
 	struct load_action a;
 
-	cr_assert_eq(load_vm_init(&vm, 1024, &err), PW_OK);
+	cr_assert_eq(load_vm_init(&vm, 1024, GUEST_PLAYED, &err), PW_OK);
 	a = load_vm_next(&vm, &random);
 	load_vm_ended(&vm, &a, LOAD_DONE);
 	for (int i = 0; i < 200; i++) {
@@ -115,12 +115,31 @@ Test(load_vm, learns_whole_units_and_holds_the_others_for_mixed)
 	struct load_vm vm;
 	struct pw_err err;
 
-	cr_assert_eq(load_vm_init(&vm, 8 * LOAD_UNIT, &err), PW_OK);
+	cr_assert_eq(load_vm_init(&vm, 8 * LOAD_UNIT, GUEST_PLAYED, &err), PW_OK);
 	load_vm_forget(&vm);
 	load_vm_learn(&vm, 0, 2 * LOAD_UNIT + 3, UNIT_IN);
 	load_vm_learn(&vm, 2 * LOAD_UNIT + 3, 2 * LOAD_UNIT, UNIT_SHARED);
 	load_vm_learn(&vm, 7 * LOAD_UNIT, 100 * LOAD_UNIT, UNIT_OUT);
 	cr_assert(vm.unit[0] == UNIT_IN && vm.unit[1] == UNIT_IN && vm.unit[2] == UNIT_MIXED);
 	cr_assert(vm.unit[3] == UNIT_SHARED && vm.unit[4] == UNIT_MIXED && vm.unit[7] == UNIT_OUT);
+	load_vm_release(&vm);
+}
+
+Test(load_vm, a_real_guest_is_only_paged)
+{
+	struct load_vm vm;
+	struct pw_err err;
+	uint64_t random = 2;
+	struct load_action a;
+
+	cr_assert_eq(load_vm_init(&vm, 512, GUEST_REAL, &err), PW_OK);
+	for (int i = 0; i < 1000; i++) {
+		a = load_vm_next(&vm, &random);
+		cr_assert(a.kind != OPERATION_SHARE && a.kind != OPERATION_UNSHARE);
+		load_vm_ended(&vm, &a, LOAD_DONE);
+	}
+	load_vm_forget(&vm);
+	vm.running = true;
+	cr_assert_eq(load_vm_next(&vm, &random).kind, OPERATION_TERMINATE, "there is nothing left to page");
 	load_vm_release(&vm);
 }

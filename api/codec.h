@@ -100,16 +100,20 @@ struct transitions_body { /* POST /v1/hosts/{host}/transitions */
 };
 CODEC_DECODER(transitions);
 
-#define OPERATION_KINDS(X)                                                                                \
-	X(OPERATION_LAUNCH, "launch")                                                                     \
-	X(OPERATION_TERMINATE, "terminate")                                                               \
-	X(OPERATION_SHARE, "share")                                                                       \
-	X(OPERATION_UNSHARE, "unshare") X(OPERATION_PAGE_IN, "page_in") X(OPERATION_PAGE_OUT, "page_out") \
-		X(OPERATION_ABORT, "abort")
-#define OPERATION_STATES(X)             \
-	X(OPERATION_PENDING, "pending") \
-	X(OPERATION_RUNNING, "running") \
-	X(OPERATION_SUCCEEDED, "succeeded") X(OPERATION_FAILED, "failed") X(OPERATION_CANCELLED, "cancelled")
+#define OPERATION_KINDS(X)                  \
+	X(OPERATION_LAUNCH, "launch")       \
+	X(OPERATION_TERMINATE, "terminate") \
+	X(OPERATION_SHARE, "share")         \
+	X(OPERATION_UNSHARE, "unshare")     \
+	X(OPERATION_PAGE_IN, "page_in")     \
+	X(OPERATION_PAGE_OUT, "page_out")   \
+	X(OPERATION_ABORT, "abort")
+#define OPERATION_STATES(X)                 \
+	X(OPERATION_PENDING, "pending")     \
+	X(OPERATION_RUNNING, "running")     \
+	X(OPERATION_SUCCEEDED, "succeeded") \
+	X(OPERATION_FAILED, "failed")       \
+	X(OPERATION_CANCELLED, "cancelled")
 #define PW_ENUM_(name, text) name,
 enum operation_kind { OPERATION_KINDS(PW_ENUM_) OPERATION_KIND_COUNT };
 enum operation_state { OPERATION_STATES(PW_ENUM_) OPERATION_STATE_COUNT };

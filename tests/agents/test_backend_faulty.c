@@ -29,6 +29,7 @@ static struct backend *open_faulty(const char *fault)
 static void launch(struct backend *b)
 {
 	struct slot s = { 0, 0, 8 };
+	struct backend_vm_spec spec = { .id = A, .slots = &s, .slot_count = 1 };
 
 	cr_assert_eq(b->ops->create_vm(b, &spec, &err), PW_OK);
 	cr_assert_eq(b->ops->vm_event(b, &A, VM_INIT_START, &err), PW_OK);

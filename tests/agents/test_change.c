@@ -282,7 +282,6 @@ static void secure_vm(void)
 {
 	struct slot slot = { 0, 0, PAGES };
 	struct backend_vm_spec spec = { .id = t.vm->id, .slots = &slot, .slot_count = 1 };
-	struct backend_vm_spec spec = { .id = t.vm->id, .slots = &slot, .slot_count = 1 };
 	struct pw_err err = { 0 };
 
 	cr_assert_eq(t.agent.backend->ops->create_vm(t.agent.backend, &spec, &err), PW_OK, "%s", err.msg);

@@ -3,6 +3,8 @@
 #include <jansson.h>
 #include <string.h>
 
+#include "api/json.h"
+
 /* A struct jsonr is the json_t object itself, under a name that needs no jansson. */
 static const json_t *object(const struct jsonr *j)
 {
@@ -11,7 +13,9 @@ static const json_t *object(const struct jsonr *j)
 
 struct jsonr *jsonr_parse(const char *text, size_t len)
 {
-	json_t *json = json_loadb(text, len, JSON_REJECT_DUPLICATES, NULL);
+	json_error_t error;
+	bool no_memory;
+	json_t *json = json_load_text(text, len, &error, &no_memory);
 
 	if (json_is_object(json))
 		return (struct jsonr *)(void *)json;

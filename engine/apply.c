@@ -25,7 +25,7 @@ uint64_t gfn_entry(enum gfn_state s, unsigned place, uint64_t pfn)
 
 /* Changing. */
 
-/* Space must have been reserved in the arena: three sets. */
+/* Space must have been reserved in the arena: a set, and one for each side that is resident. */
 static enum pw_status both_trees(struct vm *vm, const struct tree_run *old, uint64_t entry)
 {
 	if (old->entry & GFN_ENTRY_RESIDENT) {
@@ -64,7 +64,9 @@ static const struct undo_ops run_changed = { .rollback = put_run_back };
 
 enum pw_status vm_change_run(struct ledger *l, struct vm *vm, const struct tree_run *old, uint64_t entry)
 {
-	if (undo_reserve(&l->undo, UNDO_RECORD(sizeof *old)) != PW_OK || arena_reserve_sets(&l->arena, 3) != PW_OK)
+	size_t sets = (size_t)1 + !!(old->entry & GFN_ENTRY_RESIDENT) + !!(entry & GFN_ENTRY_RESIDENT);
+
+	if (undo_reserve(&l->undo, UNDO_RECORD(sizeof *old)) != PW_OK || arena_reserve_sets(&l->arena, sets) != PW_OK)
 		return PW_NO_MEMORY;
 	undo_push(&l->undo, &run_changed, vm, old, sizeof *old);
 	return both_trees(vm, old, entry);

@@ -118,7 +118,7 @@ void ledger_rollback(struct ledger *l, undo_mark to)
 void ledger_commit(struct ledger *l)
 {
 	undo_commit(&l->undo);
-	arena_trim(&l->arena);
+	arena_trim_to(&l->arena, LEDGER_SPARES);
 }
 
 struct undo *ledger_undo(struct ledger *l)

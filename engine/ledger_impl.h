@@ -8,6 +8,9 @@
 #include "engine/index.h"
 #include "engine/ledger.h"
 
+/* Spare nodes that outlive a commit: a change of a run sets two trees, and should find its reserve there. */
+#define LEDGER_SPARES ((size_t)2 * TREE_RESERVE)
+
 struct ledger {
 	struct pw_mem *mem; /* borrowed */
 	struct arena arena;

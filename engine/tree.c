@@ -97,6 +97,11 @@ void arena_trim(struct arena *a)
 	spares_free(a, TREE_RESERVE);
 }
 
+void arena_trim_to(struct arena *a, size_t keep)
+{
+	spares_free(a, keep);
+}
+
 enum pw_status arena_reserve(struct arena *a)
 {
 	return spares_fill(a, TREE_RESERVE);

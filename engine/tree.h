@@ -52,6 +52,7 @@ struct arena {
 void arena_init(struct arena *a, struct pw_mem *mem);
 void arena_release(struct arena *a); /* all trees must have been released */
 void arena_trim(struct arena *a);    /* give spare nodes back, all but a small reserve */
+void arena_trim_to(struct arena *a, size_t keep);
 
 struct tree {
 	struct arena *arena; /* borrowed */

@@ -143,7 +143,7 @@ static void forget_operation(struct service *sv, size_t at)
 {
 	struct operation *o = sv->operations.items[at];
 
-	note_deleted(&sv->deleted_operations, &sv->deleted_operation_count, &o->id, &sv->repaint);
+	(void)note_deleted(&sv->deleted_operations, &sv->deleted_operation_count, &o->id, &sv->repaint);
 	index_remove(&sv->operations, &o->id);
 	operation_free(o);
 }
@@ -411,12 +411,12 @@ enum handled host_operations(struct service *sv, struct request *r)
 /* Marks one running for the host's epoch. What is running for it already is only delivered again. */
 static bool start(struct service *sv, const struct request *r, const struct host *h, struct operation *o)
 {
+	bool again = o->state == OPERATION_RUNNING && o->host_epoch == h->epoch;
 	struct operation to = *o;
 
-	o->deliver = false;
-	if (o->state == OPERATION_RUNNING && o->host_epoch == h->epoch)
-		return true;
 	to.deliver = false;
+	if (again)
+		return operation_set(sv, o, &to) == PW_OK;
 	to.state = OPERATION_RUNNING;
 	to.host_epoch = h->epoch;
 	to.started_ms = sv->group_time_ms;

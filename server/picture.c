@@ -263,16 +263,17 @@ static struct picture_work *picture_make(struct service *sv)
 	return w;
 }
 
-void note_deleted(struct pw_uuid **list, size_t *count, const struct pw_uuid *id, _Atomic bool *repaint)
+bool note_deleted(struct pw_uuid **list, size_t *count, const struct pw_uuid *id, _Atomic bool *repaint)
 {
 	struct pw_uuid *grown = realloc(*list, (*count + 1) * sizeof *grown);
 
 	if (!grown) {
 		atomic_store(repaint, true);
-		return;
+		return false;
 	}
 	*list = grown;
 	grown[(*count)++] = *id;
+	return true;
 }
 
 void picture_take(struct service *sv)

@@ -144,8 +144,21 @@ static enum pw_status drop_reasons(struct service *sv, const struct host *h, con
 	return PW_OK;
 }
 
+/* The VMs that lose frames change with them: their revision says so, to clients and to the picture. */
+static bool touch_owners(struct service *sv, const struct frame_range *ranges, size_t n, uint64_t revision)
+{
+	struct frame_view f;
+
+	for (size_t i = 0; i < n; i++)
+		for (uint64_t at = ranges[i].pfn, end = at + ranges[i].count;
+		     pool_next_bound(sv->ledger, ranges[i].pool, at, end, &f); at = f.pfn + f.count)
+			if (f.vm->revision != revision && !touch(sv, &f.vm->revision, revision))
+				return false;
+	return true;
+}
+
 enum pw_problem do_quarantine(struct service *sv, struct host *h, const struct frames_body *b, int64_t time_ms,
-			      struct refusal *why)
+			      uint64_t revision, struct refusal *why)
 {
 	struct frame_range *ranges = malloc((b->count + 1) * sizeof *ranges);
 	undo_mark mark = ledger_mark(sv->ledger);
@@ -153,11 +166,16 @@ enum pw_problem do_quarantine(struct service *sv, struct host *h, const struct f
 
 	if (!ranges)
 		return refuse(why, PROBLEM_NO_MEMORY, "out of memory while putting frames into quarantine");
-	p = ranges_of(h, b, ranges, why) ? ledger_quarantine(sv->ledger, h, ranges, b->count, why) : why->problem;
-	if (p == PROBLEM_NONE && keep_reasons(sv, h, b, time_ms) != PW_OK) {
-		ledger_rollback(sv->ledger, mark);
+	if (!ranges_of(h, b, ranges, why))
+		p = why->problem;
+	else if (!touch_owners(sv, ranges, b->count, revision))
 		p = refuse(why, PROBLEM_NO_MEMORY, "out of memory while putting frames into quarantine");
-	}
+	else
+		p = ledger_quarantine(sv->ledger, h, ranges, b->count, why);
+	if (p == PROBLEM_NONE && keep_reasons(sv, h, b, time_ms) != PW_OK)
+		p = refuse(why, PROBLEM_NO_MEMORY, "out of memory while putting frames into quarantine");
+	if (p != PROBLEM_NONE)
+		ledger_rollback(sv->ledger, mark);
 	free(ranges);
 	return p;
 }
@@ -286,7 +304,7 @@ void quarantine_act(struct service *sv, struct request *r)
 
 	if (!h || !may_act_for(r, &h->id) || !is_current(r, h, b))
 		return;
-	if (do_quarantine(sv, h, b, sv->group_time_ms, &why) != PROBLEM_NONE)
+	if (do_quarantine(sv, h, b, sv->group_time_ms, next_revision(sv), &why) != PROBLEM_NONE)
 		answer_refusal(r, &why);
 	else
 		say_frames(sv, r, "quarantine.added", h, b);

@@ -126,7 +126,7 @@ static enum pw_problem redo_frames(struct redo *d)
 		return bad(d, fault.detail);
 	}
 	free(text);
-	p = added ? do_quarantine(d->sv, d->host, &b, d->rec->time_ms, &d->why)
+	p = added ? do_quarantine(d->sv, d->host, &b, d->rec->time_ms, d->rec->revision, &d->why)
 		  : do_unquarantine(d->sv, d->host, &b, &d->why);
 	codec_release(owner);
 	return p;

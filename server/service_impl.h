@@ -129,7 +129,7 @@ enum handled handle_change(struct service *sv, struct request *r);
 enum handled park_change(struct service *sv, struct request *r);
 /* Parks a long poll until a change after revision `seen`, its deadline, or the end. False: there was one already. */
 bool park_wait(struct service *sv, struct request *r, uint64_t seen);
-/* r->deadline_ms from ?wait=SECONDS (0..60), once; false: answered. */
+/* r->deadline_ms from ?wait=SECONDS (0..300), once; false: answered. */
 bool wait_deadline(struct request *r) PW_MUST_CHECK;
 
 enum pw_status writer_start(struct service *sv, struct pw_err *err) PW_MUST_CHECK;
@@ -202,7 +202,8 @@ void painter_stop(struct service *sv);
 /* On the writer thread, between groups: hands the painter what has changed, if it asks. */
 void picture_take(struct service *sv);
 enum pw_status picture_last(struct service *sv, struct pw_err *err) PW_MUST_CHECK; /* all threads have ended */
-void note_deleted(struct pw_uuid **list, size_t *count, const struct pw_uuid *id, _Atomic bool *repaint);
+/* False: out of memory, and the next picture will be whole. */
+bool note_deleted(struct pw_uuid **list, size_t *count, const struct pw_uuid *id, _Atomic bool *repaint);
 
 /* --- The subjects: hosts.c, pools.c, vms.c, transitions.c, operations.c, tokens.c, events.c, status.c ---
  * Route actions, and what others need of them. `do_` functions change state and are shared with redo. */
@@ -223,8 +224,9 @@ enum pw_status reasons_forget(struct service *sv, const struct pw_uuid *host, co
 			      uint64_t count) PW_MUST_CHECK;
 /* Adds one, for a range that has none; undoable. */
 enum pw_status reason_add(struct service *sv, const struct quarantine_note *n) PW_MUST_CHECK;
+/* `revision` is that of the change, and becomes that of the VMs which lose frames. */
 enum pw_problem do_quarantine(struct service *sv, struct host *h, const struct frames_body *b, int64_t time_ms,
-			      struct refusal *why) PW_MUST_CHECK;
+			      uint64_t revision, struct refusal *why) PW_MUST_CHECK;
 enum pw_problem do_unquarantine(struct service *sv, struct host *h, const struct frames_body *b,
 				struct refusal *why) PW_MUST_CHECK;
 enum pw_problem do_pool(struct service *sv, const char *name, const struct pool_body *b, struct pool **out,

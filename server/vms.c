@@ -253,13 +253,23 @@ void vm_create_act(struct service *sv, struct request *r)
 	answer_header(r, "Location", "/v1/vms/%s", id);
 }
 
+static void undelete(void *ctx, const void *args)
+{
+	((struct service *)ctx)->deleted_vm_count--;
+}
+
+/* The next picture has to know of it, but not if the deletion is taken back. */
 enum pw_problem do_vm_delete(struct service *sv, struct vm *vm, struct refusal *why)
 {
+	static const struct undo_ops noted = { .rollback = undelete };
 	struct pw_uuid id = vm->id;
-	enum pw_problem p = ledger_vm_delete(sv->ledger, vm, why);
+	enum pw_problem p;
 
-	if (p == PROBLEM_NONE)
-		note_deleted(&sv->deleted_vms, &sv->deleted_vm_count, &id, &sv->repaint);
+	if (undo_reserve(ledger_undo(sv->ledger), 2 * UNDO_RECORD(sizeof id)) != PW_OK)
+		return refuse(why, PROBLEM_NO_MEMORY, "out of memory while deleting the VM");
+	p = ledger_vm_delete(sv->ledger, vm, why);
+	if (p == PROBLEM_NONE && note_deleted(&sv->deleted_vms, &sv->deleted_vm_count, &id, &sv->repaint))
+		undo_push(ledger_undo(sv->ledger), &noted, sv, NULL, 0);
 	return p;
 }
 

@@ -9,7 +9,7 @@
 #include "server/metrics.h"
 #include "server/service_impl.h"
 
-enum { TICK_MS = 1000, ANSWERS_A_TICK = 200, WAIT_MAX_S = 60 };
+enum { TICK_MS = 1000, ANSWERS_A_TICK = 200, WAIT_MAX_S = 300 };
 static const int64_t answer_life_ms = 24 * 3600 * (int64_t)1000;
 
 /* Lists of requests. */

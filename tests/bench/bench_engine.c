@@ -213,7 +213,7 @@ static void bench_random_frames(void)
 		spent += now_s() - from;
 	}
 	report("ledger_claim_random_frames", (double)CLAIMS / spent * 1e-6, "Mops/s");
-	report("ledger_bytes_per_page_random_frames", (double)(b.mem.used - before) / (double)CLAIMS, "bytes");
+	report("ledger_bytes_per_page_sparse_frames", (double)(b.mem.used - before) / (double)CLAIMS, "bytes");
 	stop(&b);
 }
 

@@ -306,7 +306,7 @@ void agent_stand_registered(struct agent *a)
 {
 	pthread_mutex_lock(&a->mu);
 	a->standing = STANDING_REGISTERED;
-	a->poll_stop = a->stopping;
+	__atomic_store_n(&a->poll_stop, (sig_atomic_t)a->stopping, __ATOMIC_RELAXED);
 	wake_all(a);
 	pthread_mutex_unlock(&a->mu);
 }
@@ -317,7 +317,7 @@ void agent_stand_apart(struct agent *a, const char *why)
 	if (a->standing == STANDING_REGISTERED)
 		alog(ALOG_WARNING, "standing apart", "%s", why);
 	a->standing = STANDING_APART;
-	a->poll_stop = 1;
+	__atomic_store_n(&a->poll_stop, 1, __ATOMIC_RELAXED);
 	wake_all(a);
 	pthread_mutex_unlock(&a->mu);
 }
@@ -331,7 +331,7 @@ void agent_stop(struct agent *a)
 {
 	pthread_mutex_lock(&a->mu);
 	a->stopping = true;
-	a->poll_stop = 1;
+	__atomic_store_n(&a->poll_stop, 1, __ATOMIC_RELAXED);
 	wake_all(a);
 	pthread_mutex_unlock(&a->mu);
 	a->backend->ops->kick(a->backend);

@@ -189,13 +189,15 @@ static uint64_t vm_pages(const struct remote_vm *vm)
 /* What a launch says of the guest: {"guest":{"seed":7,"rate":10,"idle":false},"share_backing":"group"}. */
 static enum pw_status guest_params(struct op_run *r, struct backend_vm_spec *spec)
 {
-	json_t *guest = json_object_get(r->op->params, "guest"), *group = json_object_get(r->op->params, "share_backing");
+	json_t *guest = json_object_get(r->op->params, "guest"),
+	       *group = json_object_get(r->op->params, "share_backing");
 	json_t *seed = json_object_get(guest, "seed"), *rate = json_object_get(guest, "rate");
 
 	if ((guest && !json_is_object(guest)) || (seed && (!json_is_integer(seed) || json_integer_value(seed) < 0)) ||
-	    (rate && (!json_is_integer(rate) || json_integer_value(rate) < 0 || json_integer_value(rate) > GUEST_RATE_MAX)))
-		return pw_fail(&r->t->err, PW_INVALID, "params.guest is not {\"seed\":N,\"rate\":N up to %d,\"idle\":BOOL}",
-			       GUEST_RATE_MAX);
+	    (rate &&
+	     (!json_is_integer(rate) || json_integer_value(rate) < 0 || json_integer_value(rate) > GUEST_RATE_MAX)))
+		return pw_fail(&r->t->err, PW_INVALID,
+			       "params.guest is not {\"seed\":N,\"rate\":N up to %d,\"idle\":BOOL}", GUEST_RATE_MAX);
 	if (group && !json_is_string(group))
 		return pw_fail(&r->t->err, PW_INVALID, "params.share_backing is not a string");
 	spec->guest_seed = seed ? (uint64_t)json_integer_value(seed) : 1;
@@ -207,10 +209,9 @@ static enum pw_status guest_params(struct op_run *r, struct backend_vm_spec *spe
 
 static enum pw_status create(struct op_run *r)
 {
-	struct backend_vm_spec spec = { .id = r->op->vm,
-					.slots = r->vm.slots,
-					.slot_count = r->vm.slot_count,
-					.shared_bit = r->vm.shared_bit };
+	struct backend_vm_spec spec = {
+		.id = r->op->vm, .slots = r->vm.slots, .slot_count = r->vm.slot_count, .shared_bit = r->vm.shared_bit
+	};
 	enum pw_status st = guest_params(r, &spec);
 
 	return st == PW_OK ? r->b->ops->create_vm(r->b, &spec, &r->t->err) : st;
@@ -241,8 +242,7 @@ static enum pw_status share_first(struct op_run *r)
 	if (shared && (!json_is_array(shared) || json_array_size(shared) > SHARED_RUNS_MAX))
 		return pw_fail(&r->t->err, PW_INVALID, "params.shared is not a list of at most %d runs",
 			       SHARED_RUNS_MAX);
-	json_array_foreach(shared, i, run)
-	{
+	json_array_foreach (shared, i, run) {
 		st = share_run(r, run);
 		if (st != PW_OK)
 			return st;
@@ -500,8 +500,8 @@ static enum pw_status check_range(struct op_run *r, const struct change *c)
 		if (c->gfn < s->base || c->gfn - s->base >= s->pages)
 			continue;
 		outside = s->base + s->pages;
-		if (c->count <= outside - c->gfn)
-			return PW_OK;
+		if (c->count <= outside - c->gfn) /* the slot may be younger than the launch */
+			return r->b->ops->map_slot(r->b, &r->op->vm, s, &r->t->err);
 	}
 	refuse(&why, PROBLEM_GFN_OUT_OF_SLOT, "GFN %" PRIu64 " is outside the slot", outside);
 	why.gfn = outside;
@@ -646,8 +646,7 @@ static void poll_once(struct worker *w, struct client *poller)
 	snprintf(path, sizeof path, "/v1/hosts/%s/operations?wait=%d", a->host, POLL_SECONDS);
 	st = client_call(poller, "GET", path, NULL, NULL, POLL_SECONDS, &r, &err);
 	if (st == PW_OK) {
-		json_array_foreach(json_object_get(r.json, "items"), i, item)
-		{
+		json_array_foreach (json_object_get(r.json, "items"), i, item) {
 			if (agent_is_stopping(a) || !agent_is_registered(a))
 				break; /* the rest is delivered again */
 			run_one(w, item);

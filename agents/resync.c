@@ -362,22 +362,57 @@ static bool see_region(void *ctx, json_t *item)
 static enum pw_status compare_slot(struct resync *rs, const struct pw_uuid *vm, const struct slot *s, struct trouble *t)
 {
 	struct regions g = { .rs = rs, .vm = vm, .t = t };
+	struct backend *b = rs->w->agent->backend;
 	char id[PW_UUID_TEXT], path[160];
-	enum pw_status st;
+	enum pw_status st = b->ops->map_slot(b, vm, s, &t->err); /* it may be younger than the launch */
 
+	if (st != PW_OK)
+		return st;
 	pw_uuid_format(vm, id);
 	snprintf(path, sizeof path, "/v1/vms/%s/digests?gfn=%" PRIu64 "&count=%" PRIu64, id, s->base, s->pages);
 	st = client_list(rs->w->client, path, see_region, &g, &t->err);
 	return st == PW_OK ? g.st : st;
 }
 
+/* Between its slots the ledger has no GFNs, so hardware may hold no frames there (a slot that was deleted). */
+static enum pw_status empty_gap(struct resync *rs, const struct pw_uuid *vm, uint64_t gfn, uint64_t end,
+				struct trouble *t)
+{
+	struct backend *b = rs->w->agent->backend;
+	struct window win = { 0 };
+	enum pw_status st = end > gfn ? read_hardware(rs->w, vm, gfn, end - gfn, &win, &t->err) : PW_OK;
+	char what[120];
+
+	for (size_t i = 0; i < win.runs.n && st == PW_OK; i++) {
+		const struct backend_run *run = &win.runs.v[i];
+
+		if (run->state != GFN_SECURE_RESIDENT)
+			continue;
+		rs->differences++;
+		snprintf(what, sizeof what,
+			 "GFN %" PRIu64 "+%" PRIu64 ": resident on hardware, in no slot of the ledger", run->gfn,
+			 run->count);
+		count_violation(rs, vm, what);
+		st = b->ops->page_out(b, vm, run->gfn, run->count, &t->err);
+	}
+	run_list_release(&win.runs);
+	return st;
+}
+
 static enum pw_status compare_pages(struct resync *rs, struct seen_vm *s, struct trouble *t)
 {
 	enum pw_status st = PW_OK;
+	uint64_t end = 0;
 
-	for (size_t i = 0; i < s->vm.slot_count && st == PW_OK; i++)
-		st = compare_slot(rs, &s->id, &s->vm.slots[i], t);
-	return st;
+	for (size_t i = 0; i < s->vm.slot_count && st == PW_OK; i++) {
+		const struct slot *slot = &s->vm.slots[i];
+
+		st = empty_gap(rs, &s->id, end, slot->base, t);
+		if (st == PW_OK)
+			st = compare_slot(rs, &s->id, slot, t);
+		end = slot->base + slot->pages;
+	}
+	return st == PW_OK ? empty_gap(rs, &s->id, end, TREE_PAGES, t) : st;
 }
 
 static enum pw_status end_hardware(struct resync *rs, struct seen_vm *s, struct trouble *t)

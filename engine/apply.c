@@ -111,8 +111,8 @@ static enum pw_problem refuse_bound(const struct ledger *l, const struct pool *p
 	if (!pool_next_bound(l, p, pfn, pfn + count, &f))
 		return PROBLEM_NONE;
 	pw_uuid_format(&f.vm->id, id);
-	refuse(why, PROBLEM_FRAME_CONFLICT, "frame %" PRIu64 " of pool %s is bound to VM %s, GFN %" PRIu64, f.pfn, p->name, id,
-	       f.gfn);
+	refuse(why, PROBLEM_FRAME_CONFLICT, "frame %" PRIu64 " of pool %s is bound to VM %s, GFN %" PRIu64, f.pfn,
+	       p->name, id, f.gfn);
 	for (uint64_t at = pfn; why && pool_next_bound(l, p, at, pfn + count, &f); at = f.pfn + f.count)
 		note_run(p, why, f.pfn, f.count, f.vm, f.gfn);
 	return PROBLEM_FRAME_CONFLICT;
@@ -127,8 +127,9 @@ enum pw_problem pool_claimable(const struct ledger *l, const struct pool *p, uin
 	if (pfn < p->base || count > p->frames || pfn - p->base > p->frames - count) {
 		uint64_t bad = pfn < p->base || pfn >= p->base + p->frames ? pfn : p->base + p->frames;
 
-		refuse(why, PROBLEM_FRAME_OUT_OF_POOL, "frame %" PRIu64 " is outside pool %s: [%" PRIu64 ", +%" PRIu64 ")", bad,
-		       p->name, p->base, p->frames);
+		refuse(why, PROBLEM_FRAME_OUT_OF_POOL,
+		       "frame %" PRIu64 " is outside pool %s: [%" PRIu64 ", +%" PRIu64 ")", bad, p->name, p->base,
+		       p->frames);
 		if (why)
 			memcpy(why->pool, p->name, sizeof why->pool);
 		return PROBLEM_FRAME_OUT_OF_POOL;
@@ -159,7 +160,7 @@ static enum pw_problem refuse_gfn(const struct target *t, enum pw_problem p, uin
 	else
 		refuse(why, p, "%s of GFN %" PRIu64 ", which is %s%s", gfn_op_name(t->op), gfn, gfn_state_name(s),
 		       s == GFN_SECURE_RESIDENT ? " and resident"
-		       : s == GFN_SECURE_OUT	? " and paged out"
+		       : s == GFN_SECURE_OUT    ? " and paged out"
 						: "");
 	if (why) {
 		why->gfn = gfn;
@@ -271,8 +272,8 @@ static enum pw_problem apply_run(struct ledger *l, struct target *t, const struc
 	return p;
 }
 
-static enum pw_problem find_target(const struct ledger *l, const struct host *h, const struct item *it, struct target *t,
-				   struct refusal *why)
+static enum pw_problem find_target(const struct ledger *l, const struct host *h, const struct item *it,
+				   struct target *t, struct refusal *why)
 {
 	char id[PW_UUID_TEXT];
 
@@ -295,7 +296,8 @@ static enum pw_problem find_target(const struct ledger *l, const struct host *h,
 		return PROBLEM_VM_NOT_ON_HOST;
 	}
 	if (t->vm->state == VM_NORMAL) {
-		refuse(why, PROBLEM_VM_TRANSITION, "%s needs a VM that is transient or secure: it is normal", gfn_op_name(t->op));
+		refuse(why, PROBLEM_VM_TRANSITION, "%s needs a VM that is transient or secure: it is normal",
+		       gfn_op_name(t->op));
 		if (why) {
 			why->vm = it->vm;
 			why->vm_state = VM_NORMAL;
@@ -310,7 +312,8 @@ static enum pw_problem find_target(const struct ledger *l, const struct host *h,
 
 enum { AHEAD = 16 }; /* runs: so far ahead memory is asked for */
 
-enum pw_problem ledger_apply(struct ledger *l, struct host *h, const struct item *it, bool *changed, struct refusal *why)
+enum pw_problem ledger_apply(struct ledger *l, struct host *h, const struct item *it, bool *changed,
+			     struct refusal *why)
 {
 	struct target t = { 0 };
 	undo_mark mark = ledger_mark(l);

@@ -16,7 +16,7 @@ struct ledger {
 	struct arena arena;
 	struct undo undo;
 	struct index hosts, pools, vms;
-	struct vm **numbers; /* LEDGER_VMS_MAX at most; by vm->number */
+	struct vm **numbers;                 /* LEDGER_VMS_MAX at most; by vm->number */
 	size_t number_capacity, number_hint; /* no free number below the hint */
 };
 

@@ -30,7 +30,10 @@ struct edge {
 	enum { UNDECIDED, MOVE, REFUSE } kind;
 	unsigned next;
 };
-#define NO { REFUSE, 0 }
+#define NO                \
+	{                 \
+		REFUSE, 0 \
+	}
 
 /* clang-format off */
 #define TO(s) { MOVE, VM_##s }

@@ -74,7 +74,8 @@ static enum pw_problem check_range(const struct frame_range *r, struct refusal *
 	if (range_fits(r->pfn, r->count) && r->pfn >= p->base && r->count <= p->frames &&
 	    r->pfn - p->base <= p->frames - r->count)
 		return PROBLEM_NONE;
-	refuse(why, PROBLEM_FRAME_OUT_OF_POOL, "frames %" PRIu64 " +%" PRIu64 " are not all in pool %s", r->pfn, r->count, p->name);
+	refuse(why, PROBLEM_FRAME_OUT_OF_POOL, "frames %" PRIu64 " +%" PRIu64 " are not all in pool %s", r->pfn,
+	       r->count, p->name);
 	for (size_t i = 0; why && i < sizeof why->pool; i++)
 		why->pool[i] = p->name[i];
 	return PROBLEM_FRAME_OUT_OF_POOL;
@@ -91,10 +92,12 @@ enum pw_problem ledger_quarantine(struct ledger *l, struct host *h, const struct
 
 		if (p != PROBLEM_NONE)
 			return p;
-		for (uint64_t at = r[i].pfn; pool_next_bound(l, r[i].pool, at, r[i].pfn + r[i].count, &f); at = f.pfn + f.count)
+		for (uint64_t at = r[i].pfn; pool_next_bound(l, r[i].pool, at, r[i].pfn + r[i].count, &f);
+		     at = f.pfn + f.count)
 			if (f.vm->host != h) {
-				refuse(why, PROBLEM_VM_NOT_ON_HOST, "frame %" PRIu64 " of pool %s belongs to a VM of another host",
-				       f.pfn, r[i].pool->name);
+				refuse(why, PROBLEM_VM_NOT_ON_HOST,
+				       "frame %" PRIu64 " of pool %s belongs to a VM of another host", f.pfn,
+				       r[i].pool->name);
 				if (why) {
 					why->vm = f.vm->id;
 					why->host = f.vm->host->id;

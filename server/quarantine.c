@@ -145,15 +145,14 @@ static enum pw_status drop_reasons(struct service *sv, const struct host *h, con
 }
 
 /* The VMs that lose frames change with them: their revision says so, to clients and to the picture. */
-static bool touch_owners(struct service *sv, const struct frame_range *ranges, size_t n, uint64_t revision)
+static bool touch_owners(struct service *sv, const struct frame_range *r, uint64_t revision)
 {
+	uint64_t end = r->pfn < TREE_PAGES && r->count <= TREE_PAGES - r->pfn ? r->pfn + r->count : r->pfn;
 	struct frame_view f;
 
-	for (size_t i = 0; i < n; i++)
-		for (uint64_t at = ranges[i].pfn, end = at + ranges[i].count;
-		     pool_next_bound(sv->ledger, ranges[i].pool, at, end, &f); at = f.pfn + f.count)
-			if (f.vm->revision != revision && !touch(sv, &f.vm->revision, revision))
-				return false;
+	for (uint64_t at = r->pfn; pool_next_bound(sv->ledger, r->pool, at, end, &f); at = f.pfn + f.count)
+		if (f.vm->revision != revision && !touch(sv, &ledger_vm(sv->ledger, &f.vm->id)->revision, revision))
+			return false;
 	return true;
 }
 
@@ -166,11 +165,11 @@ enum pw_problem do_quarantine(struct service *sv, struct host *h, const struct f
 
 	if (!ranges)
 		return refuse(why, PROBLEM_NO_MEMORY, "out of memory while putting frames into quarantine");
-	if (!ranges_of(h, b, ranges, why))
-		p = why->problem;
-	else if (!touch_owners(sv, ranges, b->count, revision))
-		p = refuse(why, PROBLEM_NO_MEMORY, "out of memory while putting frames into quarantine");
-	else
+	p = ranges_of(h, b, ranges, why) ? PROBLEM_NONE : why->problem;
+	for (size_t i = 0; p == PROBLEM_NONE && i < b->count; i++)
+		if (!touch_owners(sv, &ranges[i], revision))
+			p = refuse(why, PROBLEM_NO_MEMORY, "out of memory while putting frames into quarantine");
+	if (p == PROBLEM_NONE)
 		p = ledger_quarantine(sv->ledger, h, ranges, b->count, why);
 	if (p == PROBLEM_NONE && keep_reasons(sv, h, b, time_ms) != PW_OK)
 		p = refuse(why, PROBLEM_NO_MEMORY, "out of memory while putting frames into quarantine");

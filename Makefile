@@ -17,7 +17,7 @@ WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wswitch-enum -Wmissing-p
         -Wvla -Wformat=2 -Wpointer-arith -Wundef -Wwrite-strings -Wno-unused-parameter -Werror
 HARDEN   := -fstack-protector-strong -fPIE $(if $(SAN),,-D_FORTIFY_SOURCE=2)
 CPPFLAGS := -I. -D_GNU_SOURCE
-CFLAGS   := -std=gnu17 $(OPT) $(WARN) -fno-common $(HARDEN) $(SAN)
+CFLAGS   := -std=gnu17 $(OPT) $(WARN) -fno-common $(HARDEN) $(SAN) $(if $(SAN),-Wno-error)
 LDFLAGS  := -pie -Wl,-z,relro,-z,now $(SAN)
 LIBS     := -lsqlite3 -lsodium -ljansson -lcurl -lmicrohttpd -lgnutls -linih -lsystemd -lpthread -lm
 

@@ -106,13 +106,11 @@ bool batch_read(json_t *answer, struct verdict *v, size_t n)
 
 	if (!json_is_array(results) || json_array_size(results) != n)
 		return false;
-	json_array_foreach(results, i, one)
-	{
+	json_array_foreach (results, i, one) {
 		if (!json_is_boolean(json_object_get(one, "ok")))
 			return false;
 	}
-	json_array_foreach(results, i, one)
-	{
+	json_array_foreach (results, i, one) {
 		v[i].ok = json_is_true(json_object_get(one, "ok"));
 		v[i].problem = v[i].ok ? NULL : json_incref(json_object_get(one, "problem"));
 	}

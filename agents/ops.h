@@ -34,7 +34,7 @@ enum pw_status report_stuck(struct worker *w, struct trouble *t) PW_MUST_CHECK;
 enum pw_status hardware_vm(struct backend *b, const struct pw_uuid *vm, bool *found, enum vm_state *state,
 			   struct pw_err *err) PW_MUST_CHECK;
 
-void *operations_loop(void *agent); /* a thread: registers, polls, runs, answers */
+void *operations_loop(void *agent); /* a thread: registers, polls, runs, answers (poll.c) */
 void *guests_loop(void *agent);     /* a thread: takes guests' wishes to the ledger (guests.c) */
 
 #endif

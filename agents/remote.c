@@ -163,8 +163,7 @@ static bool read_slots(json_t *slots, struct remote_vm *vm)
 	vm->slots = calloc(n + 1, sizeof *vm->slots);
 	if (!vm->slots)
 		return false;
-	json_array_foreach(slots, i, item)
-	{
+	json_array_foreach (slots, i, item) {
 		uint64_t number;
 		struct slot *s = &vm->slots[i];
 

@@ -24,7 +24,7 @@ enum pw_status trouble_adopt(struct trouble *t, json_t *problem);
 /*
  * client_call, repeated with jittered back-off until the server answers (or says why not). While the agent stops it
  * gives up after a few seconds more. A host-fenced answer makes the agent stand apart (agent_stand_apart).
- * *out must be released in every case. path without the host-fenced check: see remote_poll.
+ * *out must be released in every case.
  */
 enum pw_status remote_call(struct worker *w, const char *method, const char *path, json_t *body, const char *key,
 			   struct client_reply *out, struct trouble *t) PW_MUST_CHECK;

@@ -37,8 +37,12 @@ enum pw_problem ledger_load_attachment(struct ledger *l, struct pool *p, struct 
 enum pw_problem ledger_load_vm(struct ledger *l, const struct vm_spec *spec, enum vm_state state, uint64_t epoch,
 			       struct vm **out, struct refusal *why)
 {
-	enum pw_problem p = ledger_vm_create(l, spec, out, why);
+	uint32_t arches = spec->host->arches;
+	enum pw_problem p;
 
+	spec->host->arches |= (uint32_t)1 << spec->arch; /* it may have lost the backend since */
+	p = ledger_vm_create(l, spec, out, why);
+	spec->host->arches = arches;
 	if (p == PROBLEM_NONE) {
 		(*out)->state = state;
 		(*out)->epoch = epoch;

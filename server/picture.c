@@ -552,7 +552,7 @@ static enum pw_status load_quarantine(void *ctx, const struct quarantine_row *ro
 	memccpy(note.reason, row->reason, 0, sizeof note.reason - 1);
 	if (ledger_quarantine(sv->ledger, h, &range, 1, &why) != PROBLEM_NONE)
 		return loaded(why.problem, &why, err);
-	return reason_add(sv, &note) == PW_OK
+	return reason_load(sv, &note) == PW_OK
 		       ? PW_OK
 		       : pw_fail(err, PW_NO_MEMORY, "out of memory while loading the quarantine");
 }

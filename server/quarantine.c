@@ -7,7 +7,9 @@
 
 DECODE_JOB(frames)
 
-/* The reasons: a small array, replaced as a whole when it changes, the old one kept until the change is final. */
+enum { REASONS_MAX = 65536 };
+
+/* The reasons: an array, replaced as a whole when it changes, the old one kept until the change is final. */
 
 struct reasons {
 	struct quarantine_note *notes;
@@ -29,73 +31,124 @@ static void forget_reasons(void *ctx, const void *args)
 	free(((const struct reasons *)args)->notes);
 }
 
-static enum pw_status reasons_replace(struct service *sv, struct quarantine_note *notes, size_t count)
+static enum pw_status reasons_replace(struct service *sv, const struct reasons *by)
 {
 	static const struct undo_ops replaced = { .rollback = put_reasons_back, .commit = forget_reasons };
 	struct reasons old = { sv->quarantine, sv->quarantine_count };
 	struct undo *u = ledger_undo(sv->ledger);
 
-	if (undo_reserve(u, UNDO_RECORD(sizeof old)) != PW_OK) {
-		free(notes);
+	if (undo_reserve(u, UNDO_RECORD(sizeof old)) != PW_OK)
 		return PW_NO_MEMORY;
-	}
 	undo_push(u, &replaced, sv, &old, sizeof old);
-	sv->quarantine = notes;
-	sv->quarantine_count = count;
+	sv->quarantine = by->notes;
+	sv->quarantine_count = by->count;
 	return PW_OK;
 }
 
-static bool is_of(const struct quarantine_note *n, const struct pw_uuid *host, const char *pool)
+/* What there is, with room for `more` beside it. */
+static bool reasons_copy(const struct service *sv, size_t more, struct reasons *out)
 {
-	static const struct pw_uuid nil;
-
-	return strcmp(n->pool, pool) == 0 && pw_uuid_equal(&n->host, strcmp(pool, "local") == 0 ? host : &nil);
+	out->notes = malloc((sv->quarantine_count + more + 1) * sizeof *out->notes);
+	out->count = sv->quarantine_count;
+	if (out->notes && out->count)
+		memcpy(out->notes, sv->quarantine, out->count * sizeof *out->notes);
+	return out->notes;
 }
 
-enum pw_status reasons_forget(struct service *sv, const struct pw_uuid *host, const char *pool, uint64_t pfn,
-			      uint64_t count)
+/* Notes are in order of pool, host and PFN, and never overlap. Is n wholly before frame pfn of that pool? */
+static bool is_before(const struct quarantine_note *n, const struct pw_uuid *host, const char *pool, uint64_t pfn)
 {
-	uint64_t end = count ? pfn + count : UINT64_MAX;
-	struct quarantine_note *notes;
-	size_t n = 0;
+	int order = strcmp(n->pool, pool);
+
+	if (order == 0)
+		order = memcmp(n->host.b, host->b, sizeof host->b);
+	return order < 0 || (order == 0 && n->pfn + n->count <= pfn);
+}
+
+static bool is_of(const struct quarantine_note *n, const struct host *h)
+{
+	unsigned place;
+
+	return strcmp(n->pool, "local") == 0 ? pw_uuid_equal(&n->host, &h->id) : host_pool(h, n->pool, &place) != NULL;
+}
+
+/* The first note that is not before that frame. */
+static size_t reasons_place(const struct reasons *r, const struct pw_uuid *host, const char *pool, uint64_t pfn)
+{
+	size_t lo = 0, hi = r->count;
+
+	while (lo < hi) {
+		size_t mid = lo + (hi - lo) / 2;
+
+		if (is_before(&r->notes[mid], host, pool, pfn))
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
+/* Puts n notes in the place of those in [from, to). */
+static void reasons_splice(struct reasons *r, size_t from, size_t to, const struct quarantine_note *by, size_t n)
+{
+	memmove(r->notes + from + n, r->notes + to, (r->count - to) * sizeof *r->notes);
+	if (n)
+		memcpy(r->notes + from, by, n * sizeof *by);
+	r->count = r->count - (to - from) + n;
+}
+
+/* Cuts [at->pfn, at->pfn + at->count) out of what there is; with a reason, puts *at there. Needs room for two more. */
+static void reasons_set(struct reasons *r, const struct quarantine_note *at)
+{
+	uint64_t end = at->pfn + at->count;
+	size_t from = reasons_place(r, &at->host, at->pool, at->pfn), to = from, n = 0;
+	struct quarantine_note by[3];
+
+	while (to < r->count && strcmp(r->notes[to].pool, at->pool) == 0 &&
+	       pw_uuid_equal(&r->notes[to].host, &at->host) && r->notes[to].pfn < end)
+		to++;
+	if (from < to && r->notes[from].pfn < at->pfn) {
+		by[n] = r->notes[from];
+		by[n++].count = at->pfn - r->notes[from].pfn;
+	}
+	if (at->time_ms)
+		by[n++] = *at;
+	if (from < to && r->notes[to - 1].pfn + r->notes[to - 1].count > end) {
+		by[n] = r->notes[to - 1];
+		by[n].count = by[n].pfn + by[n].count - end;
+		by[n++].pfn = end;
+	}
+	reasons_splice(r, from, to, by, n);
+}
+
+enum pw_status reasons_lift(struct service *sv, const struct pw_uuid *host)
+{
+	struct quarantine_note all = { .host = *host, .pool = "local", .count = TREE_PAGES };
+	struct reasons r;
 
 	if (sv->quarantine_count == 0)
 		return PW_OK;
-	notes = malloc((2 * sv->quarantine_count) * sizeof *notes);
-	if (!notes)
+	if (!reasons_copy(sv, 2, &r))
 		return PW_NO_MEMORY;
-	for (size_t i = 0; i < sv->quarantine_count; i++) {
-		const struct quarantine_note *old = &sv->quarantine[i];
-		uint64_t old_end = old->pfn + old->count;
-
-		if (!is_of(old, host, pool) || old_end <= pfn || old->pfn >= end) {
-			notes[n++] = *old;
-			continue;
-		}
-		if (old->pfn < pfn) {
-			notes[n] = *old;
-			notes[n++].count = pfn - old->pfn;
-		}
-		if (old_end > end) {
-			notes[n] = *old;
-			notes[n].pfn = end;
-			notes[n++].count = old_end - end;
-		}
-	}
-	return reasons_replace(sv, notes, n);
+	reasons_set(&r, &all);
+	if (reasons_replace(sv, &r) == PW_OK)
+		return PW_OK;
+	free(r.notes);
+	return PW_NO_MEMORY;
 }
 
-enum pw_status reason_add(struct service *sv, const struct quarantine_note *note)
+enum pw_status reason_load(struct service *sv, const struct quarantine_note *note)
 {
-	struct quarantine_note *notes = malloc((sv->quarantine_count + 1) * sizeof *notes);
-	size_t at = sv->quarantine_count;
+	struct reasons r = { sv->quarantine, sv->quarantine_count };
+	struct quarantine_note *notes = realloc(r.notes, (r.count + 3) * sizeof *notes);
 
 	if (!notes)
 		return PW_NO_MEMORY;
-	if (at)
-		memcpy(notes, sv->quarantine, at * sizeof *notes);
-	notes[at] = *note;
-	return reasons_replace(sv, notes, at + 1);
+	r.notes = notes;
+	reasons_set(&r, note);
+	sv->quarantine = r.notes;
+	sv->quarantine_count = r.count;
+	return PW_OK;
 }
 
 /* The ledger's ranges of a body's items; false: *why says which pool is not attached. */
@@ -117,9 +170,14 @@ static bool ranges_of(const struct host *h, const struct frames_body *b, struct 
 	return true;
 }
 
-static enum pw_status keep_reasons(struct service *sv, const struct host *h, const struct frames_body *b,
-				   int64_t time_ms)
+/* The items' reasons, of this time; time_ms 0: there are none any more. */
+static enum pw_problem put_reasons(struct service *sv, const struct host *h, const struct frames_body *b,
+				   int64_t time_ms, struct refusal *why)
 {
+	struct reasons r;
+
+	if (!reasons_copy(sv, 2 * b->count, &r))
+		return refuse(why, PROBLEM_NO_MEMORY, "out of memory while noting the quarantine");
 	for (size_t i = 0; i < b->count; i++) {
 		struct quarantine_note note = { .pfn = b->items[i].pfn,
 						.count = b->items[i].count,
@@ -129,19 +187,16 @@ static enum pw_status keep_reasons(struct service *sv, const struct host *h, con
 			note.host = h->id;
 		snprintf(note.pool, sizeof note.pool, "%s", b->items[i].pool);
 		snprintf(note.reason, sizeof note.reason, "%s", b->items[i].reason);
-		if (reasons_forget(sv, &h->id, note.pool, note.pfn, note.count) != PW_OK ||
-		    reason_add(sv, &note) != PW_OK)
-			return PW_NO_MEMORY;
+		reasons_set(&r, &note);
 	}
-	return PW_OK;
-}
-
-static enum pw_status drop_reasons(struct service *sv, const struct host *h, const struct frames_body *b)
-{
-	for (size_t i = 0; i < b->count; i++)
-		if (reasons_forget(sv, &h->id, b->items[i].pool, b->items[i].pfn, b->items[i].count) != PW_OK)
-			return PW_NO_MEMORY;
-	return PW_OK;
+	if (r.count > REASONS_MAX && r.count > sv->quarantine_count) {
+		free(r.notes);
+		return refuse(why, PROBLEM_LIMIT, "at most %d ranges of frames can be in quarantine", REASONS_MAX);
+	}
+	if (reasons_replace(sv, &r) == PW_OK)
+		return PROBLEM_NONE;
+	free(r.notes);
+	return refuse(why, PROBLEM_NO_MEMORY, "out of memory while noting the quarantine");
 }
 
 /* The VMs that lose frames change with them: their revision says so, to clients and to the picture. */
@@ -171,8 +226,8 @@ enum pw_problem do_quarantine(struct service *sv, struct host *h, const struct f
 			p = refuse(why, PROBLEM_NO_MEMORY, "out of memory while putting frames into quarantine");
 	if (p == PROBLEM_NONE)
 		p = ledger_quarantine(sv->ledger, h, ranges, b->count, why);
-	if (p == PROBLEM_NONE && keep_reasons(sv, h, b, time_ms) != PW_OK)
-		p = refuse(why, PROBLEM_NO_MEMORY, "out of memory while putting frames into quarantine");
+	if (p == PROBLEM_NONE)
+		p = put_reasons(sv, h, b, time_ms, why);
 	if (p != PROBLEM_NONE)
 		ledger_rollback(sv->ledger, mark);
 	free(ranges);
@@ -188,10 +243,10 @@ enum pw_problem do_unquarantine(struct service *sv, struct host *h, const struct
 	if (!ranges)
 		return refuse(why, PROBLEM_NO_MEMORY, "out of memory while taking frames out of quarantine");
 	p = ranges_of(h, b, ranges, why) ? ledger_unquarantine(sv->ledger, ranges, b->count, why) : why->problem;
-	if (p == PROBLEM_NONE && drop_reasons(sv, h, b) != PW_OK) {
+	if (p == PROBLEM_NONE)
+		p = put_reasons(sv, h, b, 0, why);
+	if (p != PROBLEM_NONE)
 		ledger_rollback(sv->ledger, mark);
-		p = refuse(why, PROBLEM_NO_MEMORY, "out of memory while taking frames out of quarantine");
-	}
 	free(ranges);
 	return p;
 }
@@ -213,7 +268,6 @@ void quarantine_list(struct service *sv, struct request *r)
 	const struct host *h = arg_host(sv, r, 0);
 	uint64_t limit, at;
 	char next[24] = "";
-	unsigned place;
 	struct jsonw w;
 
 	if (!h || !may_act_for(r, &h->id) || !query_known(r, known) || !query_u64(r, "limit", 1, 1000, 100, &limit) ||
@@ -223,7 +277,7 @@ void quarantine_list(struct service *sv, struct request *r)
 	for (; at < sv->quarantine_count; at++) {
 		const struct quarantine_note *n = &sv->quarantine[at];
 
-		if (!is_of(n, &h->id, n->pool) || !host_pool(h, n->pool, &place))
+		if (!is_of(n, h))
 			continue;
 		if (limit-- == 0) {
 			snprintf(next, sizeof next, "%" PRIu64, at);
@@ -268,6 +322,17 @@ static void answer_items(struct request *r, uint64_t revision, const struct fram
 	answer_json(r, 200, &w);
 }
 
+/* The VMs that have lost frames by the change that is being recorded. */
+static void write_owners(struct jsonw *w, const struct service *sv)
+{
+	jsonw_key(w, "vms");
+	jsonw_open(w, '[');
+	for (size_t i = 0; i < ledger_vm_count(sv->ledger); i++)
+		if (ledger_vm_at(sv->ledger, i)->revision == next_revision(sv))
+			jsonw_uuid(w, &ledger_vm_at(sv->ledger, i)->id);
+	jsonw_close(w, ']');
+}
+
 static void say_frames(struct service *sv, struct request *r, const char *type, const struct host *h,
 		       const struct frames_body *b)
 {
@@ -276,6 +341,7 @@ static void say_frames(struct service *sv, struct request *r, const char *type, 
 	event_begin(&w, type, r);
 	jsonw_m_uuid(&w, "host", &h->id);
 	write_items(&w, b);
+	write_owners(&w, sv);
 	answer_items(r, event_end(sv, &w), b);
 }
 

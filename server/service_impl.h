@@ -70,8 +70,8 @@ struct service {
 	struct index operations, tokens;
 	struct operation **active; /* pending and running ones, oldest first */
 	size_t active_count, active_capacity;
-	struct quarantine_note *quarantine;
-	size_t quarantine_count, quarantine_capacity;
+	struct quarantine_note *quarantine; /* in order of pool, host and PFN; disjoint */
+	size_t quarantine_count;
 	uint64_t revision; /* of the last change, durable or not */
 	uint64_t durable;  /* of the last durable change */
 	uint64_t group;    /* number of the group that is being applied or committed, or was last */
@@ -219,11 +219,10 @@ void hosts_tick(struct service *sv); /* says which hosts went out of reach; insi
 bool hosts_tick_due(const struct service *sv);
 enum pw_problem do_host(struct service *sv, const struct pw_uuid *id, const struct host_body *b, struct host_put *put,
 			struct refusal *why) PW_MUST_CHECK;
-/* quarantine.c: forgets the reasons of a range (count 0: of the whole pool), undoably. */
-enum pw_status reasons_forget(struct service *sv, const struct pw_uuid *host, const char *pool, uint64_t pfn,
-			      uint64_t count) PW_MUST_CHECK;
-/* Adds one, for a range that has none; undoable. */
-enum pw_status reason_add(struct service *sv, const struct quarantine_note *n) PW_MUST_CHECK;
+/* quarantine.c: forgets the reasons of a host's local pool, undoably. */
+enum pw_status reasons_lift(struct service *sv, const struct pw_uuid *host) PW_MUST_CHECK;
+/* Adds one that is in the picture. */
+enum pw_status reason_load(struct service *sv, const struct quarantine_note *n) PW_MUST_CHECK;
 /* `revision` is that of the change, and becomes that of the VMs which lose frames. */
 enum pw_problem do_quarantine(struct service *sv, struct host *h, const struct frames_body *b, int64_t time_ms,
 			      uint64_t revision, struct refusal *why) PW_MUST_CHECK;

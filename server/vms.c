@@ -440,7 +440,7 @@ void lifecycle_act(struct service *sv, struct request *r)
 		return;
 	before = vm->state;
 	if (ledger_vm_event(sv->ledger, vm, b->event, &why) != PROBLEM_NONE) {
-		if (r->who.role == ROLE_AGENT)
+		if (r->who.role == ROLE_AGENT && why.problem != PROBLEM_NO_MEMORY)
 			note_violation(sv, r, vm->host, &vm->id, &why);
 		answer_refusal(r, &why);
 		return;

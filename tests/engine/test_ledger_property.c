@@ -689,7 +689,7 @@ Test(ledger_property, random_commands_do_what_a_page_by_page_model_does, .timeou
 	long n = steps ? strtol(steps, NULL, 0) : 8000;
 
 	t.seed = given ? strtoull(given, NULL, 0) : (uint64_t)time(NULL) * 2654435761u;
-	cr_log_warn("SEED=%" PRIu64, t.seed);
+	fprintf(stderr, "SEED=%" PRIu64 "\n", t.seed);
 	setup(&t);
 	for (long i = 0; i < n; i++) {
 		unsigned refused = t.refused;
@@ -702,7 +702,7 @@ Test(ledger_property, random_commands_do_what_a_page_by_page_model_does, .timeou
 	}
 	same(&t);
 	world_holds(&t.w);
-	cr_log_warn("%u accepted, %u refused, %u rollbacks", t.accepted, t.refused, t.rollbacks);
+	fprintf(stderr, "%u accepted, %u refused, %u rollbacks\n", t.accepted, t.refused, t.rollbacks);
 	cr_assert(t.accepted > n / 4 && t.refused > n / 20 && t.rollbacks > n / 200);
 	world_release(&t.w);
 }

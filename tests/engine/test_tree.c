@@ -2,6 +2,7 @@
 
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -65,7 +66,7 @@ static uint64_t seed_new(const char *test)
 	const char *given = getenv("SEED");
 	uint64_t seed = given ? strtoull(given, NULL, 0) : (uint64_t)time(NULL) * 2654435761u;
 
-	cr_log_warn("%s: SEED=%" PRIu64, test, seed);
+	fprintf(stderr, "%s: SEED=%" PRIu64 "\n", test, seed);
 	return seed;
 }
 

@@ -79,19 +79,17 @@ __attribute__((weak)) const struct shim_extra *shim_suite(const char *name)
 __attribute__((weak)) void shim_child(const struct shim_test *t, void *param)
 {
 	const struct shim_extra *suite = shim_suite(t->suite);
+	void (*init)(void) = t->extra.init ? t->extra.init : suite->init; /* a test's own replaces its suite's */
+	void (*fini)(void) = t->extra.fini ? t->extra.fini : suite->fini;
 
-	if (suite->init)
-		suite->init();
-	if (t->extra.init)
-		t->extra.init();
+	if (init)
+		init();
 	if (t->params)
 		t->run_with(param);
 	else
 		t->run();
-	if (t->extra.fini)
-		t->extra.fini();
-	if (suite->fini)
-		suite->fini();
+	if (fini)
+		fini();
 	exit(shim_failed ? 1 : 0);
 }
 

@@ -12,9 +12,9 @@
 #define PW_AGENTS_BACKEND_H
 #include "engine/ledger.h"
 
-struct backend_info { /* what the host registers; text is static or the backend's */
-	const char *arch; /* "pef", "kvm" ... */
-	const char *kind; /* "emulated" or "kvm" */
+struct backend_info {              /* what the host registers; text is static or the backend's */
+	const char *arch;          /* "pef", "kvm" ... */
+	const char *kind;          /* "emulated" or "kvm" */
 	uint64_t base_pfn, frames; /* of the local pool */
 	unsigned page_shift;
 	char extra[256]; /* further members of the backend's JSON object, e.g. "\"guest_memfd\":true", or "" */
@@ -30,8 +30,8 @@ struct backend_vm_spec {
 	uint64_t guest_seed;
 	unsigned guest_rate;       /* conversions a second; 0: the backend's default */
 	bool idle;                 /* the guest only sleeps */
-	const char *share_backing; /* VMs that name the same group get the same host pages for their first slot: a double
-				      assignment made on purpose, for the ledger to refuse. NULL or "": none */
+	const char *share_backing; /* VMs that name the same group get the same host pages for their first slot: a
+				      double assignment made on purpose, for the ledger to refuse. NULL or "": none */
 };
 
 /* What hardware says of one run; the same notions as the ledger's. */
@@ -61,30 +61,33 @@ struct backend_ops {
 
 	/* Makes the VM with its slots, in state normal; nothing runs yet. A VM known under this id: PW_OK. */
 	enum pw_status (*create_vm)(struct backend *b, const struct backend_vm_spec *spec, struct pw_err *err);
-	/* The hardware half of a VM event (VM_INIT_START, VM_INIT_DONE, VM_INIT_ABORT, VM_TERMINATE). Abort and terminate
-	 * leave every GFN normal and every frame free, except frames that hardware would not give back: these stay
-	 * reported by read_stuck, and the event still succeeds. */
+	/* The hardware half of a VM event (VM_INIT_START, VM_INIT_DONE, VM_INIT_ABORT, VM_TERMINATE). Abort and
+	 * terminate leave every GFN normal and every frame free, except frames that hardware would not give back: these
+	 * stay reported by read_stuck, and the event still succeeds. */
 	enum pw_status (*vm_event)(struct backend *b, const struct pw_uuid *vm, enum vm_event e, struct pw_err *err);
 	/* Lets the guest run (a no-op where there is none). */
 	enum pw_status (*run_vm)(struct backend *b, const struct pw_uuid *vm, struct pw_err *err);
 	/* Ends and forgets the VM; PW_OK if unknown. */
 	enum pw_status (*destroy_vm)(struct backend *b, const struct pw_uuid *vm, struct pw_err *err);
-	enum pw_status (*map_slot)(struct backend *b, const struct pw_uuid *vm, const struct slot *s, struct pw_err *err);
+	enum pw_status (*map_slot)(struct backend *b, const struct pw_uuid *vm, const struct slot *s,
+				   struct pw_err *err);
 	enum pw_status (*unmap_slot)(struct backend *b, const struct pw_uuid *vm, uint32_t number, struct pw_err *err);
 
 	/* Chooses (and pins, where memory is real) one free frame for each GFN, into pfns[count]. Not assigned yet.
 	 * PW_BUSY: the pool is exhausted; nothing reserved. */
-	enum pw_status (*reserve)(struct backend *b, const struct pw_uuid *vm, uint64_t gfn, uint64_t count, uint64_t *pfns,
-				  struct pw_err *err);
+	enum pw_status (*reserve)(struct backend *b, const struct pw_uuid *vm, uint64_t gfn, uint64_t count,
+				  uint64_t *pfns, struct pw_err *err);
 	/* Gives reserved frames back that were never assigned. */
-	void (*unreserve)(struct backend *b, const struct pw_uuid *vm, uint64_t gfn, uint64_t count, const uint64_t *pfns);
+	void (*unreserve)(struct backend *b, const struct pw_uuid *vm, uint64_t gfn, uint64_t count,
+			  const uint64_t *pfns);
 	/* Assigns reserved frames: the GFNs become secure and resident. From paged out the content comes back; from
 	 * normal it is kept while the VM is transient; from shared it is zero. */
 	enum pw_status (*page_in)(struct backend *b, const struct pw_uuid *vm, uint64_t gfn, uint64_t count,
 				  const uint64_t *pfns, struct pw_err *err);
 	enum pw_status (*page_out)(struct backend *b, const struct pw_uuid *vm, uint64_t gfn, uint64_t count,
 				   struct pw_err *err);
-	enum pw_status (*share)(struct backend *b, const struct pw_uuid *vm, uint64_t gfn, uint64_t count, struct pw_err *err);
+	enum pw_status (*share)(struct backend *b, const struct pw_uuid *vm, uint64_t gfn, uint64_t count,
+				struct pw_err *err);
 	/* Without frames: secure and paged out (what is resident stays so). */
 	enum pw_status (*unshare)(struct backend *b, const struct pw_uuid *vm, uint64_t gfn, uint64_t count,
 				  struct pw_err *err);
@@ -111,11 +114,12 @@ struct backend { /* embedded first in each implementation */
 
 /* What a backend is opened with; text is borrowed for the call. */
 struct backend_options {
-	uint64_t frames;      /* size of an emulated pool; 0: the backend's default */
+	uint64_t frames; /* size of an emulated pool; 0: the backend's default */
 	uint64_t base_pfn;
-	const char *fault;    /* fault injection, e.g. "page_in:3" fail the 3rd page_in, "page_in:3:delay=200", ":crash"; or NULL */
-	const char *state;    /* a file where an emulated machine keeps its state, so that it outlives its agent (the
-				 agent crashes, the hardware does not); NULL: it dies with the process */
+	const char *fault; /* fault injection, e.g. "page_in:3" fail the 3rd page_in, "page_in:3:delay=200", ":crash";
+			      or NULL */
+	const char *state; /* a file where an emulated machine keeps its state, so that it outlives its agent (the
+			      agent crashes, the hardware does not); NULL: it dies with the process */
 	uint64_t seed;
 };
 struct backend_kind {
@@ -126,8 +130,10 @@ struct backend_kind {
 };
 extern const struct backend_kind backend_kinds[]; /* backend.c; ends with backend NULL */
 
-enum pw_status backend_pef_open(const struct backend_options *o, struct backend **out, struct pw_err *err) PW_MUST_CHECK;
-enum pw_status backend_kvm_open(const struct backend_options *o, struct backend **out, struct pw_err *err) PW_MUST_CHECK;
+enum pw_status backend_pef_open(const struct backend_options *o, struct backend **out,
+				struct pw_err *err) PW_MUST_CHECK;
+enum pw_status backend_kvm_open(const struct backend_options *o, struct backend **out,
+				struct pw_err *err) PW_MUST_CHECK;
 
 /* Wraps a backend and makes its n-th call of one op fail, wait or end the process (backend_faulty.c). Takes `inner`. */
 enum pw_status backend_faulty_wrap(struct backend *inner, const char *fault, struct backend **out,

@@ -187,7 +187,7 @@ static bool skip(const char **at, const char *text)
 {
 	size_t len = strlen(text);
 
-	if (strncmp(*at, text, len))
+	if (strncmp(*at, text, len) != 0)
 		return false;
 	*at += len;
 	return true;

@@ -264,7 +264,7 @@ enum pw_status guest_reset(struct guest *g, const struct kvm_vm *kvm, const stru
 	};
 
 	memset(g->boot, 0, (size_t)AT_EXPECTED * PAGE + GUEST_WINDOW_MAX * sizeof(uint64_t));
-	memcpy(boot_page(g, AT_CODE), pw_guest_code, (size_t)(pw_guest_code_end - pw_guest_code));
+	memcpy(boot_page(g, AT_CODE), pw_guest_code, (uintptr_t)pw_guest_code_end - (uintptr_t)pw_guest_code);
 	*guest_mailbox(g) = (struct guest_mailbox){
 		.seed = plan->seed ? plan->seed : 1, /* 0 is where xorshift stands still */
 		.mode = mode_of(plan),

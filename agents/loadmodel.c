@@ -12,7 +12,7 @@ static const struct load_key {
 	uint64_t min, max;
 } keys[] = {
 	{ "vms", offsetof(struct load_spec, vms), 1, LOAD_VMS_MAX },
-	{ "pages", offsetof(struct load_spec, pages), LOAD_UNIT * 8, (uint64_t)1 << 30 },
+	{ "pages", offsetof(struct load_spec, pages), (uint64_t)LOAD_UNIT * 8, (uint64_t)1 << 30 },
 	{ "rate", offsetof(struct load_spec, rate), 1, 100000 },
 	{ "seed", offsetof(struct load_spec, seed), 0, INT64_MAX },
 };

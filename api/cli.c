@@ -121,12 +121,10 @@ void cli_report_problem(json_t *problem)
 	fputs(": ", stderr);
 	say(detail);
 	fputc('\n', stderr);
-	json_array_foreach(json_object_get(problem, "conflicts"), i, run)
-	{
+	json_array_foreach (json_object_get(problem, "conflicts"), i, run) {
 		report_run(run);
 	}
-	json_array_foreach(json_object_get(problem, "frames"), i, run)
-	{
+	json_array_foreach (json_object_get(problem, "frames"), i, run) {
 		report_run(run);
 	}
 	if (json_object_get(problem, "conflict_frames"))

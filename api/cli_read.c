@@ -304,8 +304,7 @@ static enum cli_exit print_events(struct cli *c, json_t *items, bool titles)
 	size_t i;
 
 	cli_table_init(&table, event_columns, PW_ARRAY_LEN(event_columns));
-	json_array_foreach(items, i, item)
-	{
+	json_array_foreach (items, i, item) {
 		if (!c->json) {
 			cli_table_add(&table, item);
 			continue;
@@ -343,7 +342,9 @@ static enum cli_exit read_events(struct cli *c, uint64_t after, uint64_t limit)
 		struct cli_path path;
 		size_t n;
 
-		cli_path_set(&path, "/v1/events?after=%" PRIu64 "&limit=%" PRIu64, after, limit < 1000 ? limit : 1000);
+		cli_path_set(&path, "/v1/events");
+		cli_path_query(&path, "after", "%" PRIu64, after);
+		cli_path_query(&path, "limit", "%" PRIu64, limit < 1000 ? limit : 1000);
 		if (follow)
 			cli_path_query(&path, "wait", "25");
 		code = cli_call(c, "GET", path.text, NULL, follow ? 25 : 0, &r);

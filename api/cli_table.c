@@ -42,8 +42,7 @@ static char *join(json_t *array)
 	json_t *v;
 	size_t i;
 
-	json_array_foreach(array, i, v)
-	{
+	json_array_foreach (array, i, v) {
 		const char *word = json_string_value(v);
 
 		if (!word) { /* not a list of words */
@@ -97,8 +96,7 @@ static char *rest_text(const struct cli_table *t, json_t *item)
 	const char *name;
 	json_t *v;
 
-	json_object_foreach(item, name, v)
-	{
+	json_object_foreach (item, name, v) {
 		char *value;
 
 		if (is_shown(t, name))
@@ -245,8 +243,7 @@ static void print_member(const struct cli *c, const char *prefix, const char *na
 
 	snprintf(path, sizeof path, "%s%s%s", prefix, *prefix ? "." : "", name);
 	if (json_is_object(v) && json_object_size(v)) {
-		json_object_foreach(v, inner, member)
-		{
+		json_object_foreach (v, inner, member) {
 			print_member(c, path, inner, member);
 		}
 		return;
@@ -264,8 +261,7 @@ void cli_print_members(const struct cli *c, json_t *object)
 	const char *name;
 	json_t *v;
 
-	json_object_foreach(object, name, v)
-	{
+	json_object_foreach (object, name, v) {
 		print_member(c, "", name, v);
 	}
 	fflush(stdout);

@@ -169,7 +169,7 @@ static size_t on_header(char *data, size_t size, size_t n, void *ctx)
 
 static bool is_stopped(const struct client *c)
 {
-	return c->stop && *c->stop;
+	return c->stop && __atomic_load_n(c->stop, __ATOMIC_RELAXED);
 }
 
 static int on_progress(void *ctx, curl_off_t down_all, curl_off_t down, curl_off_t up_all, curl_off_t up)

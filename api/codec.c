@@ -209,8 +209,7 @@ static bool to_backends(struct reader *r, json_t *v, void *at)
 
 	if (!json_check_array(r, v, 0, 64))
 		return false;
-	json_array_foreach(v, i, backend)
-	{
+	json_array_foreach (v, i, backend) {
 		json_enter_at(r, i);
 		if (!read_backend(r, backend, &out->arches))
 			return false;
@@ -302,8 +301,7 @@ static bool to_frames_items(struct reader *r, json_t *v, void *at)
 	out->items = body_alloc(r->body, json_array_size(v), sizeof *out->items);
 	if (!out->items)
 		return json_fault_memory(r);
-	json_array_foreach(v, i, item)
-	{
+	json_array_foreach (v, i, item) {
 		out->items[i].reason = "";
 		json_enter_at(r, i);
 		if (!READ(r, item, frames_item_fields, &out->items[i]) ||
@@ -371,8 +369,7 @@ static bool to_hosts(struct reader *r, json_t *v, void *at)
 	out->hosts = body_alloc(r->body, json_array_size(v), sizeof *out->hosts);
 	if (!out->hosts)
 		return json_fault_memory(r);
-	json_array_foreach(v, i, id)
-	{
+	json_array_foreach (v, i, id) {
 		json_enter_at(r, i);
 		if (!json_to_uuid(r, id, &out->hosts[i]))
 			return false;
@@ -424,8 +421,7 @@ static bool to_slots(struct reader *r, json_t *v, void *at)
 	out->slots = body_alloc(r->body, json_array_size(v), sizeof *out->slots);
 	if (!out->slots)
 		return json_fault_memory(r);
-	json_array_foreach(v, i, slot)
-	{
+	json_array_foreach (v, i, slot) {
 		json_enter_at(r, i);
 		if (!READ(r, slot, vm_slot_fields, &out->slots[i]) ||
 		    !json_check_run(r, "pages", out->slots[i].base, out->slots[i].pages))

@@ -130,8 +130,7 @@ static bool read_runs(struct reader *r, const struct item_draft *d, struct item 
 		return false;
 	width = json_array_size(json_array_get(d->runs, 0));
 	json_enter(r, "runs");
-	json_array_foreach(d->runs, i, v)
-	{
+	json_array_foreach (d->runs, i, v) {
 		json_enter_at(r, i);
 		if (!read_run(r, v, width, &run[i]))
 			return false;
@@ -229,8 +228,7 @@ static bool to_items(struct reader *r, json_t *v, void *at)
 	out->items = body_alloc(r->body, json_array_size(v), sizeof *out->items);
 	if (!out->items)
 		return json_fault_memory(r);
-	json_array_foreach(v, i, item)
-	{
+	json_array_foreach (v, i, item) {
 		json_enter_at(r, i);
 		if (!read_item(r, item, &out->items[i]))
 			return false;

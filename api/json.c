@@ -383,8 +383,7 @@ bool json_read_object(struct reader *r, json_t *v, const struct json_field *fiel
 
 	if (!json_is_object(v))
 		return json_fault_value(r, v, "an object");
-	json_object_foreach(v, name, member)
-	{
+	json_object_foreach (v, name, member) {
 		const struct json_field *f = find_field(fields, n, name);
 
 		json_enter(r, name);

@@ -7,9 +7,9 @@
 #include "engine/mem.h"
 
 struct index {
-	struct pw_mem *mem;                                   /* borrowed */
-	int (*compare)(const void *key, const void *item);    /* <0: key sorts before item */
-	void **items;                                         /* borrowed pointers */
+	struct pw_mem *mem;                                /* borrowed */
+	int (*compare)(const void *key, const void *item); /* <0: key sorts before item */
+	void **items;                                      /* borrowed pointers */
 	size_t count, capacity;
 };
 

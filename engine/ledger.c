@@ -117,8 +117,10 @@ void ledger_rollback(struct ledger *l, undo_mark to)
 
 void ledger_commit(struct ledger *l)
 {
+	size_t keep = LEDGER_SPARES_MIN + l->arena.nodes / 2;
+
 	undo_commit(&l->undo);
-	arena_trim_to(&l->arena, LEDGER_SPARES);
+	arena_trim_to(&l->arena, keep < LEDGER_SPARES ? keep : LEDGER_SPARES);
 }
 
 struct undo *ledger_undo(struct ledger *l)

@@ -24,19 +24,21 @@
 enum gfn_state gfn_entry_state(uint64_t entry);
 
 /* An entry of a pool's tree. */
-#define FRAME_ENTRY_BOUND       TREE_LINEAR         /* the number is the GFN, bits 59..40 the VM's number */
+#define FRAME_ENTRY_BOUND       TREE_LINEAR /* the number is the GFN, bits 59..40 the VM's number */
 #define FRAME_ENTRY_QUARANTINED ((uint64_t)1 << 62)
 #define FRAME_ENTRY_VM          40
 
-#define HOST_NAME_MAX_  128
-#define BOOT_ID_MAX     65
-#define HOST_POOLS_MAX  256 /* local, and up to 255 shared ones */
-#define LEDGER_VMS_MAX  (((size_t)1 << 20) - 1)
-#define VM_SLOTS_MAX    32764 /* as many as KVM has */
-#define LEDGER_HOSTS_MAX 65536
-#define LEDGER_POOLS_MAX 65536 /* shared ones */
+#define HOST_NAME_MAX_          128
+#define BOOT_ID_MAX             65
+#define HOST_POOLS_MAX          256 /* local, and up to 255 shared ones */
+#define LEDGER_VMS_MAX          (((size_t)1 << 20) - 1)
+#define VM_SLOTS_MAX            32764 /* as many as KVM has */
+#define LEDGER_HOSTS_MAX        65536
+#define LEDGER_POOLS_MAX        65536 /* shared ones */
 
-#define ARCHES(X) X(ARCH_PEF, "pef") X(ARCH_TDX, "tdx") X(ARCH_PKVM, "pkvm") X(ARCH_SNP, "snp") X(ARCH_CCA, "cca") X(ARCH_KVM, "kvm")
+#define ARCHES(X)          \
+	X(ARCH_PEF, "pef") \
+	X(ARCH_TDX, "tdx") X(ARCH_PKVM, "pkvm") X(ARCH_SNP, "snp") X(ARCH_CCA, "cca") X(ARCH_KVM, "kvm")
 #define PW_ENUM_(name, text) name,
 enum arch { ARCHES(PW_ENUM_) ARCH_COUNT };
 #undef PW_ENUM_
@@ -59,10 +61,10 @@ struct host {
 	char boot_id[BOOT_ID_MAX];
 	uint64_t epoch; /* from 1; grows at each reboot and fence */
 	bool fenced;
-	uint32_t arches;                      /* bit a: has a backend for arch a */
-	unsigned page_shift;                  /* of its local pool; 12 without one */
-	struct pool *pools[HOST_POOLS_MAX];   /* [0] local (owned, or NULL); others borrowed, NULL: free place */
-	uint64_t vms;                         /* placed here */
+	uint32_t arches;                    /* bit a: has a backend for arch a */
+	unsigned page_shift;                /* of its local pool; 12 without one */
+	struct pool *pools[HOST_POOLS_MAX]; /* [0] local (owned, or NULL); others borrowed, NULL: free place */
+	uint64_t vms;                       /* placed here */
 	uint64_t revision;
 	void *note; /* the caller's own; the ledger never looks */
 };
@@ -102,7 +104,7 @@ void ledger_free(struct ledger *l);
 /* Undo. A mark is valid until the next commit or a rollback past it. */
 undo_mark ledger_mark(const struct ledger *l);
 void ledger_rollback(struct ledger *l, undo_mark to);
-void ledger_commit(struct ledger *l); /* forget how to undo; give spare memory back */
+void ledger_commit(struct ledger *l);       /* forget how to undo; give spare memory back */
 struct undo *ledger_undo(struct ledger *l); /* for the caller's own registries, so that all is taken back in order */
 
 /* Hosts. */
@@ -133,8 +135,8 @@ enum pw_problem ledger_host_current(const struct host *h, const char *boot_id, u
 				    struct refusal *why) PW_MUST_CHECK;
 struct host *ledger_host(const struct ledger *l, const struct pw_uuid *id); /* or NULL */
 size_t ledger_host_count(const struct ledger *l);
-struct host *ledger_host_at(const struct ledger *l, size_t i); /* in order of their ids; i < count */
-size_t ledger_host_after(const struct ledger *l, const struct pw_uuid *id); /* first i whose id is greater */
+struct host *ledger_host_at(const struct ledger *l, size_t i);                   /* in order of their ids; i < count */
+size_t ledger_host_after(const struct ledger *l, const struct pw_uuid *id);      /* first i whose id is greater */
 struct pool *host_pool(const struct host *h, const char *name, unsigned *place); /* attached here, or NULL */
 
 /* Shared pools, by name. Attaches to exactly `hosts`. */
@@ -200,9 +202,9 @@ struct gfn_run {
 };
 struct item {
 	struct pw_uuid vm;
-	enum gfn_op op;   /* GFN_SHARE, GFN_UNSHARE, GFN_PAGE_IN or GFN_PAGE_OUT */
-	bool framed;      /* the runs carry frames: always for page_in, may be for unshare, else never */
-	const char *pool; /* of the frames; borrowed */
+	enum gfn_op op;             /* GFN_SHARE, GFN_UNSHARE, GFN_PAGE_IN or GFN_PAGE_OUT */
+	bool framed;                /* the runs carry frames: always for page_in, may be for unshare, else never */
+	const char *pool;           /* of the frames; borrowed */
 	const struct gfn_run *runs; /* borrowed; each with count >= 1 and inside 2^40, as the codec guarantees */
 	size_t run_count;
 };
@@ -255,7 +257,8 @@ enum pw_problem ledger_load_attachment(struct ledger *l, struct pool *p, struct 
 enum pw_problem ledger_load_vm(struct ledger *l, const struct vm_spec *spec, enum vm_state state, uint64_t epoch,
 			       struct vm **out, struct refusal *why) PW_MUST_CHECK;
 /* A slot whose GFNs are normal until their extents are loaded, in whatever state the VM is. */
-enum pw_problem ledger_load_slot(struct ledger *l, struct vm *vm, const struct slot *s, struct refusal *why) PW_MUST_CHECK;
+enum pw_problem ledger_load_slot(struct ledger *l, struct vm *vm, const struct slot *s,
+				 struct refusal *why) PW_MUST_CHECK;
 /* One run of a VM's tree; a frame in it is claimed like any other. */
 enum pw_problem ledger_load_extent(struct ledger *l, struct vm *vm, uint64_t gfn, uint64_t count, uint64_t entry,
 				   struct refusal *why) PW_MUST_CHECK;

@@ -8,8 +8,10 @@
 #include "engine/index.h"
 #include "engine/ledger.h"
 
-/* Spare nodes that outlive a commit: a change of a run sets two trees, and should find its reserve there. */
-#define LEDGER_SPARES ((size_t)2 * TREE_RESERVE)
+/* Spare nodes that outlive a commit: a change of a run sets two trees, and should find its reserve there. A ledger that
+ * has few nodes keeps fewer: it is to be small. */
+#define LEDGER_SPARES     ((size_t)2 * TREE_RESERVE)
+#define LEDGER_SPARES_MIN ((size_t)4)
 
 struct ledger {
 	struct pw_mem *mem; /* borrowed */

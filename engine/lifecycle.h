@@ -7,33 +7,33 @@
 #define PW_ENGINE_LIFECYCLE_H
 #include "engine/status.h"
 
-#define VM_STATES(X)                  \
-	X(VM_NORMAL, "normal")        \
-	X(VM_TRANSIENT, "transient")  \
+#define VM_STATES(X)                 \
+	X(VM_NORMAL, "normal")       \
+	X(VM_TRANSIENT, "transient") \
 	X(VM_SECURE, "secure")
 
-#define VM_EVENTS(X)                       \
-	X(VM_START, "start")               \
-	X(VM_INIT_START, "init_start")     \
-	X(VM_INIT_DONE, "init_done")       \
-	X(VM_INIT_ABORT, "init_abort")     \
+#define VM_EVENTS(X)                   \
+	X(VM_START, "start")           \
+	X(VM_INIT_START, "init_start") \
+	X(VM_INIT_DONE, "init_done")   \
+	X(VM_INIT_ABORT, "init_abort") \
 	X(VM_TERMINATE, "terminate")
 
 /* A secure GFN is resident (bound to a secure frame) or out: two states here, one name on the wire. */
-#define GFN_STATES(X)                           \
-	X(GFN_NORMAL, "normal")                 \
-	X(GFN_SECURE_RESIDENT, "secure")        \
-	X(GFN_SECURE_OUT, "secure")             \
+#define GFN_STATES(X)                    \
+	X(GFN_NORMAL, "normal")          \
+	X(GFN_SECURE_RESIDENT, "secure") \
+	X(GFN_SECURE_OUT, "secure")      \
 	X(GFN_SHARED, "shared")
 
 /* The first four are what transitions ask for; the others are what VM events do to every GFN of a VM. */
-#define GFN_OPS(X)                             \
-	X(GFN_SHARE, "share")                  \
-	X(GFN_UNSHARE, "unshare")              \
-	X(GFN_PAGE_IN, "page_in")              \
-	X(GFN_PAGE_OUT, "page_out")            \
-	X(GFN_UNSHARE_IN, "unshare")           \
-	X(GFN_RESET, "reset")                  \
+#define GFN_OPS(X)                   \
+	X(GFN_SHARE, "share")        \
+	X(GFN_UNSHARE, "unshare")    \
+	X(GFN_PAGE_IN, "page_in")    \
+	X(GFN_PAGE_OUT, "page_out")  \
+	X(GFN_UNSHARE_IN, "unshare") \
+	X(GFN_RESET, "reset")        \
 	X(GFN_INIT_DONE, "init_done")
 /* GFN_UNSHARE_IN: unshare that carries a frame. GFN_RESET: abort and terminate. */
 

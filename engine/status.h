@@ -30,10 +30,10 @@ struct pw_err {
 	char msg[256];
 };
 
-#define PW_MUST_CHECK           __attribute__((warn_unused_result))
-#define PW_PRINTF(fmt, first)   __attribute__((format(printf, fmt, first)))
-#define PW_ARRAY_LEN(a)         (sizeof(a) / sizeof((a)[0]))
-#define PW_CONTAINER_OF(p, t, m) ((t *)((char *)(p) - offsetof(t, m)))
+#define PW_MUST_CHECK            __attribute__((warn_unused_result))
+#define PW_PRINTF(fmt, first)    __attribute__((format(printf, fmt, first)))
+#define PW_ARRAY_LEN(a)          (sizeof(a) / sizeof((a)[0]))
+#define PW_CONTAINER_OF(p, t, m) ((t *)((char *)(p)-offsetof(t, m)))
 
 const char *pw_status_name(enum pw_status st);
 

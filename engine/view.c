@@ -85,7 +85,11 @@ uint64_t digest_run(uint64_t digest, const struct gfn_view *run)
 	digest = stir(digest, run->gfn);
 	digest = stir(digest, run->count);
 	digest = stir(digest, (uint64_t)run->state);
-	return run->state == GFN_SECURE_RESIDENT ? stir(digest, run->pfn) : digest;
+	if (run->state != GFN_SECURE_RESIDENT)
+		return digest;
+	for (const char *c = run->pool && !run->pool->host ? run->pool->name : ""; *c; c++)
+		digest = stir(digest, (uint64_t)*c);
+	return stir(digest, run->pfn);
 }
 
 uint64_t vm_digest(const struct vm *vm, uint64_t gfn, uint64_t count)

@@ -13,6 +13,7 @@ struct feed {
 	uint64_t after, end; /* revisions after `after`, up to `end` */
 	uint64_t limit, count;
 	uint64_t last; /* revision of the last one written, or looked at */
+	uint64_t gap;  /* what is not there any more ends before this revision */
 	bool full;
 	enum pw_status st;
 	struct pw_err err;
@@ -28,12 +29,16 @@ static bool feed_row(void *ctx, const struct journal_row *row)
 	while (!f->full && (f->st = record_next(&rd, &rec, &f->err)) == PW_OK && rec.revision <= f->end) {
 		if (rec.revision <= f->after)
 			continue;
+		if (rec.revision != f->last + 1) {
+			f->gap = rec.revision;
+			break;
+		}
 		record_write(&f->w, &rec);
 		f->last = rec.revision;
 		f->full = ++f->count == f->limit || f->w.used > FEED_BYTES;
 	}
 	record_read_release(&rd);
-	return !f->full && f->st == PW_NOT_FOUND && row->last < f->end;
+	return !f->full && !f->gap && f->st == PW_NOT_FOUND && row->last < f->end;
 }
 
 static enum handled answer_store(struct request *r, const struct pw_err *err)
@@ -82,6 +87,10 @@ static enum handled answer_feed(struct service *sv, struct request *r, uint64_t 
 	if (f.st == PW_STORAGE || f.st == PW_NO_MEMORY) {
 		jsonw_release(&f.w);
 		return answer_store(r, &f.err);
+	}
+	if (f.gap) { /* trimmed while it was read */
+		jsonw_release(&f.w);
+		return answer_compacted(r, f.gap, after);
 	}
 	jsonw_close(&f.w, ']');
 	jsonw_m_u64(&f.w, "next", f.last);
@@ -170,8 +179,8 @@ struct history {
 
 static bool touches(const struct history *h, const struct record *rec)
 {
-	static const char *const types[] = { "vm.lifecycle", "vm.reset",     "vm.created", "vm.deleted",
-					     "slot.added",   "slot.deleted", "violation" };
+	static const char *const types[] = { "vm.lifecycle", "vm.reset",     "vm.created",      "vm.deleted",
+					     "slot.added",   "slot.deleted", "quarantine.added" };
 	char want[64];
 
 	if (rec->is_item) {
@@ -186,7 +195,7 @@ static bool touches(const struct history *h, const struct record *rec)
 	}
 	if (!memmem(rec->json, rec->json_len, h->vm_text, PW_UUID_TEXT - 1))
 		return false;
-	for (size_t i = 0; i < PW_ARRAY_LEN(types) - 1; i++) {
+	for (size_t i = 0; i < PW_ARRAY_LEN(types); i++) {
 		int n = snprintf(want, sizeof want, "{\"type\":\"%s\"", types[i]);
 
 		if (rec->json_len > (size_t)n && memcmp(rec->json, want, (size_t)n) == 0)
@@ -215,37 +224,49 @@ static void write_touch(struct history *h, const struct record *rec)
 	record_write(&h->w, &one);
 }
 
-/* The touching records of a row, newest first: rows are read forwards, so their revisions are collected first. */
+/* Where in its row a touching record begins. */
+struct hit {
+	size_t at;
+	uint64_t revision;
+};
+
+static bool add_hit(struct history *h, struct hit **hits, size_t n, struct hit hit)
+{
+	struct hit *more = realloc(*hits, (n + 1) * sizeof *more);
+
+	if (!more) {
+		h->st = pw_fail(&h->err, PW_NO_MEMORY, "out of memory while reading history");
+		return false;
+	}
+	*hits = more;
+	more[n] = hit;
+	return true;
+}
+
+/* The touching records of a row, newest first: rows are read forwards, so their places are collected first. */
 static void history_records(struct history *h, const struct journal_row *row)
 {
-	uint64_t *hits = NULL, wanted;
+	struct hit *hits = NULL, next = { 0, row->first };
 	struct record_reader rd;
 	struct record rec;
 	size_t n = 0;
 
 	record_read_init(&rd, row);
-	while ((h->st = record_next(&rd, &rec, &h->err)) == PW_OK)
-		if (rec.revision < h->before && touches(h, &rec)) {
-			uint64_t *more = realloc(hits, (n + 1) * sizeof *hits);
-
-			if (!more) {
-				h->st = pw_fail(&h->err, PW_NO_MEMORY, "out of memory while reading history");
-				break;
-			}
-			hits = more;
-			hits[n++] = rec.revision;
-		}
-	record_read_release(&rd);
+	for (; (h->st = record_next(&rd, &rec, &h->err)) == PW_OK; next = (struct hit){ rd.at, rd.revision })
+		if (rec.revision < h->before && touches(h, &rec) && !add_hit(h, &hits, n++, next))
+			break;
 	while (h->st == PW_NOT_FOUND && n > 0 && h->found < h->limit) {
-		wanted = hits[--n];
-		record_read_init(&rd, row);
-		while (record_next(&rd, &rec, &h->err) == PW_OK && rec.revision != wanted)
-			;
+		rd.at = hits[--n].at;
+		rd.revision = hits[n].revision;
+		if (record_next(&rd, &rec, &h->err) != PW_OK) {
+			h->st = h->err.status;
+			break;
+		}
 		write_touch(h, &rec);
-		record_read_release(&rd);
 		h->found++;
-		h->next = wanted;
+		h->next = rec.revision;
 	}
+	record_read_release(&rd);
 	free(hits);
 }
 

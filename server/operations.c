@@ -9,7 +9,7 @@ DECODE_JOB(operation)
 DECODE_JOB(result)
 
 enum { OPERATIONS_MAX = 100000, DELIVER_MAX = 64 };
-static const int64_t finished_life_ms = 24 * 3600 * (int64_t)1000;
+static const int64_t finished_life_ms = (int64_t)24 * 3600 * 1000;
 
 int operation_compare(const void *key, const void *item)
 {
@@ -45,11 +45,17 @@ static void active_sort(struct service *sv)
 	sv->active_count = n;
 }
 
+/* Those of one group have one time; while they are pending their revisions tell them apart. */
+static bool is_older(const struct operation *a, const struct operation *b)
+{
+	return a->created_ms != b->created_ms ? a->created_ms < b->created_ms : a->revision < b->revision;
+}
+
 static void active_add(struct service *sv, struct operation *o)
 {
 	size_t at = sv->active_count++;
 
-	for (; at > 0 && sv->active[at - 1]->created_ms > o->created_ms; at--)
+	for (; at > 0 && is_older(o, sv->active[at - 1]); at--)
 		sv->active[at] = sv->active[at - 1];
 	sv->active[at] = o;
 }
@@ -370,7 +376,7 @@ void operation_cancel_act(struct service *sv, struct request *r)
 
 static bool is_deliverable(const struct operation *o, const struct host *h)
 {
-	return pw_uuid_equal(&o->host, &h->id) && (o->state == OPERATION_PENDING || o->deliver);
+	return !h->fenced && pw_uuid_equal(&o->host, &h->id) && (o->state == OPERATION_PENDING || o->deliver);
 }
 
 static bool has_deliverable(const struct service *sv, const struct host *h)
@@ -385,7 +391,9 @@ enum handled host_operations(struct service *sv, struct request *r)
 {
 	static const char *const known[] = { "wait", "limit", NULL };
 
-	if (!query_known(r, known) || !wait_deadline(r))
+	uint64_t limit;
+
+	if (!query_known(r, known) || !query_u64(r, "limit", 1, DELIVER_MAX, DELIVER_MAX, &limit) || !wait_deadline(r))
 		return DONE;
 	for (;;) {
 		bool any = false, over;
@@ -483,7 +491,7 @@ void operation_result_act(struct service *sv, struct request *r)
 	const struct result_body *b = &((struct result_job *)r->job)->b;
 	struct operation *o = arg_operation(sv, r), to;
 
-	if (!o || !may_finish(sv, r, o, b))
+	if (!o || !if_match(r, o->revision) || !may_finish(sv, r, o, b))
 		return;
 	to = *o;
 	to.state = b->state;

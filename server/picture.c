@@ -528,11 +528,14 @@ static enum pw_status load_slot(void *ctx, const struct slot_row *row, struct pw
 {
 	struct service *sv = ctx;
 	struct vm *vm = ledger_vm(sv->ledger, &row->vm);
+	enum pw_problem p;
 	struct refusal why;
 
 	if (!vm)
 		return pw_fail(err, PW_STORAGE, "ledger.db: slot %" PRIu32 " has no VM", row->slot.number);
-	return loaded(ledger_load_slot(sv->ledger, vm, &row->slot, &why), &why, err);
+	p = ledger_load_slot(sv->ledger, vm, &row->slot, &why);
+	ledger_commit(sv->ledger); /* the former array of slots is not kept */
+	return loaded(p, &why, err);
 }
 
 static enum pw_status load_quarantine(void *ctx, const struct quarantine_row *row, struct pw_err *err)

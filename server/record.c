@@ -3,12 +3,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { KIND_EVENT = 1, KIND_ITEM = 2 };
+enum { KIND_EVENT = 1, KIND_ITEM = 2, KEEP_BYTES = 1 << 20 };
 
 void records_release(struct records *r)
 {
 	free(r->data);
 	*r = (struct records){ 0 };
+}
+
+void records_clear(struct records *r)
+{
+	if (r->size > KEEP_BYTES)
+		records_release(r);
+	r->used = 0;
+	r->failed = false;
 }
 
 static unsigned char *room(struct records *r, size_t n)
@@ -207,7 +215,7 @@ static enum pw_status take_item(struct record_reader *rd, struct record_item *it
 	it->item.pool = rd->pool;
 	if (it->item.framed && !take_text(rd, rd->pool, sizeof rd->pool))
 		return PW_STORAGE;
-	if (!take_varint(rd, &n) || n > rd->row->size)
+	if (!take_varint(rd, &n) || n < 1 || n > (rd->row->size - rd->at) / 2)
 		return PW_STORAGE;
 	if (n > rd->run_capacity) {
 		struct gfn_run *runs = realloc(rd->runs, n * sizeof *runs);

@@ -20,6 +20,7 @@ struct records {
 	bool failed;
 };
 void records_release(struct records *r);
+void records_clear(struct records *r); /* for the next group; gives much memory back */
 
 struct record_item {
 	struct pw_uuid host;

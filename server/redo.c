@@ -407,6 +407,8 @@ static enum pw_status first_admin(struct service *sv, struct pw_err *err)
 
 	if (st != PW_OK || sv->revision == before)
 		return st;
+	if (sv->records.failed)
+		return pw_fail(err, PW_NO_MEMORY, "out of memory while making an admin token");
 	row.last = sv->revision;
 	row.records = sv->records.data;
 	row.size = sv->records.used;
@@ -418,7 +420,7 @@ static enum pw_status first_admin(struct service *sv, struct pw_err *err)
 	if (st != PW_OK)
 		store_rollback(sv->store);
 	ledger_commit(sv->ledger);
-	sv->records.used = 0;
+	records_clear(&sv->records);
 	return st;
 }
 

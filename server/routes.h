@@ -83,6 +83,7 @@ enum handled summary_get(struct service *sv, struct request *r);
 void summary_act(struct service *sv, struct request *r);
 enum handled openapi_get(struct service *sv, struct request *r);
 enum handled backup_post(struct service *sv, struct request *r);
+void backup_act(struct service *sv, struct request *r);
 enum handled verify_post(struct service *sv, struct request *r);
 
 #endif

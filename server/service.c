@@ -1,3 +1,5 @@
+#include "server/service.h"
+
 #include <errno.h>
 #include <sodium.h>
 #include <stdlib.h>

@@ -92,6 +92,7 @@ struct service {
 	struct records records;
 	bool group_broken; /* the store failed within the group */
 	bool group_writes; /* answers were saved: there is something to commit even without records */
+	bool stored;       /* the request that is being applied has put something into the store */
 	struct pw_err group_err;
 	int64_t group_time_ms;
 	uint64_t next_tick_ms;

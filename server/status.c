@@ -165,7 +165,7 @@ static bool violations_prepare(struct service *sv, struct request *r)
 	}
 	r->job = violations;
 	r->job_free = free;
-	if (store_violation_count(sv->store, clock_utc_ms() - 3600 * 1000, violations, &err) == PW_OK)
+	if (store_violation_count(sv->store, clock_utc_ms() - (int64_t)3600 * 1000, violations, &err) == PW_OK)
 		return true;
 	answer_problem(r, PROBLEM_STORAGE, "%s", err.msg);
 	return false;
@@ -246,23 +246,19 @@ static bool backup_prepare(struct service *sv, struct request *r)
 	return query_known(r, no_query) && prepare_backup(sv, r);
 }
 
-enum handled backup_post(struct service *sv, struct request *r)
+static enum handled backup(struct service *sv, struct request *r)
 {
-	const struct backup_body *b;
+	const struct backup_body *b = &((struct backup_job *)r->job)->b;
 	uint64_t revision;
 	struct pw_err err;
-	char path[4096];
+	char folder[4096], path[4096 + CODEC_NAME_MAX];
 	struct jsonw w;
 
-	if (!backup_prepare(sv, r))
-		return DONE;
-	b = &((struct backup_job *)r->job)->b;
-	if (snprintf(path, sizeof path, "%s/backups", sv->config->data) >= (int)sizeof path - CODEC_NAME_MAX)
+	if (snprintf(folder, sizeof folder, "%s/backups", sv->config->data) >= (int)sizeof folder)
 		return answer_problem(r, PROBLEM_STORAGE, "%s: the path is too long", sv->config->data);
-	if (mkdir(path, 0700) != 0 && errno != EEXIST)
-		return answer_problem(r, PROBLEM_STORAGE, "%s: %s", path, strerror(errno));
-	strncat(path, "/", 2);
-	strncat(path, b->name, CODEC_NAME_MAX);
+	if (mkdir(folder, 0700) != 0 && errno != EEXIST)
+		return answer_problem(r, PROBLEM_STORAGE, "%s: %s", folder, strerror(errno));
+	snprintf(path, sizeof path, "%s/%s", folder, b->name);
 	if (store_backup(sv->store, path, &revision, &err) != PW_OK)
 		return answer_problem(r, err.status == PW_CONFLICT ? PROBLEM_BACKUP_EXISTS : PROBLEM_STORAGE, "%s",
 				      err.msg);
@@ -272,6 +268,22 @@ enum handled backup_post(struct service *sv, struct request *r)
 	jsonw_m_u64(&w, "revision", revision);
 	jsonw_close(&w, '}');
 	return answer_json(r, 201, &w);
+}
+
+void backup_act(struct service *sv, struct request *r)
+{
+}
+
+/* With a key: asked first whether it was answered before, then the work, then the answer is kept. The writer does the
+ * first and the last; there is nothing for it to act on. */
+enum handled backup_post(struct service *sv, struct request *r)
+{
+	if (!backup_prepare(sv, r))
+		return DONE;
+	if (r->idempotency_key && !r->resumed)
+		return park_change(sv, r);
+	(void)backup(sv, r);
+	return r->idempotency_key && r->response.status < 500 ? park_change(sv, r) : DONE;
 }
 
 enum handled verify_post(struct service *sv, struct request *r)

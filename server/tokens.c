@@ -218,6 +218,7 @@ void token_create_act(struct service *sv, struct request *r)
 		write_token(&w, &t, secret);
 		answer_json(r, 201, &w);
 		pw_uuid_format(&t.id, id);
+		answer_etag(r, t.revision);
 		answer_header(r, "Location", "/v1/tokens/%s", id);
 	}
 	explicit_bzero(secret, sizeof secret);
@@ -281,7 +282,8 @@ static enum pw_status file_write(const char *path, const char *secret, struct pw
 	return PW_OK;
 }
 
-/* The secret that an earlier start may have left in the file; false if there is none that has the form of one. */
+/* The secret that a first start may have left in the file; false if there is none that has the form of one. Later it
+ * may be one that was taken out of service. */
 static bool file_read(const char *path, char secret[SECRET_LEN + 1])
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -308,7 +310,7 @@ enum pw_status tokens_first_admin(struct service *sv, struct pw_err *err)
 		return PW_OK;
 	if (snprintf(path, sizeof path, "%s/admin.token", sv->config->data) >= (int)sizeof path)
 		return pw_fail(err, PW_INVALID, "%s: the path is too long", sv->config->data);
-	if (!file_read(path, secret)) {
+	if (sv->revision || !file_read(path, secret)) {
 		t.id = uuid_fresh();
 		secret_make(&t.id, secret);
 		st = file_write(path, secret, err);
@@ -316,7 +318,8 @@ enum pw_status tokens_first_admin(struct service *sv, struct pw_err *err)
 	if (st == PW_OK) {
 		(void)secret_id(secret, SECRET_LEN, &t.id);
 		secret_hash(secret, t.hash);
-		st = token_add(sv, &t);
+		if (token_add(sv, &t) != PW_OK)
+			st = pw_fail(err, PW_NO_MEMORY, "out of memory while making an admin token");
 		say_token(sv, NULL, &t);
 		log_line(LOG_INFO_, "made an admin token", "file", path, NULL);
 	}

@@ -37,13 +37,14 @@ static bool batch_is_new(struct service *sv, struct request *r, const struct hos
 {
 	struct batch_key k;
 	struct answer a;
-	uint64_t last = 0;
+	uint64_t last;
 	bool again;
 
 	batch_key(h, &k);
 	if (!answer_find(sv, k.scope, last_batch, &a))
 		return !sv->group_broken;
-	again = sodium_memcmp(a.request_hash, k.hash, sizeof k.hash) == 0 && sscanf(a.headers, "%" SCNu64, &last) == 1;
+	again = sodium_memcmp(a.request_hash, k.hash, sizeof k.hash) == 0;
+	last = strtoull(a.headers, NULL, 10);
 	if (!again || b->seq > last) {
 		free(a.memory);
 		return true;
@@ -148,7 +149,7 @@ static void note_refusals(struct service *sv, const struct request *r, const str
 	}
 }
 
-static bool note_changes(struct service *sv, const struct request *r, const struct host *h,
+static void note_changes(struct service *sv, const struct request *r, const struct host *h,
 			 const struct transitions_body *b, const struct item_result *results)
 {
 	struct vm *touched = NULL;
@@ -165,19 +166,19 @@ static bool note_changes(struct service *sv, const struct request *r, const stru
 		if (!results[i].changed)
 			continue;
 		vm = touched && pw_uuid_equal(&touched->id, &it->vm) ? touched : ledger_vm(sv->ledger, &it->vm);
-		if (vm != touched && !touch(sv, &vm->revision, vm->revision))
-			return false;
+		if (vm != touched && !touch(sv, &vm->revision, vm->revision)) {
+			sv->records.failed = true;
+			return;
+		}
 		touched = vm;
 		vm->revision = event_item(sv, r, h, it);
 	}
 	metrics_count(COUNT_PAGES, pages);
-	return true;
 }
 
 static void apply(struct service *sv, struct request *r, struct host *h, const struct transitions_body *b,
 		  struct item_result *results)
 {
-	undo_mark mark = ledger_mark(sv->ledger);
 	size_t refused = ledger_apply_batch(sv->ledger, h, b->items, b->count, b->atomic, results);
 	size_t bad = 0;
 
@@ -185,19 +186,18 @@ static void apply(struct service *sv, struct request *r, struct host *h, const s
 		while (results[bad].problem == PROBLEM_NONE)
 			bad++;
 		note_refusals(sv, r, h, b, results, bad + 1);
-		answer_rejected(r, results, bad);
+		if (results[bad].problem == PROBLEM_NO_MEMORY)
+			answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while applying the batch");
+		else
+			answer_rejected(r, results, bad);
 		ledger_results_release(sv->ledger, results, bad + 1);
 		return;
 	}
-	if (note_changes(sv, r, h, b, results)) {
-		if (refused)
-			note_refusals(sv, r, h, b, results, b->count);
-		metrics_count(COUNT_TRANSITIONS, b->count - refused);
-		answer_results(sv, r, results, b->count, refused);
-	} else {
-		ledger_rollback(sv->ledger, mark);
-		sv->records.failed = true;
-	}
+	note_changes(sv, r, h, b, results);
+	if (refused)
+		note_refusals(sv, r, h, b, results, b->count);
+	metrics_count(COUNT_TRANSITIONS, b->count - refused);
+	answer_results(sv, r, results, b->count, refused);
 	ledger_results_release(sv->ledger, results, b->count);
 }
 
@@ -225,7 +225,7 @@ void transitions_act(struct service *sv, struct request *r)
 		return;
 	}
 	apply(sv, r, h, b, results);
-	if (b->has_seq && r->response.status && r->response.status < 500)
+	if (b->has_seq && !sv->records.failed && r->response.status < 500)
 		batch_keep(sv, r, h, b);
 	if (results != few)
 		free(results);

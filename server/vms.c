@@ -235,8 +235,8 @@ void vm_create_act(struct service *sv, struct request *r)
 	const struct vm_body *b = &((struct vm_job *)r->job)->b;
 	undo_mark mark = ledger_mark(sv->ledger);
 	char id[PW_UUID_TEXT];
+	struct vm *vm = NULL;
 	struct refusal why;
-	struct vm *vm;
 
 	if (do_vm(sv, &b->id, b, &vm, &why) != PROBLEM_NONE) {
 		answer_refusal(r, &why);

@@ -9,8 +9,8 @@
 #include "server/metrics.h"
 #include "server/service_impl.h"
 
-enum { TICK_MS = 1000, ANSWERS_A_TICK = 200, WAIT_MAX_S = 300 };
-static const int64_t answer_life_ms = 24 * 3600 * (int64_t)1000;
+enum { TICK_MS = 1000, ANSWERS_A_TICK = 200, GROUP_BYTES = 32 << 20, WAIT_MAX_S = 300 };
+static const int64_t answer_life_ms = (int64_t)24 * 3600 * 1000;
 
 /* Lists of requests. */
 
@@ -123,6 +123,10 @@ bool park_wait(struct service *sv, struct request *r, uint64_t seen)
 
 	pthread_rwlock_rdlock(&sv->lock);
 	pthread_mutex_lock(&sv->mutex);
+	if (sv->draining)
+		r->deadline_ms = 1; /* nobody waits any more */
+	if (sv->draining)
+		r->deadline_ms = 1; /* over: the handler answers with what there is */
 	park = sv->durable == seen && !sv->draining;
 	if (park) {
 		list_push(&sv->waiters, r);
@@ -140,6 +144,14 @@ void group_break(struct service *sv, const struct pw_err *err)
 	if (!sv->group_broken)
 		sv->group_err = *err;
 	sv->group_broken = true;
+}
+
+static void group_out_of_memory(struct service *sv)
+{
+	struct pw_err err;
+
+	pw_fail(&err, PW_NO_MEMORY, "out of memory");
+	group_break(sv, &err);
 }
 
 /* Opens the store's transaction when the group first needs it. */
@@ -203,12 +215,16 @@ bool if_match(struct request *r, uint64_t revision)
 {
 	char etag[32];
 
-	if (!r->if_match || strcmp(r->if_match, "*") == 0)
+	if (!r->if_match || (revision && strcmp(r->if_match, "*") == 0))
 		return true;
 	snprintf(etag, sizeof etag, "\"%" PRIu64 "\"", revision);
 	if (strcmp(r->if_match, etag) == 0)
 		return true;
-	answer_problem(r, PROBLEM_STALE, "If-Match %s: the resource is at revision %" PRIu64, r->if_match, revision);
+	if (revision)
+		answer_problem(r, PROBLEM_STALE, "If-Match %s: the resource is at revision %" PRIu64, r->if_match,
+			       revision);
+	else
+		answer_problem(r, PROBLEM_STALE, "If-Match %s: there is no such resource yet", r->if_match);
 	return false;
 }
 
@@ -238,6 +254,8 @@ void note_violation(struct service *sv, const struct request *r, const struct ho
 	jsonw_m_str(&w, "type", "violation");
 	violation_members(&w, r, h, vm, why);
 	v.revision = event_end(sv, &w);
+	if (sv->records.failed)
+		return;
 	jsonw_init(&list);
 	jsonw_open(&list, '{');
 	jsonw_m_u64(&list, "revision", v.revision);
@@ -254,6 +272,7 @@ void note_violation(struct service *sv, const struct request *r, const struct ho
 		v.host = h->id;
 	if (vm)
 		v.vm = *vm;
+	sv->stored = true;
 	if (group_store(sv) && store_violation_add(sv->store, &v, &err) != PW_OK)
 		group_break(sv, &err);
 	free(text);
@@ -311,6 +330,7 @@ void answer_save(struct service *sv, const char *scope, const char *key, const s
 {
 	struct pw_err err;
 
+	sv->stored = true;
 	if (group_store(sv) && store_answer_save(sv->store, scope, key, a, &err) != PW_OK)
 		group_break(sv, &err);
 }
@@ -376,11 +396,9 @@ static void keep_answer(struct service *sv, struct request *r, const uint8_t has
 			    .expires_ms = sv->group_time_ms + answer_life_ms };
 	unsigned char *box = seal(r, &a.size);
 	char scope[PW_UUID_TEXT];
-	struct pw_err err;
 
 	if (!box) {
-		pw_fail(&err, PW_NO_MEMORY, "out of memory while keeping an answer");
-		group_break(sv, &err);
+		group_out_of_memory(sv);
 		return;
 	}
 	a.body = box;
@@ -402,16 +420,20 @@ static void change_one(struct service *sv, struct request *r)
 		if (answered_before(sv, r, hash))
 			return;
 	}
+	sv->stored = false;
 	r->route->act(sv, r);
-	if (sv->records.failed) {
+	if (sv->records.failed)
+		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while recording the change");
+	if (r->response.status >= 500) {
 		ledger_rollback(sv->ledger, mark);
 		sv->records.failed = false;
 		sv->records.used = used;
 		sv->revision = revision;
-		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while recording the change");
-	}
-	if (r->idempotency_key && r->response.status < 500)
+		if (sv->stored)
+			group_out_of_memory(sv);
+	} else if (r->idempotency_key && r->response.status) {
 		keep_answer(sv, r, hash);
+	}
 }
 
 /* Groups. */
@@ -426,6 +448,8 @@ static enum pw_status group_commit(struct service *sv, uint64_t first, struct pw
 	uint64_t began = clock_monotonic_ns();
 	enum pw_status st = PW_OK;
 
+	if (sv->records.failed)
+		group_out_of_memory(sv);
 	if (sv->records.used)
 		(void)group_store(sv);
 	if (sv->group_broken) {
@@ -443,12 +467,14 @@ static enum pw_status group_commit(struct service *sv, uint64_t first, struct pw
 
 static void group_refuse(struct service *sv, struct request *head, const struct pw_err *err)
 {
-	if (!atomic_exchange(&sv->disk_refuses, true))
+	bool memory = err->status == PW_NO_MEMORY;
+
+	if (!memory && !atomic_exchange(&sv->disk_refuses, true))
 		log_line(LOG_ERROR_, "the disk refuses changes", "error", err->msg, NULL);
 	metrics_count(COUNT_COMMIT_FAILURES, 1);
 	for (; head; head = head->next) {
 		answer_clear(head);
-		answer_problem(head, PROBLEM_STORAGE, "nothing was changed: %s", err->msg);
+		answer_problem(head, memory ? PROBLEM_NO_MEMORY : PROBLEM_STORAGE, "nothing was changed: %s", err->msg);
 	}
 }
 
@@ -472,8 +498,27 @@ static void group_end(struct service *sv, struct request *head, bool failed, boo
 	resume_all(waiters);
 }
 
-static void group_run(struct service *sv, struct request *head)
+/* Applies requests until the group's records are many; returns the rest, cut off. */
+static struct request *group_apply(struct service *sv, struct request *head)
 {
+	struct request *rest;
+
+	for (struct request *r = head; r; r = r->next) {
+		if (!sv->group_broken)
+			change_one(sv, r);
+		if (sv->records.used < GROUP_BYTES)
+			continue;
+		rest = r->next;
+		r->next = NULL;
+		return rest;
+	}
+	return NULL;
+}
+
+/* One group of what waits; returns what is left for the next one. No requests: what the clock brings. */
+static struct request *group_run(struct service *sv, struct request *head)
+{
+	struct request *rest;
 	uint64_t before = sv->revision;
 	enum pw_status st;
 	struct pw_err err;
@@ -483,8 +528,7 @@ static void group_run(struct service *sv, struct request *head)
 	pthread_rwlock_wrlock(&sv->lock);
 	sv->group++;
 	sv->uncommitted = true;
-	for (struct request *r = head; r && !sv->group_broken; r = r->next)
-		change_one(sv, r);
+	rest = group_apply(sv, head);
 	if (!head)
 		hosts_tick(sv);
 	pthread_rwlock_unlock(&sv->lock);
@@ -510,9 +554,9 @@ static void group_run(struct service *sv, struct request *head)
 		if (atomic_exchange(&sv->disk_refuses, false))
 			log_line(LOG_INFO_, "the disk accepts changes again", NULL);
 	}
-	sv->records.used = 0;
-	sv->records.failed = false;
+	records_clear(&sv->records);
 	group_end(sv, head, st != PW_OK, st == PW_OK && sv->durable != before);
+	return rest;
 }
 
 /* Once a second: leases, the disk, what has expired. */
@@ -525,7 +569,7 @@ static void tick(struct service *sv)
 		log_line(LOG_INFO_, "the disk accepts changes again", NULL);
 	}
 	if (hosts_tick_due(sv))
-		group_run(sv, NULL);
+		(void)group_run(sv, NULL);
 	pthread_rwlock_wrlock(&sv->lock);
 	operations_tick(sv, clock_utc_ms());
 	pthread_rwlock_unlock(&sv->lock);
@@ -590,8 +634,8 @@ static void *writer_main(void *arg)
 		picture = sv->picture_wanted;
 		pthread_mutex_unlock(&sv->mutex);
 		resume_all(due);
-		if (changes)
-			group_run(sv, changes);
+		while (changes)
+			changes = group_run(sv, changes);
 		if (picture)
 			picture_take(sv);
 		if (clock_monotonic_ms() >= tick_at) {

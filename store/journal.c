@@ -5,7 +5,7 @@
 
 #include "store/inner.h"
 
-#define WAL_TOO_HIGH (2 * WAL_HIGH) /* nobody else moves anything: the writer moves all */
+#define WAL_TOO_HIGH ((uint64_t)2 * WAL_HIGH) /* nobody else moves anything: the writer moves all */
 #define WAL_RETRY    ((1u << 20) / JOURNAL_PAGE)
 
 enum { BEGIN, COMMIT, APPEND, PROBE, NEWEST, CHAIN };

@@ -45,8 +45,10 @@ static void check_refs(json_t *doc, json_t *v)
 
 	if (json_object_get(v, "$ref"))
 		resolve(doc, v);
-	json_object_foreach(v, key, inner) check_refs(doc, inner);
-	json_array_foreach(v, i, inner) check_refs(doc, inner);
+	json_object_foreach (v, key, inner)
+		check_refs(doc, inner);
+	json_array_foreach (v, i, inner)
+		check_refs(doc, inner);
 }
 
 static json_t *operation_of(json_t *doc, const char *method, const char *pattern)
@@ -84,9 +86,8 @@ Test(openapi, describes_exactly_what_is_routed)
 		if (strncmp(r->pattern, "/v1/", 4) == 0 || strcmp(r->pattern, "/openapi.json") == 0)
 			cr_expect_not_null(operation_of(doc, r->method, r->pattern), "%s %s is not described",
 					   r->method, r->pattern);
-	json_object_foreach(json_object_get(doc, "paths"), pattern, item)
-	{
-		json_object_foreach(item, verb, op)
+	json_object_foreach (json_object_get(doc, "paths"), pattern, item) {
+		json_object_foreach (item, verb, op)
 			cr_expect(strcmp(verb, "parameters") == 0 || is_routed(verb, pattern), "%s %s is not routed",
 				  verb, pattern);
 	}
@@ -98,8 +99,9 @@ static bool has_parameter(json_t *doc, json_t *list, const char *name)
 	json_t *p;
 	size_t i;
 
-	json_array_foreach(list, i, p) if (strcmp(json_string_value(json_object_get(resolve(doc, p), "name")), name) ==
-					   0) return true;
+	json_array_foreach (list, i, p)
+		if (strcmp(json_string_value(json_object_get(resolve(doc, p), "name")), name) == 0)
+			return true;
 	return false;
 }
 
@@ -109,8 +111,7 @@ Test(openapi, describes_every_parameter_of_every_path)
 	const char *pattern;
 	char name[64];
 
-	json_object_foreach(json_object_get(doc, "paths"), pattern, item)
-	{
+	json_object_foreach (json_object_get(doc, "paths"), pattern, item) {
 		for (const char *at = strchr(pattern, '{'); at; at = strchr(at, '{')) {
 			at++;
 			snprintf(name, sizeof name, "%.*s", (int)strcspn(at, "}"), at);
@@ -131,8 +132,7 @@ Test(openapi, knows_every_problem)
 	for (i = 0; i < PW_ARRAY_LEN(pointer); i++)
 		types = json_object_get(types, pointer[i]);
 	cr_assert_eq(json_array_size(types), PROBLEM_COUNT - 1);
-	json_array_foreach(types, i, type)
-	{
+	json_array_foreach (types, i, type) {
 		enum pw_problem p;
 
 		cr_expect(problem_from_slug(json_string_value(type) + strlen("/problems/"), &p));
@@ -220,11 +220,11 @@ Test(openapi, names_the_members_that_the_decoders_know)
 		size_t k;
 
 		cr_expect(json_is_false(json_object_get(schema, "additionalProperties")), "%s", bodies[i].pattern);
-		json_object_foreach(json_object_get(schema, "properties"), name, member)
+		json_object_foreach (json_object_get(schema, "properties"), name, member)
 			expect_known(bodies[i].take, bodies[i].pattern, name);
 		cr_expect_eq(bodies[i].take("{}", 2, &why), json_array_size(required) == 0, "%s", bodies[i].pattern);
-		json_array_foreach(required, k, member) found =
-			found || strcmp(json_string_value(member), why.pointer + 1) == 0;
+		json_array_foreach (required, k, member)
+			found = found || strcmp(json_string_value(member), why.pointer + 1) == 0;
 		cr_expect(found || json_array_size(required) == 0, "%s: %s", bodies[i].pattern, why.pointer);
 	}
 	json_decref(doc);

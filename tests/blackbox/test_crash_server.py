@@ -5,6 +5,7 @@ Each worker owns its VMs, frames and tokens, so its own model says exactly what 
 ledger must equal the model, or the model with the one request that had no answer.
 """
 import copy
+import http.client
 import os
 import random
 import subprocess
@@ -102,6 +103,7 @@ class Worker:
         self.model, self.pending, self.unanswered, self.last_keyed, self.last_batch = Model(), None, None, None, None
         self.seq, self.names, self.acknowledged, self.error = 0, 0, 0, None
         self.operations, self.secrets, self.dead_secrets = {}, {}, []
+        self.refused, self.refusals = None, 0  # by the disk; after a kill -9 the last one may turn out to be there
         self.host = world.own[index]
         self.seen = {}  # vm -> fingerprints of every acknowledged state
 
@@ -308,17 +310,18 @@ class Worker:
                 answer = self.send(client, self.pending)
                 self.settle(self.pending, answer)
                 self.pending = None
-        except OSError:
+        except (OSError, http.client.HTTPException):
             pass  # the server is gone
         except Exception as e:  # pylint: disable=broad-except
-            if type(e).__module__ != "http.client":
-                self.error = e
+            self.error = e
         finally:
             client.close()
 
     def settle(self, request, answer):
         """An answer has come: the model follows it."""
-        if answer.status == 503 and answer.slug in ("not-ready", "storage"):
+        if answer.status == 503 and answer.slug in ("not-ready", "storage") and answer["retryable"]:
+            if answer.slug == "storage":
+                self.refused, self.refusals = request, self.refusals + 1
             return
         if answer.status not in (200, 201, 202, 204) or answer.json and answer.json.get("rejected"):
             raise AssertionError(f"{request.method} {request.path} {request.body}: {answer}")
@@ -327,6 +330,7 @@ class Worker:
 
     def note(self, request, answer):
         self.acknowledged += 1
+        self.refused = None
         request.answer = answer
         self.learn(request, answer)
         for vm, held in self.model.vms.items():
@@ -353,9 +357,9 @@ class Worker:
 class World:
     """A server, its hosts, the workers, and what everybody has been told."""
 
-    def __init__(self, case, seed, *flags):
-        self.case, self.server, self.rng = case, Server(*flags), random.Random(seed)
-        case.addCleanup(self.server.close)
+    def __init__(self, case, seed, server):
+        self.case, self.server, self.rng = case, server, random.Random(seed)
+        case.addCleanup(server.close)
         self.admin = self.server.client()
         frames = WORKERS * SHARE + 16
         self.common = Host(self.admin, frames=frames)
@@ -367,7 +371,7 @@ class World:
         self.victim = Vm(self.common, state="secure")
         case.assertEqual(self.common.send(self.victim.item("page_in", 0, 16, WORKERS * SHARE))["accepted"], 1)
         self.workers = [Worker(self, i, self.rng.random()) for i in range(WORKERS)]
-        self.conflicts = 0
+        self.conflicts, self.checked_reads = 0, 0
 
     def same(self, worker, request, answer):
         """A request that was answered before, sent again."""
@@ -383,10 +387,14 @@ class World:
         try:
             while not stop.is_set():
                 answer = client.get(f"/v1/events?after={after}&limit=1000&wait=1")
+                if answer.status == 503:
+                    return
                 for event in answer["items"]:
                     self.feed[event["revision"]] = event
                 after = answer["next"]
-        except Exception:  # pylint: disable=broad-except
+        except (OSError, http.client.HTTPException):
+            pass  # the server is gone
+        finally:
             client.close()
 
     def read(self, stop, seed):
@@ -403,7 +411,9 @@ class World:
                     self.reads.append((worker, vm, None, 0))
                 elif answer.status == 200 and "next_cursor" not in answer.json:
                     self.reads.append((worker, vm, fingerprint(pages_of(answer["items"])), answer["revision"]))
-        except Exception:  # pylint: disable=broad-except
+        except (OSError, http.client.HTTPException):
+            pass  # the server is gone
+        finally:
             client.close()
 
     def steal(self, stop):
@@ -415,7 +425,9 @@ class World:
                 if answer.status == 200 and answer["rejected"] == 1:
                     self.conflicts += 1
                 stop.wait(0.02)
-        except Exception:  # pylint: disable=broad-except
+        except (OSError, http.client.HTTPException):
+            pass  # the server is gone
+        finally:
             client.close()
 
     def round(self, end):
@@ -490,7 +502,7 @@ class World:
         self.case.assertGreaterEqual(len(violations), self.conflicts)
         self.feed = feed
 
-    def check(self):
+    def check(self, crashed=True):
         """The oracle. Returns how many requests without an answer had taken effect, and how many had not."""
         self.admin.close()
         self.admin = self.server.client()
@@ -503,6 +515,8 @@ class World:
                        for i in range(q["count"])}
         outcome = [0, 0]
         for worker in self.workers:
+            if crashed and worker.pending is None:
+                worker.pending = worker.refused
             self.settle(worker, vms, tokens, quarantined, outcome)
         for worker, vm, seen, revision in self.reads:
             self.case.assertLessEqual(revision, self.newest, "a read showed a revision that is gone")
@@ -510,8 +524,9 @@ class World:
                 self.case.assertNotIn(vm, worker.model.vms, "a read said that this VM is gone")
             else:
                 self.case.assertIn(seen, worker.seen[vm], "a read showed what never was")
+        self.checked_reads += len(self.reads)
         self.reads = []
-        for worker in self.workers:
+        for worker in self.workers if crashed else []:
             self.repeat(worker)
         ours = {i for w in self.workers for i in w.model.vms} | {self.victim.id}
         self.case.assertEqual(set(vms) - ours, set(), "a VM of nobody")
@@ -520,12 +535,12 @@ class World:
     def settle(self, worker, vms, tokens, quarantined, outcome):
         """The ledger is the worker's model, or that with its pending request: the model becomes what is there."""
         def actual(model):
-            mine = {i for i in vms if i in model.vms or i in worker.seen}
+            mine = {i for i in vms if i in model.vms or i in worker.seen or request and i == request.about}
             own = range(worker.index * SHARE, (worker.index + 1) * SHARE)
             return ({i: vms[i] for i in mine}, {n for n in tokens if n.startswith(f"w{worker.index}-")},
                     {q for q in quarantined if q in own})
 
-        request, worker.pending = worker.pending, None
+        request, worker.pending, worker.refused = worker.pending, None, None
         without = worker.model.view()
         if actual(worker.model) == without:
             outcome[1] += request is not None
@@ -590,7 +605,7 @@ class Crash(unittest.TestCase):
         seed = int(os.environ.get("SEED", random.SystemRandom().randrange(1 << 32)))
         print(f"{self.id()}: SEED={seed}", flush=True)
         self.outcome = [0, 0]
-        self.world = World(self, seed, *flags)
+        self.world = World(self, seed, Server(*flags))
         return self.world
 
     def end(self, crash, clean=False):
@@ -645,8 +660,10 @@ class Crash(unittest.TestCase):
     def report(self):
         did, did_not = self.outcome
         total = sum(w.acknowledged for w in self.world.workers)
-        print(f"{self.id()}: {total} changes acknowledged; of those without an answer {did} happened, {did_not} did not")
+        print(f"{self.id()}: {total} changes acknowledged; of those without an answer {did} happened, {did_not} did not; "
+              f"{self.world.checked_reads} reads")
         self.assertGreater(total, 500, "hardly any load")
+        self.assertGreater(self.world.checked_reads, 100, "hardly any reads")
 
     def test_kill_9_at_any_moment(self):
         world = self.begin()

@@ -166,8 +166,7 @@ static enum pw_status read_args(struct replay *r, const struct op *op, json_t *j
 	json_t *v;
 
 	*a = (struct args){ .order = PEF_PAGE_SHIFT };
-	json_object_foreach(json, key, v)
-	{
+	json_object_foreach (json, key, v) {
 		unsigned i = 0;
 
 		while (i < ARGS_COUNT && strcmp(arg_names[i], key))
@@ -188,8 +187,7 @@ static bool keys_known(const json_t *object, const char *const *known, const cha
 	const char *key;
 	json_t *v;
 
-	json_object_foreach((json_t *)object, key, v)
-	{
+	json_object_foreach ((json_t *)object, key, v) {
 		const char *const *k = known;
 
 		while (*k && strcmp(*k, key))
@@ -249,8 +247,7 @@ static enum pw_status read_header(struct replay *r, const json_t *json)
 		return pw_fail(r->err, PW_INVALID, "header without pool or vms");
 	if (pef_init(&r->model, &r->mem, frames, PEF_LEFT_RESIDENT) != PW_OK)
 		return pw_fail(r->err, PW_NO_MEMORY, "no memory for a pool of %" PRIu64 " frames", frames);
-	json_array_foreach(json_object_get(json, "vms"), i, vm)
-	{
+	json_array_foreach (json_object_get(json, "vms"), i, vm) {
 		enum pw_status st = read_vm(r, vm);
 
 		if (st != PW_OK) {
@@ -334,8 +331,7 @@ static enum pw_status check_vms(struct replay *r, const struct step *s, const js
 	const char *key;
 	json_t *v;
 
-	json_object_foreach((json_t *)json, key, v)
-	{
+	json_object_foreach ((json_t *)json, key, v) {
 		const struct pef_vm *vm = vm_named(r, key, strlen(key));
 		const char *want = json_string_value(v);
 
@@ -354,8 +350,7 @@ static enum pw_status check_gfns(struct replay *r, const struct step *s, const j
 	const char *key;
 	json_t *v;
 
-	json_object_foreach((json_t *)json, key, v)
-	{
+	json_object_foreach ((json_t *)json, key, v) {
 		const char *want = json_string_value(v);
 		struct pef_vm *vm;
 		uint64_t gfn;

@@ -1,0 +1,315 @@
+#include "server/record.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SEED = 20240607, RUNS_MAX = 40, ROUNDS = 300 };
+
+/* xorshift64: the seed is all that it needs to be repeated. */
+static uint64_t draw(uint64_t *state)
+{
+	*state ^= *state << 13;
+	*state ^= *state >> 7;
+	*state ^= *state << 17;
+	return *state;
+}
+
+static struct pw_uuid uuid_of(uint64_t *state)
+{
+	struct pw_uuid id;
+
+	for (size_t i = 0; i < sizeof id.b; i++)
+		id.b[i] = (uint8_t)draw(state);
+	return id;
+}
+
+static void add_event(struct records *r, const char *type)
+{
+	struct jsonw w;
+
+	jsonw_init(&w);
+	jsonw_open(&w, '{');
+	jsonw_m_str(&w, "type", type);
+	jsonw_m_u64(&w, "largest", UINT64_MAX);
+	jsonw_close(&w, '}');
+	record_event(r, &w);
+}
+
+static struct journal_row row_of(const struct records *r, uint64_t first, uint64_t count)
+{
+	cr_assert(!r->failed);
+	return (struct journal_row){
+		.first = first, .last = first + count - 1, .time_ms = 1000, .records = r->data, .size = r->used
+	};
+}
+
+static void assert_same_item(const struct record_item *a, const struct record_item *b)
+{
+	cr_assert(pw_uuid_equal(&a->host, &b->host) && pw_uuid_equal(&a->item.vm, &b->item.vm));
+	cr_assert_str_eq(a->actor, b->actor);
+	cr_assert(a->item.op == b->item.op && a->item.framed == b->item.framed);
+	if (a->item.framed)
+		cr_assert_str_eq(a->item.pool, b->item.pool);
+	cr_assert_eq(a->item.run_count, b->item.run_count);
+	for (size_t i = 0; i < a->item.run_count; i++) {
+		cr_assert_eq(a->item.runs[i].gfn, b->item.runs[i].gfn);
+		cr_assert_eq(a->item.runs[i].count, b->item.runs[i].count);
+		cr_assert_eq(a->item.framed ? a->item.runs[i].pfn : 0, b->item.runs[i].pfn);
+	}
+}
+
+static void assert_comes_back(const struct record_item *it)
+{
+	struct records r = { 0 };
+	struct record_reader rd;
+	struct journal_row row;
+	struct record rec;
+	struct pw_err err;
+
+	record_item(&r, it);
+	row = row_of(&r, 7, 1);
+	record_read_init(&rd, &row);
+	cr_assert_eq(record_next(&rd, &rec, &err), PW_OK, "%s", err.msg);
+	cr_assert(rec.is_item && rec.revision == 7 && rec.time_ms == 1000);
+	assert_same_item(it, &rec.item);
+	cr_assert_eq(record_next(&rd, &rec, &err), PW_NOT_FOUND);
+	record_read_release(&rd);
+	records_release(&r);
+}
+
+Test(record, items_at_the_edges_come_back_as_they_were)
+{
+	const struct gfn_run edges[] = {
+		{ 0, 1, TREE_PAGES - 1 },
+		{ TREE_PAGES - 1, 1, 0 },
+		{ 0, TREE_PAGES, 0 },
+		{ TREE_PAGES / 2, TREE_PAGES / 2, 1 },
+		{ 0, 1, 0 },
+	};
+	char actor[128], pool[POOL_NAME_MAX];
+	struct record_item it = { .actor = actor, .item = { .pool = pool, .runs = edges } };
+
+	memset(actor, 'a', sizeof actor - 1);
+	actor[sizeof actor - 1] = '\0';
+	memset(pool, 'z', sizeof pool - 1);
+	pool[sizeof pool - 1] = '\0';
+	memset(it.host.b, 0xff, sizeof it.host.b);
+	for (int op = GFN_SHARE; op < GFN_UNSHARE_IN; op++)
+		for (int framed = 0; framed < 2; framed++)
+			for (size_t n = 1; n <= PW_ARRAY_LEN(edges); n++) {
+				it.item.op = (enum gfn_op)op;
+				it.item.framed = framed;
+				it.item.run_count = n;
+				assert_comes_back(&it);
+			}
+}
+
+static struct record_item any_item(uint64_t *state, struct gfn_run runs[RUNS_MAX])
+{
+	struct record_item it = { .host = uuid_of(state),
+				  .actor = draw(state) % 2 ? "" : "agent of h",
+				  .item = { .pool = "local" } };
+
+	it.item.vm = uuid_of(state);
+	it.item.op = (enum gfn_op)(draw(state) % GFN_UNSHARE_IN);
+	it.item.framed = draw(state) % 2;
+	it.item.run_count = 1 + draw(state) % RUNS_MAX;
+	it.item.runs = runs;
+	for (size_t i = 0; i < it.item.run_count; i++) {
+		runs[i].count = 1 + draw(state) % ((uint64_t)1 << draw(state) % 40);
+		runs[i].gfn = draw(state) % (TREE_PAGES - runs[i].count + 1);
+		runs[i].pfn = draw(state) % (TREE_PAGES - runs[i].count + 1);
+	}
+	return it;
+}
+
+Test(record, any_item_comes_back_as_it_was)
+{
+	uint64_t state = SEED;
+
+	for (int i = 0; i < ROUNDS; i++) {
+		struct gfn_run runs[RUNS_MAX];
+		struct record_item it = any_item(&state, runs);
+
+		assert_comes_back(&it);
+	}
+}
+
+Test(record, revisions_count_up_through_a_row_of_both_kinds)
+{
+	const struct gfn_run run = { 1, 2, 3 };
+	const struct record_item it = {
+		.actor = "x",
+		.item = { .op = GFN_PAGE_IN, .framed = true, .pool = "local", .runs = &run, .run_count = 1 }
+	};
+	struct records r = { 0 };
+	struct record_reader rd;
+	struct journal_row row;
+	struct record rec;
+	struct pw_err err;
+
+	add_event(&r, "one");
+	record_item(&r, &it);
+	add_event(&r, "three");
+	row = row_of(&r, 41, 3);
+	record_read_init(&rd, &row);
+	for (uint64_t n = 41; n < 44; n++) {
+		cr_assert_eq(record_next(&rd, &rec, &err), PW_OK, "%s", err.msg);
+		cr_assert(rec.revision == n && rec.is_item == (n == 42));
+	}
+	cr_assert_eq(rec.json_len, strlen("{\"type\":\"three\",\"largest\":18446744073709551615}"));
+	cr_assert_eq(record_next(&rd, &rec, &err), PW_NOT_FOUND);
+	record_read_release(&rd);
+	records_release(&r);
+}
+
+/* Reads a row that may be damaged. What comes out as a record is one that the ledger can be asked to redo. */
+static enum pw_status read_all(const void *data, size_t size)
+{
+	struct journal_row row = { .first = 1, .last = 9, .records = data, .size = size };
+	struct record_reader rd;
+	enum pw_status st;
+	struct record rec;
+	struct pw_err err;
+
+	record_read_init(&rd, &row);
+	while ((st = record_next(&rd, &rec, &err)) == PW_OK) {
+		const struct item *it = &rec.item.item;
+
+		if (!rec.is_item) {
+			cr_assert(rec.json_len >= 2 && rec.json >= (const char *)data);
+			cr_assert(rec.json + rec.json_len <= (const char *)data + size);
+			continue;
+		}
+		cr_assert(it->op < GFN_UNSHARE_IN && it->run_count >= 1);
+		for (size_t i = 0; i < it->run_count; i++) {
+			const struct gfn_run *run = &it->runs[i];
+
+			cr_assert(run->count >= 1 && run->count <= TREE_PAGES);
+			cr_assert(run->gfn <= TREE_PAGES - run->count && run->pfn <= TREE_PAGES - run->count);
+		}
+	}
+	record_read_release(&rd);
+	return st;
+}
+
+static void make_row(struct records *r)
+{
+	uint64_t state = SEED;
+	struct gfn_run runs[RUNS_MAX];
+
+	for (int i = 0; i < 3; i++) {
+		struct record_item it = any_item(&state, runs);
+
+		it.item.framed = i != 1;
+		record_item(r, &it);
+		add_event(r, i ? "vm.created" : "token.created");
+	}
+	cr_assert_eq(read_all(r->data, r->used), PW_NOT_FOUND);
+}
+
+/* A copy of its own size, so that a sanitizer sees a read past the end. */
+static char *copy_of(const char *data, size_t size)
+{
+	char *copy = malloc(size ? size : 1);
+
+	cr_assert_not_null(copy);
+	return memcpy(copy, data, size);
+}
+
+Test(record, every_truncation_is_refused_or_ends_between_two_records)
+{
+	struct records r = { 0 };
+	unsigned whole = 0;
+
+	make_row(&r);
+	for (size_t size = 0; size < r.used; size++) {
+		char *copy = copy_of(r.data, size);
+		enum pw_status st = read_all(copy, size);
+
+		cr_assert(st == PW_STORAGE || st == PW_NOT_FOUND, "cut to %zu: %s", size, pw_status_name(st));
+		whole += st == PW_NOT_FOUND;
+		free(copy);
+	}
+	cr_assert_eq(whole, 6, "six places are between records, and %u were taken for one", whole);
+	records_release(&r);
+}
+
+Test(record, every_flip_of_a_byte_is_refused_or_gives_a_valid_record)
+{
+	const unsigned char flips[] = { 0x01, 0x02, 0x40, 0x80, 0xff };
+	struct records r = { 0 };
+	char *copy;
+
+	make_row(&r);
+	copy = copy_of(r.data, r.used);
+	for (size_t at = 0; at < r.used; at++)
+		for (size_t f = 0; f < PW_ARRAY_LEN(flips); f++) {
+			enum pw_status st;
+
+			copy[at] = (char)(r.data[at] ^ flips[f]);
+			st = read_all(copy, r.used);
+			cr_assert(st == PW_STORAGE || st == PW_NOT_FOUND, "byte %zu: %s", at, pw_status_name(st));
+			copy[at] = r.data[at];
+		}
+	free(copy);
+	records_release(&r);
+}
+
+Test(record, noise_never_reads_past_its_end)
+{
+	uint64_t state = SEED;
+
+	for (int i = 0; i < 20 * ROUNDS; i++) {
+		size_t size = draw(&state) % 200;
+		char *noise = malloc(size ? size : 1);
+
+		cr_assert_not_null(noise);
+		for (size_t at = 0; at < size; at++)
+			noise[at] = (char)draw(&state);
+		if (size)
+			noise[0] = (char)(1 + draw(&state) % 2);
+		(void)read_all(noise, size);
+		free(noise);
+	}
+}
+
+static char *feed_of(const struct record *rec)
+{
+	struct jsonw w;
+	size_t len;
+
+	jsonw_init(&w);
+	record_write(&w, rec);
+	return jsonw_finish(&w, &len);
+}
+
+Test(record, the_feed_never_shows_what_is_private)
+{
+	static const char event[] = "{\"type\":\"token.created\",\"name\":\"n\",\"private\":\"5ec4e7\"}";
+	const struct record rec = { .revision = 3, .json = event, .json_len = sizeof event - 1 };
+	char *text = feed_of(&rec);
+
+	cr_assert_not_null(text);
+	cr_assert_null(strstr(text, "5ec4e7"), "%s", text);
+	cr_assert_not_null(strstr(text, "\"revision\":3,"), "%s", text);
+	cr_assert_not_null(strstr(text, "\"type\":\"token.created\",\"name\":\"n\"}"), "%s", text);
+	free(text);
+}
+
+Test(record, clearing_keeps_little_memory)
+{
+	struct records r = { 0 };
+
+	for (int i = 0; i < 60000; i++)
+		add_event(&r, "something.that.happened");
+	cr_assert(r.size > 1 << 20);
+	records_clear(&r);
+	cr_assert(!r.used && !r.size && !r.failed);
+	add_event(&r, "small");
+	records_clear(&r);
+	cr_assert(!r.used && r.size);
+	records_release(&r);
+}

@@ -294,7 +294,6 @@ static bool say_host(struct service *sv, struct request *r, const struct host_pu
 void host_put_act(struct service *sv, struct request *r)
 {
 	const struct host_body *b = &((struct host_job *)r->job)->b;
-	undo_mark mark = ledger_mark(sv->ledger);
 	struct vm **vms = NULL;
 	struct host_put put;
 	struct refusal why;
@@ -318,7 +317,6 @@ void host_put_act(struct service *sv, struct request *r)
 	}
 	if (put.changed &&
 	    (!say_host(sv, r, &put, b) || (put.rebooted && !say_reset(sv, r, vms, n, "host.rebooted")))) {
-		ledger_rollback(sv->ledger, mark);
 		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while registering the host");
 		goto out;
 	}
@@ -422,7 +420,6 @@ void hosts_tick(struct service *sv)
 void host_fence_act(struct service *sv, struct request *r)
 {
 	struct host *h = arg_host(sv, r, 0);
-	undo_mark mark = ledger_mark(sv->ledger);
 	struct refusal why;
 	struct vm **vms;
 	struct jsonw w;
@@ -448,7 +445,6 @@ void host_fence_act(struct service *sv, struct request *r)
 	free(vms);
 	return;
 no_memory:
-	ledger_rollback(sv->ledger, mark);
 	answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while fencing the host");
 	free(vms);
 }

@@ -8,8 +8,9 @@
 DECODE_JOB(operation)
 DECODE_JOB(result)
 
-enum { OPERATIONS_MAX = 100000, DELIVER_MAX = 64 };
+enum { OPERATIONS_MAX = 100000, OPERATIONS_MANY = OPERATIONS_MAX / 2, FORGET_A_TICK = 1000, DELIVER_MAX = 64 };
 static const int64_t finished_life_ms = (int64_t)24 * 3600 * 1000;
+static const int64_t finished_short_ms = (int64_t)3600 * 1000; /* while there are many */
 
 int operation_compare(const void *key, const void *item)
 {
@@ -156,11 +157,16 @@ static void forget_operation(struct service *sv, size_t at)
 
 void operations_tick(struct service *sv, int64_t now_ms)
 {
-	for (size_t i = sv->operations.count; i > 0; i--) {
+	int64_t life_ms = sv->operations.count < OPERATIONS_MANY ? finished_life_ms : finished_short_ms;
+	unsigned left = FORGET_A_TICK;
+
+	for (size_t i = sv->operations.count; i > 0 && left > 0; i--) {
 		const struct operation *o = sv->operations.items[i - 1];
 
-		if (!is_active(o) && o->finished_ms + finished_life_ms < now_ms)
-			forget_operation(sv, i - 1);
+		if (is_active(o) || o->finished_ms + life_ms >= now_ms)
+			continue;
+		forget_operation(sv, i - 1);
+		left--;
 	}
 }
 

@@ -95,6 +95,7 @@ static void take_host(struct picture_work *w, const struct host *h)
 	*row = (struct host_row){ .id = h->id,
 				  .epoch = h->epoch,
 				  .fenced = h->fenced,
+				  .unreachable = note->unreachable,
 				  .arches = h->arches,
 				  .has_local = p && p->frames,
 				  .base = p ? p->base : 0,
@@ -459,6 +460,7 @@ static enum pw_status load_host(void *ctx, const struct host_row *row, struct pw
 	}
 	memccpy(note->agent_version, row->agent_version, 0, sizeof note->agent_version - 1);
 	note->last_seen_ms = row->last_seen_ms;
+	note->unreachable = row->unreachable;
 	h->note = note;
 	h->revision = row->revision;
 	return PW_OK;

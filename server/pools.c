@@ -160,7 +160,6 @@ void pool_put_act(struct service *sv, struct request *r)
 {
 	const struct pool_body *b = &((struct pool_job *)r->job)->b;
 	struct pool *p = ledger_pool(sv->ledger, r->args[0]);
-	undo_mark mark = ledger_mark(sv->ledger);
 	struct refusal why;
 	bool created;
 
@@ -175,7 +174,6 @@ void pool_put_act(struct service *sv, struct request *r)
 		return;
 	}
 	if (!touch(sv, &p->revision, next_revision(sv))) {
-		ledger_rollback(sv->ledger, mark);
 		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while changing the pool");
 		return;
 	}

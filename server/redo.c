@@ -424,6 +424,18 @@ static enum pw_status first_admin(struct service *sv, struct pw_err *err)
 	return st;
 }
 
+/* Who was in reach gets a whole lease to be heard of again; who was not has to be heard of first. */
+static void begin_leases(struct service *sv)
+{
+	int64_t now = clock_monotonic_ms();
+
+	for (size_t i = 0; i < ledger_host_count(sv->ledger); i++) {
+		struct host_note *note = host_note(ledger_host_at(sv->ledger, i));
+
+		note->last_beat_ms = note->unreachable ? now - (int64_t)sv->config->lease_seconds * 1000 - 1 : now;
+	}
+}
+
 enum pw_status service_load(struct service *sv, struct pw_err *err)
 {
 	enum pw_status st = picture_load(sv, err);
@@ -438,8 +450,7 @@ enum pw_status service_load(struct service *sv, struct pw_err *err)
 		return st;
 	sv->durable = sv->revision;
 	sv->pictured = pictured;
-	for (size_t i = 0; i < ledger_host_count(sv->ledger); i++)
-		host_note(ledger_host_at(sv->ledger, i))->last_beat_ms = clock_monotonic_ms();
+	begin_leases(sv);
 	log_detail(LOG_INFO_, "the ledger is loaded",
 		   "picture at revision %" PRIu64 ", journal to %" PRIu64 ", %" PRId64 " ms", pictured, sv->revision,
 		   clock_monotonic_ms() - began);

@@ -8,15 +8,17 @@
 
 #include "server/target.h"
 
+void answer_drop(struct request *r)
+{
+	free(r->response.body);
+	memset(&r->response, 0, sizeof r->response);
+}
+
 /* Headers added before the first answer belong to it; those of an answer that is replaced go with it. */
-static void drop_answer(struct request *r)
+static void make_way(struct request *r)
 {
 	if (r->response.status)
-		r->response.headers[0] = '\0';
-	free(r->response.body);
-	r->response.body = NULL;
-	r->response.size = 0;
-	r->response.content_type = NULL;
+		answer_drop(r);
 }
 
 enum handled answer_json(struct request *r, unsigned status, struct jsonw *w)
@@ -26,7 +28,7 @@ enum handled answer_json(struct request *r, unsigned status, struct jsonw *w)
 
 	if (!body)
 		return answer_problem(r, PROBLEM_NO_MEMORY, "no memory for the answer");
-	drop_answer(r);
+	make_way(r);
 	r->response.status = status;
 	r->response.body = body;
 	r->response.size = size;
@@ -35,7 +37,7 @@ enum handled answer_json(struct request *r, unsigned status, struct jsonw *w)
 
 enum handled answer_empty(struct request *r, unsigned status)
 {
-	drop_answer(r);
+	make_way(r);
 	r->response.status = status;
 	return DONE;
 }
@@ -46,7 +48,7 @@ static enum handled finish_problem(struct request *r, enum pw_problem p, struct 
 	size_t size;
 	char *body = jsonw_finish(w, &size);
 
-	drop_answer(r);
+	make_way(r);
 	r->response.status = problem_status(p);
 	r->response.body = body;
 	r->response.size = body ? size : 0;

@@ -86,6 +86,8 @@ void request_each_query(const struct request *r, query_fn fn, void *ctx);
 /* Takes the writer's text; a failed writer becomes a no-memory problem. Returns DONE. */
 enum handled answer_json(struct request *r, unsigned status, struct jsonw *w);
 enum handled answer_empty(struct request *r, unsigned status);
+/* Takes the answer back: the request has none, and no headers for one. */
+void answer_drop(struct request *r);
 /* Answers with the refusal as a problem; returns DONE. Replaces any answer there was. */
 enum handled answer_refusal(struct request *r, const struct refusal *why);
 enum handled answer_problem(struct request *r, enum pw_problem p, const char *fmt, ...) PW_PRINTF(3, 4);

@@ -38,6 +38,7 @@ const struct route routes[] = {
 	{ "PUT",    "/v1/vms/{vm}/slots/{slot}",           VM_WORK,   handle_change,   slot_prepare, slot_put_act },
 	{ "DELETE", "/v1/vms/{vm}/slots/{slot}",           VM_WORK,   handle_change,   NULL, slot_delete_act },
 	{ "POST",   "/v1/vms/{vm}/lifecycle",              AGENT,     handle_change,   lifecycle_prepare, lifecycle_act },
+	{ "GET",    "/v1/vms/{vm}/map",                    EVERYBODY, handle_read,     NULL, vm_map },
 	{ "GET",    "/v1/vms/{vm}/digests",                EVERYBODY, handle_read,     NULL, vm_digests },
 	{ "GET",    "/v1/vms/{vm}/history",                EVERYBODY, vm_history,      NULL, NULL },
 	{ "GET",    "/v1/vms/{vm}/operations",             EVERYBODY, handle_read,     NULL, vm_operations },

@@ -46,6 +46,7 @@ void slot_delete_act(struct service *sv, struct request *r);
 bool lifecycle_prepare(struct service *sv, struct request *r);
 void lifecycle_act(struct service *sv, struct request *r);
 void vm_gfns(struct service *sv, struct request *r);
+void vm_map(struct service *sv, struct request *r);
 void vm_digests(struct service *sv, struct request *r);
 
 /* transitions.c */

@@ -171,7 +171,8 @@ void writer_stop(struct service *sv);
 		return true;                                                                          \
 	}
 
-/* Within act, on the writer thread: */
+/* Within act, on the writer thread. What an act has changed is taken back when it answers 500 or more, when its records
+ * failed, and with its group. */
 
 /* The revision that the next record gets. */
 uint64_t next_revision(const struct service *sv);

@@ -31,6 +31,14 @@ struct vm *arg_vm(struct service *sv, struct request *r, unsigned i)
 
 /* Rendering. */
 
+static void write_counts(struct jsonw *w, const struct vm_counts *c)
+{
+	jsonw_m_u64(w, "normal", c->pages[GFN_NORMAL]);
+	jsonw_m_u64(w, "secure_resident", c->pages[GFN_SECURE_RESIDENT]);
+	jsonw_m_u64(w, "secure_out", c->pages[GFN_SECURE_OUT]);
+	jsonw_m_u64(w, "shared", c->pages[GFN_SHARED]);
+}
+
 static void write_slots(struct jsonw *w, const struct vm *vm)
 {
 	jsonw_key(w, "slots");
@@ -70,10 +78,7 @@ void write_vm(struct jsonw *w, const struct vm *vm)
 	write_slots(w, vm);
 	jsonw_key(w, "pages");
 	jsonw_open(w, '{');
-	jsonw_m_u64(w, "normal", vm->counts.pages[GFN_NORMAL]);
-	jsonw_m_u64(w, "secure_resident", vm->counts.pages[GFN_SECURE_RESIDENT]);
-	jsonw_m_u64(w, "secure_out", vm->counts.pages[GFN_SECURE_OUT]);
-	jsonw_m_u64(w, "shared", vm->counts.pages[GFN_SHARED]);
+	write_counts(w, &vm->counts);
 	jsonw_close(w, '}');
 	jsonw_m_u64(w, "revision", vm->revision);
 	jsonw_close(w, '}');
@@ -233,7 +238,6 @@ static void say_created(struct service *sv, const struct request *r, const struc
 void vm_create_act(struct service *sv, struct request *r)
 {
 	const struct vm_body *b = &((struct vm_job *)r->job)->b;
-	undo_mark mark = ledger_mark(sv->ledger);
 	char id[PW_UUID_TEXT];
 	struct vm *vm = NULL;
 	struct refusal why;
@@ -243,7 +247,6 @@ void vm_create_act(struct service *sv, struct request *r)
 		return;
 	}
 	if (!touch(sv, &vm->revision, next_revision(sv))) {
-		ledger_rollback(sv->ledger, mark);
 		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while creating the VM");
 		return;
 	}
@@ -334,7 +337,6 @@ void slot_put_act(struct service *sv, struct request *r)
 {
 	const struct slot_body *b = &((struct slot_job *)r->job)->b;
 	struct vm *vm = arg_vm(sv, r, 0);
-	undo_mark mark = ledger_mark(sv->ledger);
 	struct slot slot = { 0, b->base, b->pages };
 	struct refusal why;
 	struct jsonw w;
@@ -348,7 +350,6 @@ void slot_put_act(struct service *sv, struct request *r)
 	}
 	if (created) {
 		if (!touch(sv, &vm->revision, next_revision(sv))) {
-			ledger_rollback(sv->ledger, mark);
 			answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while adding the slot");
 			return;
 		}
@@ -366,7 +367,6 @@ void slot_put_act(struct service *sv, struct request *r)
 void slot_delete_act(struct service *sv, struct request *r)
 {
 	struct vm *vm = arg_vm(sv, r, 0);
-	undo_mark mark = ledger_mark(sv->ledger);
 	struct refusal why;
 	struct jsonw w;
 	uint32_t number;
@@ -379,7 +379,6 @@ void slot_delete_act(struct service *sv, struct request *r)
 		return;
 	}
 	if (!touch(sv, &vm->revision, next_revision(sv))) {
-		ledger_rollback(sv->ledger, mark);
 		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while deleting the slot");
 		return;
 	}
@@ -432,7 +431,6 @@ void lifecycle_act(struct service *sv, struct request *r)
 {
 	const struct lifecycle_body *b = &((struct lifecycle_job *)r->job)->b;
 	struct vm *vm = arg_vm(sv, r, 0);
-	undo_mark mark = ledger_mark(sv->ledger);
 	enum vm_state before;
 	struct refusal why;
 
@@ -447,7 +445,6 @@ void lifecycle_act(struct service *sv, struct request *r)
 	}
 	if (vm->state != before) {
 		if (!touch(sv, &vm->revision, next_revision(sv))) {
-			ledger_rollback(sv->ledger, mark);
 			answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while changing the VM");
 			return;
 		}
@@ -503,6 +500,52 @@ void vm_gfns(struct service *sv, struct request *r)
 		write_gfns(&w, &g);
 	}
 	list_end(&w, next[0] ? next : NULL, &sv->revision);
+	answer_json(r, 200, &w);
+}
+
+static void write_bin(struct jsonw *w, const struct vm *vm, uint64_t from, uint64_t end)
+{
+	struct vm_counts counts = { 0 };
+	struct gfn_view g;
+
+	for (uint64_t at = from; vm_next_run(vm, at, end, &g); at = g.gfn + g.count)
+		counts.pages[g.state] += g.count;
+	jsonw_open(w, '{');
+	jsonw_m_u64(w, "gfn", from);
+	jsonw_m_u64(w, "pages", end - from);
+	write_counts(w, &counts);
+	jsonw_close(w, '}');
+}
+
+enum { BINS_MAX = 4096, BINS_ABSENT = 256 };
+
+/* The slots' span in equal parts, as far as it divides; never more parts than GFNs. */
+void vm_map(struct service *sv, struct request *r)
+{
+	static const char *const known[] = { "bins", NULL };
+	const struct vm *vm = arg_vm(sv, r, 0);
+	uint64_t bins, first = 0, span = 0;
+	struct jsonw w;
+
+	if (!vm || !query_known(r, known) || !query_u64(r, "bins", 1, BINS_MAX, BINS_ABSENT, &bins))
+		return;
+	if (vm->slot_count) {
+		const struct slot *last = &vm->slots[vm->slot_count - 1];
+
+		first = vm->slots[0].base;
+		span = last->base + last->pages - first;
+	}
+	if (bins > span)
+		bins = span;
+	jsonw_init(&w);
+	jsonw_open(&w, '{');
+	jsonw_key(&w, "bins");
+	jsonw_open(&w, '[');
+	for (uint64_t i = 0; i < bins; i++)
+		write_bin(&w, vm, first + span * i / bins, first + span * (i + 1) / bins);
+	jsonw_close(&w, ']');
+	jsonw_m_u64(&w, "revision", sv->revision);
+	jsonw_close(&w, '}');
 	answer_json(r, 200, &w);
 }
 

@@ -45,12 +45,6 @@ static void resume_all(struct request *head)
 	}
 }
 
-static void answer_clear(struct request *r)
-{
-	free(r->response.body);
-	memset(&r->response, 0, sizeof r->response);
-}
-
 /* Parking. */
 
 enum handled handle_read(struct service *sv, struct request *r)
@@ -77,7 +71,7 @@ enum handled handle_read(struct service *sv, struct request *r)
 			return PARKED;
 		if (!failed)
 			return DONE;
-		answer_clear(r);
+		answer_drop(r);
 	}
 }
 
@@ -123,8 +117,6 @@ bool park_wait(struct service *sv, struct request *r, uint64_t seen)
 
 	pthread_rwlock_rdlock(&sv->lock);
 	pthread_mutex_lock(&sv->mutex);
-	if (sv->draining)
-		r->deadline_ms = 1; /* nobody waits any more */
 	if (sv->draining)
 		r->deadline_ms = 1; /* over: the handler answers with what there is */
 	park = sv->durable == seen && !sv->draining;
@@ -300,7 +292,7 @@ void answer_again(struct request *r, const struct answer *a)
 {
 	char *body = malloc(a->size + 1);
 
-	answer_clear(r);
+	answer_drop(r);
 	if (!body) {
 		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while answering again");
 		return;
@@ -472,10 +464,8 @@ static void group_refuse(struct service *sv, struct request *head, const struct 
 	if (!memory && !atomic_exchange(&sv->disk_refuses, true))
 		log_line(LOG_ERROR_, "the disk refuses changes", "error", err->msg, NULL);
 	metrics_count(COUNT_COMMIT_FAILURES, 1);
-	for (; head; head = head->next) {
-		answer_clear(head);
+	for (; head; head = head->next)
 		answer_problem(head, memory ? PROBLEM_NO_MEMORY : PROBLEM_STORAGE, "nothing was changed: %s", err->msg);
-	}
 }
 
 /* The group is through: durable, or taken back. */
@@ -492,7 +482,7 @@ static void group_end(struct service *sv, struct request *head, bool failed, boo
 		waiters = list_take(&sv->waiters);
 	pthread_mutex_unlock(&sv->mutex);
 	for (struct request *r = readers; failed && r; r = r->next)
-		answer_clear(r);
+		answer_drop(r);
 	resume_all(head);
 	resume_all(readers);
 	resume_all(waiters);

@@ -8,7 +8,7 @@ static const char *const text[] = {
 	[REVISION] = "SELECT revision FROM meta",
 	[HOST] =
 		"SELECT id, name, boot_id, backends, agent_version, epoch, fenced, has_local, arches, base_pfn, frames,"
-		" page_shift, last_seen_ms, revision FROM host ORDER BY id",
+		" page_shift, last_seen_ms, revision, unreachable FROM host ORDER BY id",
 	[POOL] = "SELECT name, base_pfn, frames, page_shift, revision FROM pool ORDER BY name",
 	[ATTACHMENT] = "SELECT pool, host, place FROM pool_host ORDER BY host, place",
 	[VM] = "SELECT id, host, name, arch, state, epoch, shared_bit, revision FROM vm ORDER BY number",
@@ -43,6 +43,7 @@ static enum pw_status load_host(struct query *q, const struct picture_reader *r,
 		.page_shift = (unsigned)row_u64(q, 11, 63),
 		.last_seen_ms = row_i64(q, 12),
 		.revision = row_u64(q, 13, INT64_MAX),
+		.unreachable = row_u64(q, 14, 1),
 	};
 	enum pw_status st = row_check(q, "host", err);
 

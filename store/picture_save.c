@@ -53,13 +53,14 @@ static const char *const text[] = {
 	[DROP_OPERATION] = "DELETE FROM operation WHERE id = ?",
 	[VM_NUMBER] = "SELECT number FROM vm WHERE id = ?",
 	[PUT_HOST] = "INSERT INTO host (id, name, boot_id, backends, agent_version, epoch, fenced, has_local, arches,"
-		     " base_pfn, frames, page_shift, last_seen_ms, revision)"
-		     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+		     " base_pfn, frames, page_shift, last_seen_ms, revision, unreachable)"
+		     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 		     " ON CONFLICT DO UPDATE SET name = excluded.name, boot_id = excluded.boot_id,"
 		     " backends = excluded.backends, agent_version = excluded.agent_version, epoch = excluded.epoch,"
 		     " fenced = excluded.fenced, has_local = excluded.has_local, arches = excluded.arches,"
 		     " base_pfn = excluded.base_pfn, frames = excluded.frames, page_shift = excluded.page_shift,"
-		     " last_seen_ms = excluded.last_seen_ms, revision = excluded.revision",
+		     " last_seen_ms = excluded.last_seen_ms, revision = excluded.revision,"
+		     " unreachable = excluded.unreachable",
 	[PUT_POOL] = "INSERT INTO pool (name, base_pfn, frames, page_shift, revision) VALUES (?, ?, ?, ?, ?)",
 	[PUT_ATTACHMENT] = "INSERT INTO pool_host (pool, host, place) VALUES (?, ?, ?)",
 	[PUT_VM] = "INSERT INTO vm (id, host, name, arch, state, epoch, shared_bit, revision)"
@@ -156,6 +157,7 @@ static enum pw_status put_hosts(struct store *s, const struct picture *p, struct
 		bind_u64(&q, r->page_shift);
 		bind_i64(&q, r->last_seen_ms);
 		bind_u64(&q, r->revision);
+		bind_u64(&q, r->unreachable);
 		st = query_run(&q, "saving a host", err);
 	}
 	return st;

@@ -151,6 +151,9 @@ static const char *const ledger_steps[] = {
 	" LEFT JOIN pool_host p ON p.host = v.host AND p.place = e.pool_place;"
 	"PRAGMA application_id = 0x50574a31;"
 	"PRAGMA user_version = 1;",
+	/* Said to be out of reach in the feed. */
+	"ALTER TABLE host ADD COLUMN unreachable INTEGER NOT NULL DEFAULT 0 CHECK (unreachable IN (0, 1));"
+	"PRAGMA user_version = 2;",
 };
 
 static const struct {

@@ -117,7 +117,7 @@ struct host_row {
 	struct pw_uuid id;
 	const char *name, *boot_id, *backends, *agent_version; /* backends: JSON as registered; agent_version or "" */
 	uint64_t epoch;
-	bool fenced, has_local;
+	bool fenced, unreachable, has_local; /* unreachable: said so in the feed */
 	uint32_t arches;
 	uint64_t base, frames;
 	unsigned page_shift;

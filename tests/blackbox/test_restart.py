@@ -111,7 +111,7 @@ class World:
             for tail in ("", "/frames", "/frames?pool=local&pfn=0&count=100000", "/quarantine"):
                 yield host.path + tail
         for vm in self.vms:
-            for tail in ("", "/gfns", "/digests", "/history", "/operations"):
+            for tail in ("", "/gfns", "/map?bins=3", "/digests", "/history", "/operations"):
                 yield vm.path + tail
         for op in self.operations:
             yield "/v1/operations/" + op
@@ -191,6 +191,54 @@ class Restart(Case):
         self.assertNotEqual(self.server.token, old)
         self.assertEqual(self.server.client(old).get("/v1/tokens").status, 401)
         self.assertEqual(self.server.client().get("/v1/tokens").status, 200)
+
+
+class Leases(unittest.TestCase):
+    def feed(self, admin):
+        return [e["type"] for e in admin.get("/v1/events?limit=1000")["items"] if e["type"].startswith("host.")]
+
+    def test_who_was_out_of_reach_still_is_after_a_restart(self):
+        server = Server("--lease-seconds", "1")
+        self.addCleanup(server.close)
+        admin = server.client()
+        host = Host(admin)
+        end = time.monotonic() + harness.WAIT_S
+        while "host.unreachable" not in self.feed(admin):
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.05)
+        for again in (server.crash, server.restart):
+            again()
+            admin = server.client()
+            self.assertEqual(admin.get(host.path)["state"], "unreachable", again)
+        beat = admin.post(host.path + "/heartbeat", host.current())
+        self.assertEqual(beat.status, 200, beat)
+        while "host.back" not in self.feed(admin):
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.05)
+        self.assertEqual(self.feed(admin)[:3], ["host.registered", "host.unreachable", "host.back"])
+
+
+class Memory(unittest.TestCase):
+    def test_what_memory_does_not_suffice_for_leaves_nothing(self):
+        server = Server("--memory-bytes", "3M")
+        self.addCleanup(server.close)
+        admin = server.client()
+        host = Host(admin, frames=1 << 30)
+        vm = Vm(host, slots=[{"slot": 0, "base_gfn": 0, "pages": 1 << 30}], state="secure")
+        for turn in range(100):
+            before = vm.get()
+            items = [vm.item("page_in", g << 18, 1, g << 18) for g in range(64 * turn, 64 * turn + 64)]
+            answer = host.send(*items, atomic=True, batch_seq=turn + 1)
+            if answer.status != 200:
+                break
+        self.assertEqual((answer.status, answer.slug), (503, "no-memory"), answer)
+        self.assertTrue(answer["retryable"])
+        self.assertEqual(vm.get(), before)
+        self.assertEqual(admin.get("/readyz").status, 200)
+        again = host.send(*items, atomic=True, batch_seq=turn + 1)
+        self.assertEqual(again.slug, "no-memory", "a refusal for want of memory is none to keep")
+        server.crash()
+        self.assertEqual(server.client().get(vm.path).json, before)
 
 
 class Groups(Case):

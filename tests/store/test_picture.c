@@ -50,9 +50,10 @@ static unsigned number_of(const struct pw_uuid *id)
 static enum pw_status on_host(void *ctx, const struct host_row *r, struct pw_err *e)
 {
 	return line(ctx, e,
-		    "host %u %s %s %s %s %" PRIu64 " %d %d %#x %" PRIu64 " %" PRIu64 " %u %" PRId64 " %" PRIu64 "\n",
+		    "host %u %s %s %s %s %" PRIu64 " %d %d %d %#x %" PRIu64 " %" PRIu64 " %u %" PRId64 " %" PRIu64 "\n",
 		    number_of(&r->id), r->name, r->boot_id, r->backends, r->agent_version, r->epoch, r->fenced,
-		    r->has_local, r->arches, r->base, r->frames, r->page_shift, r->last_seen_ms, r->revision);
+		    r->unreachable, r->has_local, r->arches, r->base, r->frames, r->page_shift, r->last_seen_ms,
+		    r->revision);
 }
 
 static enum pw_status on_pool(void *ctx, const struct pool_row *r, struct pw_err *e)

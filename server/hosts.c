@@ -380,17 +380,21 @@ enum handled host_heartbeat(struct service *sv, struct request *r)
 	return r->idempotency_key ? park_change(sv, r) : handle_read(sv, r);
 }
 
+/* Is the feed to be told that a host went out of reach, or came back? A fenced one does neither. */
+static bool is_news(const struct service *sv, const struct host *h, int64_t now, bool *away)
+{
+	*away = strcmp(host_state(sv, h, now), "unreachable") == 0;
+	return !h->fenced && *away != host_note(h)->unreachable;
+}
+
 bool hosts_tick_due(const struct service *sv)
 {
 	int64_t now = clock_monotonic_ms();
+	bool away;
 
-	for (size_t i = 0; i < ledger_host_count(sv->ledger); i++) {
-		const struct host *h = ledger_host_at(sv->ledger, i);
-		bool away = strcmp(host_state(sv, h, now), "unreachable") == 0;
-
-		if (away != host_note(h)->unreachable)
+	for (size_t i = 0; i < ledger_host_count(sv->ledger); i++)
+		if (is_news(sv, ledger_host_at(sv->ledger, i), now, &away))
 			return true;
-	}
 	return false;
 }
 
@@ -401,11 +405,11 @@ void hosts_tick(struct service *sv)
 
 	for (size_t i = 0; i < ledger_host_count(sv->ledger); i++) {
 		const struct host *h = ledger_host_at(sv->ledger, i);
-		bool away = strcmp(host_state(sv, h, now), "unreachable") == 0;
 		struct host_note *note = host_note(h);
 		struct jsonw w;
+		bool away;
 
-		if (away == note->unreachable || undo_reserve(u, UNDO_RECORD(sizeof note->unreachable)) != PW_OK)
+		if (!is_news(sv, h, now, &away) || undo_reserve(u, UNDO_RECORD(sizeof note->unreachable)) != PW_OK)
 			continue;
 		undo_save(u, &note->unreachable, sizeof note->unreachable);
 		note->unreachable = away;

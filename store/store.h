@@ -117,12 +117,13 @@ struct host_row {
 	struct pw_uuid id;
 	const char *name, *boot_id, *backends, *agent_version; /* backends: JSON as registered; agent_version or "" */
 	uint64_t epoch;
-	bool fenced, unreachable, has_local; /* unreachable: said so in the feed */
+	bool fenced, has_local;
 	uint32_t arches;
 	uint64_t base, frames;
 	unsigned page_shift;
 	int64_t last_seen_ms;
 	uint64_t revision;
+	bool unreachable; /* the feed says so */
 };
 struct pool_row { /* shared pools */
 	const char *name;

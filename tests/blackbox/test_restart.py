@@ -194,28 +194,44 @@ class Restart(Case):
 
 
 class Leases(unittest.TestCase):
-    def feed(self, admin):
-        return [e["type"] for e in admin.get("/v1/events?limit=1000")["items"] if e["type"].startswith("host.")]
+    def feed(self, admin, host):
+        return [e["type"] for e in admin.get("/v1/events?limit=1000")["items"] if e.get("host") == host.id]
+
+    def wait_for(self, admin, what, host):
+        end = time.monotonic() + harness.WAIT_S
+        while what not in self.feed(admin, host):
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.05)
 
     def test_who_was_out_of_reach_still_is_after_a_restart(self):
         server = Server("--lease-seconds", "1")
         self.addCleanup(server.close)
         admin = server.client()
         host = Host(admin)
-        end = time.monotonic() + harness.WAIT_S
-        while "host.unreachable" not in self.feed(admin):
-            self.assertLess(time.monotonic(), end)
-            time.sleep(0.05)
+        self.wait_for(admin, "host.unreachable", host)
         for again in (server.crash, server.restart):
             again()
             admin = server.client()
             self.assertEqual(admin.get(host.path)["state"], "unreachable", again)
-        beat = admin.post(host.path + "/heartbeat", host.current())
-        self.assertEqual(beat.status, 200, beat)
-        while "host.back" not in self.feed(admin):
+        end = time.monotonic() + harness.WAIT_S
+        while "host.back" not in self.feed(admin, host):
+            beat = admin.post(host.path + "/heartbeat", host.current())
+            self.assertEqual(beat.status, 200, beat)
             self.assertLess(time.monotonic(), end)
             time.sleep(0.05)
-        self.assertEqual(self.feed(admin)[:3], ["host.registered", "host.unreachable", "host.back"])
+        self.assertEqual(self.feed(admin, host)[:3], ["host.registered", "host.unreachable", "host.back"])
+
+    def test_a_host_that_is_fenced_has_not_come_back(self):
+        server = Server("--lease-seconds", "1")
+        self.addCleanup(server.close)
+        admin = server.client()
+        host, other = Host(admin), Host(admin)
+        self.wait_for(admin, "host.unreachable", host)
+        self.assertEqual(admin.post(host.path + "/fence").status, 200)
+        self.wait_for(admin, "host.unreachable", other)
+        while "host.back" not in self.feed(admin, other):
+            other.register()
+        self.assertEqual(self.feed(admin, host), ["host.registered", "host.unreachable", "host.fenced"])
 
 
 class Memory(unittest.TestCase):

@@ -102,7 +102,7 @@ class Refusing:
     def counts(self):
         return (sum(w.refusals for w in self.world.workers), sum(w.acknowledged for w in self.world.workers))
 
-    def until_refused(self, load=20):
+    def until_refused(self, load=100):
         """Under load: the disk refuses until so many changes were refused, and it is said so."""
         before = self.counts()[0]
         self.server.refuse()

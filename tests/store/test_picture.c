@@ -50,10 +50,10 @@ static unsigned number_of(const struct pw_uuid *id)
 static enum pw_status on_host(void *ctx, const struct host_row *r, struct pw_err *e)
 {
 	return line(ctx, e,
-		    "host %u %s %s %s %s %" PRIu64 " %d %d %d %#x %" PRIu64 " %" PRIu64 " %u %" PRId64 " %" PRIu64 "\n",
+		    "host %u %s %s %s %s %" PRIu64 " %d %d %#x %" PRIu64 " %" PRIu64 " %u %" PRId64 " %" PRIu64 " %d\n",
 		    number_of(&r->id), r->name, r->boot_id, r->backends, r->agent_version, r->epoch, r->fenced,
-		    r->unreachable, r->has_local, r->arches, r->base, r->frames, r->page_shift, r->last_seen_ms,
-		    r->revision);
+		    r->has_local, r->arches, r->base, r->frames, r->page_shift, r->last_seen_ms, r->revision,
+		    r->unreachable);
 }
 
 static enum pw_status on_pool(void *ctx, const struct pool_row *r, struct pw_err *e)
@@ -146,8 +146,8 @@ static struct world make_world(void)
 	struct pw_uuid h1 = test_uuid(1), h2 = test_uuid(2), v5 = test_uuid(5), v6 = test_uuid(6);
 	struct world w = {
 		.hosts = { { h1, "a", "boot-1", "[{\"arch\":\"snp\"}]", "1.0", 3, false, true, 0x8, 16, 1024, 12, 500,
-			     7 },
-			   { h2, "b", "boot-2", "[]", "", 1, true, false, 0x1, 0, 0, 12, -1, 8 } },
+			     7, false },
+			   { h2, "b", "boot-2", "[]", "", 1, true, false, 0x1, 0, 0, 12, -1, 8, true } },
 		.pools = { { "cxl", 4096, 512, 12, 9 } },
 		.attachments = { { "cxl", h2, 1 }, { "cxl", h1, 2 } },
 		.vms = { { v5, h1, "web", "snp", "secure", 2, 0, 10 }, { v6, h2, NULL, "pef", "normal", 1, 47, 11 } },
@@ -197,9 +197,9 @@ static void save(struct world *w, uint64_t revision)
 	cr_assert_eq(store_save_picture(d.s, &w->p, &err), PW_OK, "%s", err.msg);
 }
 
-#define HOSTS                                                                   \
-	"host 1 a boot-1 [{\"arch\":\"snp\"}] 1.0 3 0 1 0x8 16 1024 12 500 7\n" \
-	"host 2 b boot-2 []  1 1 0 0x1 0 0 12 -1 8\n"
+#define HOSTS                                                                     \
+	"host 1 a boot-1 [{\"arch\":\"snp\"}] 1.0 3 0 1 0x8 16 1024 12 500 7 0\n" \
+	"host 2 b boot-2 []  1 1 0 0x1 0 0 12 -1 8 1\n"
 #define POOLS      "pool cxl 4096 512 12 9\nattachment cxl 1 2\nattachment cxl 2 1\n"
 #define VM5        "vm 5 1 web snp secure 2 0 10\n"
 #define VM6        "vm 6 2  pef normal 1 47 11\n"
@@ -317,8 +317,8 @@ Test(picture, partial_one_updates_by_id_and_drops_what_it_names)
 	p.quarantine_count = 0;
 	p.attachment_count = 1;
 	cr_assert_eq(store_save_picture(d.s, &p, &err), PW_OK, "%s", err.msg);
-	expect(15, "host 1 a boot-1 [{\"arch\":\"snp\"}] 1.0 3 0 1 0x8 16 1024 12 500 7\n"
-		   "host 2 b boot-2 []  2 0 0 0x1 0 0 12 -1 8\n"
+	expect(15, "host 1 a boot-1 [{\"arch\":\"snp\"}] 1.0 3 0 1 0x8 16 1024 12 500 7 0\n"
+		   "host 2 b boot-2 []  2 0 0 0x1 0 0 12 -1 8 1\n"
 		   "pool cxl 4096 512 12 9\nattachment cxl 2 1\n"
 		   "vm 5 1 web snp normal 2 0 15\n"
 		   "slot 5 1 2048 4\n"

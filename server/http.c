@@ -412,6 +412,10 @@ static bool check_who(struct exchange *x)
 		return false;
 	if (r->route->roles == NO_TOKEN)
 		return true;
+	if (!service_is_started(x->http->service)) {
+		(void)answer_problem(r, PROBLEM_NOT_READY, "the journal is being replayed: ask /readyz");
+		return false;
+	}
 	if (!x->bearer)
 		return refuse_unknown(x, "no bearer token in the Authorization header");
 	if (!service_authenticate(x->http->service, x->bearer, x->bearer_len, &r->who))

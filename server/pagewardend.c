@@ -187,6 +187,8 @@ static enum pw_status start(struct server *s, struct pw_err *err)
 	if (st == PW_OK)
 		st = http_start(&s->config, s->service, &s->http, err);
 	if (st == PW_OK)
+		st = service_start(s->service, err);
+	if (st == PW_OK)
 		st = write_address(s, err);
 	return st;
 }

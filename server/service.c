@@ -81,33 +81,41 @@ enum pw_status service_open(const struct config *c, struct service **out, struct
 	index_init(&sv->operations, &sv->mem, operation_compare);
 	index_init(&sv->tokens, &sv->mem, token_compare);
 	sv->ledger = ledger_new(&sv->mem);
-	st = sv->ledger ? store_open(c->data, &sv->store, err)
-			: pw_fail(err, PW_NO_MEMORY, "out of memory while starting");
+	if (!sv->ledger) {
+		service_free(sv);
+		return pw_fail(err, PW_NO_MEMORY, "out of memory while starting");
+	}
+	*out = sv;
+	return PW_OK;
+}
+
+enum pw_status service_start(struct service *sv, struct pw_err *err)
+{
+	enum pw_status st = store_open(sv->config->data, &sv->store, err);
+
 	if (st == PW_OK)
 		st = service_load(sv, err);
 	if (st == PW_OK)
 		st = writer_start(sv, err);
 	if (st == PW_OK)
 		st = painter_start(sv, err);
-	if (st != PW_OK) {
-		service_drain(sv);
-		painter_stop(sv);
-		writer_stop(sv);
-		service_free(sv);
-		return st;
-	}
-	sv->ready = true;
-	*out = sv;
-	return PW_OK;
+	atomic_store(&sv->ready, st == PW_OK);
+	return st;
+}
+
+bool service_is_started(const struct service *sv)
+{
+	return atomic_load(&sv->ready);
 }
 
 enum pw_status service_close(struct service *sv, struct pw_err *err)
 {
-	enum pw_status st;
+	enum pw_status st = PW_OK;
 
 	painter_stop(sv);
 	writer_stop(sv);
-	st = picture_last(sv, err);
+	if (service_is_started(sv))
+		st = picture_last(sv, err);
 	service_free(sv);
 	return st;
 }

@@ -7,9 +7,13 @@
 #include "server/config.h"
 #include "server/request.h"
 
-/* Opens the store, loads the picture, replays the journal, makes DATA/admin.token on the first start, starts the
- * writer and the painter. c is borrowed and must outlive it. */
+/* A service that has nothing yet: only healthz and readyz may be asked of it. c is borrowed and must outlive it. */
 enum pw_status service_open(const struct config *c, struct service **out, struct pw_err *err) PW_MUST_CHECK;
+/* Opens the store, loads the picture, replays the journal, makes DATA/admin.token on the first start, starts the
+ * writer and the painter. After a failure only service_close remains. */
+enum pw_status service_start(struct service *sv, struct pw_err *err) PW_MUST_CHECK;
+/* Has service_start succeeded? Any thread. */
+bool service_is_started(const struct service *sv);
 /* From here on new writes get not-ready, and every parked request is resumed with an answer. */
 void service_drain(struct service *sv);
 /* After service_drain and http_stop: commits what is queued, saves a last picture, closes the store. */

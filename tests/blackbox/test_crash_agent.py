@@ -187,6 +187,25 @@ class CrashingAgents(Case):
         self.assertGreaterEqual(set(died), {"create_vm", "vm_event", "reserve", "page_in", "page_out", "share", "unshare"})
         self.assertGreater(left, 3, "no crash left a difference: the test has no teeth")
 
+    def test_a_page_that_the_ledger_does_not_cover_is_a_violation(self):
+        """Somebody else's batch releases a frame that hardware still has: what all tests here rely on to be seen."""
+        self.agents = [Agent(self, "e")]
+        agent = self.agents[0]
+        agent.start("--load", LOAD)
+        resident, end = [], time.monotonic() + 15
+        while not resident and time.monotonic() < end:
+            for vm in self.admin.items(f"/v1/vms?host={agent.host}&state=secure"):
+                resident += [(vm["id"], r["gfn"]) for r in self.admin.items(f"/v1/vms/{vm['id']}/gfns") if r["resident"]]
+        agent.kill()
+        host = self.admin.get("/v1/hosts/" + agent.host)
+        vm, gfn = next((v, g) for v, g in resident if self.admin.get(f"/v1/vms/{v}/gfns?gfn={g}&count=1")["items"][0]["resident"])
+        item = {"vm": vm, "op": "page_out", "gfn": gfn, "count": 1}
+        answer = self.admin.post(f"/v1/hosts/{agent.host}/transitions",
+                                 {"boot_id": host["boot_id"], "epoch": host["epoch"], "items": [item]})
+        self.assertEqual(answer["accepted"], 1, answer)
+        self.assertEqual(agent.compare()["violations"], 1)
+        self.covered(agent)
+
     def test_hardware_that_fails_in_any_call(self):
         self.agents = [Agent(self, "d")]
         agent = self.agents[0]

@@ -1,6 +1,7 @@
 """What the server knows is the same after a clean stop (the picture) and after a crash (the journal's replay)."""
 import re
 import sqlite3
+import threading
 import time
 import unittest
 
@@ -299,6 +300,38 @@ class Groups(Case):
         self.assert_problem(self.admin.put("/v1/hosts/" + host, body, headers={"If-Match": "*"}), 412, "stale")
         self.assert_ok(self.admin.put("/v1/hosts/" + host, body), 201)
         self.assert_ok(self.admin.put("/v1/hosts/" + host, body, headers={"If-Match": "*"}))
+
+
+class LongReplay(unittest.TestCase):
+    """A long journal to replay: the server is there at once, says that it is not ready, and answers nothing else."""
+
+    PAGES, BATCH, BATCHES = 1 << 22, 65536, 40
+
+    def test_it_is_alive_and_not_ready_until_the_replay_is_done(self):
+        server = Server("--checkpoint-seconds", "3600")
+        self.addCleanup(server.close)
+        admin = server.client()
+        host = Host(admin)
+        vm = Vm(host, slots=[{"slot": 0, "base_gfn": 0, "pages": self.PAGES}], state="secure")
+        gfns = [n * 61 % self.PAGES for n in range(self.BATCH)]
+        for n in range(self.BATCHES):
+            answer = host.send({"vm": vm.id, "op": ("share", "unshare")[n % 2], "gfns": gfns})
+            self.assertEqual((answer.status, answer["rejected"]), (200, 0), answer)
+        expected = vm.get()
+        server.kill()
+        start = threading.Thread(target=server.start)
+        start.start()
+        seen = set()
+        while start.is_alive():
+            try:
+                probe = harness.Client(server.port, server.token, timeout=5)
+                seen.add(tuple(probe.get(path).status for path in ("/healthz", "/readyz", vm.path)))
+            except (OSError, harness.http.client.HTTPException):
+                time.sleep(0.002)
+        start.join()
+        self.assertIn((200, 503, 503), seen)
+        self.assertLessEqual(seen, {(200, 503, 503), (200, 503, 200), (200, 200, 200)})
+        self.assertEqual(server.client().get(vm.path).json, expected)
 
 
 if __name__ == "__main__":

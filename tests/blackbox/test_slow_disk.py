@@ -171,6 +171,17 @@ class FullDisk(unittest.TestCase, Refusing):
     def test_a_full_disk_refuses_changes_and_loses_none(self):
         self.everything(SmallDisk)
 
+    def test_a_start_on_a_full_disk_serves_reads(self):
+        world = self.begin(SmallDisk)
+        world.round(self.until_refused)
+        self.server.kill()
+        self.server.start()
+        world.check(repeat=False)
+        self.reads_go_on()
+        self.server.accept()
+        self.assertTrue(until(self.ready, 15))
+        world.check()
+
     def test_a_stop_on_a_full_disk_loses_nothing(self):
         world = self.begin(SmallDisk)
         world.round(self.until_refused)

@@ -29,6 +29,11 @@ static struct config config;
 static struct http *http;
 static _Atomic unsigned jobs_freed;
 
+bool service_is_started(const struct service *sv)
+{
+	return true;
+}
+
 bool service_authenticate(struct service *sv, const char *secret, size_t len, struct principal *out)
 {
 	bool is_admin = len == 5 && memcmp(secret, "admin", 5) == 0;

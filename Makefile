@@ -133,11 +133,11 @@ fuzz-run: $(fuzzers)
 			$$(ls -d tests/fuzz/corpus/$${f##*/} 2>/dev/null) >$$f.log 2>&1 \
 			|| { tail -n 40 $$f.log; exit 1; }; done
 
-coverage: ## line coverage of the unit tests; engine and store must have 90 %
+coverage: ## line coverage of unit and black-box tests; engine and store must have 90 %
 	@$(MAKE) B=$B/cov SAN='--coverage -fprofile-update=atomic' OPT='-O0 -g' cov-run
-cov-run: $(units)
+cov-run: build $(units)
 	@find $B -name '*.gcda' -delete
-	@$(runner) --timeout 300 $(units) || echo "(failures count in the plain run; here lines do)"
+	@$(runner) --timeout 300 $(units) $(filter-out $(slow),$(blackbox)) || echo "(failures count in the plain run; here lines do)"
 	@gcovr --root . --object-directory $B $(foreach d,engine store api server agents,--filter $d/) \
 		--exclude-throw-branches --json $B/coverage.json $B
 	@gcovr --root . -a $B/coverage.json

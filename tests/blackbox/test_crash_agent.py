@@ -205,6 +205,8 @@ class CrashingAgents(Case):
         self.assertEqual(answer["accepted"], 1, answer)
         self.assertEqual(agent.compare()["violations"], 1)
         self.covered(agent)
+        agent.start()
+        self.quiet()
 
     def test_hardware_that_fails_in_any_call(self):
         self.agents = [Agent(self, "d")]

@@ -119,7 +119,7 @@ asan: ## the same as check, under AddressSanitizer and UBSan
 tsan: ## the threaded parts, under ThreadSanitizer: their unit tests, and the server under load
 	@$(MAKE) B=$B/tsan SAN='$(TSAN) -isystem tests/tsan' CRITERION= OPT='-O1 -g' TIMEOUT=300 threaded-run
 threaded := $(filter $(addprefix $B/tests/,store/% api/% server/% agents/%),$(units)) \
-	$(foreach t,invariants contract_operations contract_events,tests/blackbox/test_$t.py)
+	$(foreach t,invariants contract_operations contract_events crash_server slow_disk,tests/blackbox/test_$t.py)
 threaded-run: build $(filter $B/%,$(threaded))
 	@TSAN_OPTIONS="atexit_sleep_ms=50 suppressions=$(CURDIR)/tests/tsan.supp $$TSAN_OPTIONS" \
 		$(runner) --timeout $(TIMEOUT) $(threaded)

@@ -1,7 +1,9 @@
 /*
  * The server under load, over real sockets: starts a pagewardend on a fresh folder and drives it with one thread.
  *
- *	bench_server PAGEWARDEND [SECONDS]      prints name<TAB>value<TAB>unit
+ *	bench_server [PAGEWARDEND [SECONDS]]      prints name<TAB>value<TAB>unit
+ *
+ * Without arguments: the pagewardend of its own build folder, 5 seconds each.
  */
 #include <errno.h>
 #include <netinet/in.h>
@@ -281,6 +283,16 @@ static void prepare(struct connection *c)
 	call(c, "POST", "/v1/vms/33333333-3333-4333-8333-333333333333/lifecycle", "{\"event\":\"init_done\"}", "200");
 }
 
+/* BUILD/pagewardend, from BUILD/tests/bench/bench_server. */
+static const char *own_server(const char *self)
+{
+	static char path[4096];
+	const char *end = strstr(self, "/tests/bench/");
+
+	snprintf(path, sizeof path, "%.*s/pagewardend", end ? (int)(end - self) : 1, end ? self : ".");
+	return path;
+}
+
 int main(int argc, char **argv)
 {
 	static const struct load claims = { "claims_512_pages_64_clients", "\"rejected\":0", 64, next_claim };
@@ -291,9 +303,9 @@ int main(int argc, char **argv)
 	char data[] = "/tmp/pagewarden-bench-XXXXXX", remove[128];
 	pid_t pid;
 
-	if (argc < 2 || !cs || !mkdtemp(data))
-		die("usage: bench_server PAGEWARDEND [SECONDS]");
-	pid = server_start(argv[1], data);
+	if (!cs || !mkdtemp(data))
+		die("a folder for the server");
+	pid = server_start(argc > 1 ? argv[1] : own_server(argv[0]), data);
 	token_read(data);
 	for (int i = 0; i < CONNECTIONS_MAX; i++)
 		connect_to(&cs[i]);

@@ -281,15 +281,21 @@ static bool history_row(void *ctx, const struct journal_row *row)
 	return h->found < h->limit && ++h->rows < HISTORY_ROWS;
 }
 
-static bool history_target(struct service *sv, struct request *r, struct history *h)
+/* There is no such VM; or there is again, if the disk refused its deletion meanwhile. */
+void history_missing_act(struct service *sv, struct request *r)
 {
-	if (!arg_uuid(r, 0, PROBLEM_VM_NOT_FOUND, &h->vm))
-		return false;
-	pw_uuid_format(&h->vm, h->vm_text);
+	if (arg_vm(sv, r, 0))
+		answer_problem(r, PROBLEM_NOT_READY, "the VM's deletion was taken back just now");
+}
+
+static bool is_there(struct service *sv, const struct pw_uuid *vm)
+{
+	bool there;
+
 	pthread_rwlock_rdlock(&sv->lock);
-	(void)arg_vm(sv, r, 0);
+	there = ledger_vm(sv->ledger, vm);
 	pthread_rwlock_unlock(&sv->lock);
-	return r->response.status == 0;
+	return there;
 }
 
 enum handled vm_history(struct service *sv, struct request *r)
@@ -303,8 +309,11 @@ enum handled vm_history(struct service *sv, struct request *r)
 
 	if (!query_known(r, known) || !query_u64(r, "gfn", 0, TREE_PAGES - 1, 0, &h.gfn) ||
 	    !query_u64(r, "count", 1, TREE_PAGES - h.gfn, request_query(r, "gfn") ? 1 : TREE_PAGES - h.gfn, &h.count) ||
-	    !query_u64(r, "limit", 1, 1000, 100, &h.limit) || !history_target(sv, r, &h))
+	    !query_u64(r, "limit", 1, 1000, 100, &h.limit) || !arg_uuid(r, 0, PROBLEM_VM_NOT_FOUND, &h.vm))
 		return DONE;
+	if (!is_there(sv, &h.vm))
+		return handle_read(sv, r);
+	pw_uuid_format(&h.vm, h.vm_text);
 	end = durable_revision(sv) + 1;
 	if (!query_u64(r, "cursor", 1, INT64_MAX, end, &h.before))
 		return DONE;

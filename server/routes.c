@@ -40,7 +40,7 @@ const struct route routes[] = {
 	{ "POST",   "/v1/vms/{vm}/lifecycle",              AGENT,     handle_change,   lifecycle_prepare, lifecycle_act },
 	{ "GET",    "/v1/vms/{vm}/map",                    EVERYBODY, handle_read,     NULL, vm_map },
 	{ "GET",    "/v1/vms/{vm}/digests",                EVERYBODY, handle_read,     NULL, vm_digests },
-	{ "GET",    "/v1/vms/{vm}/history",                EVERYBODY, vm_history,      NULL, NULL },
+	{ "GET",    "/v1/vms/{vm}/history",                EVERYBODY, vm_history,      NULL, history_missing_act },
 	{ "GET",    "/v1/vms/{vm}/operations",             EVERYBODY, handle_read,     NULL, vm_operations },
 	{ "POST",   "/v1/vms/{vm}/operations",             OPERATE,   handle_change,   operation_prepare, operation_create_act },
 

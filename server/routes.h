@@ -75,6 +75,7 @@ void token_delete_act(struct service *sv, struct request *r);
 enum handled events_get(struct service *sv, struct request *r);
 enum handled violations_get(struct service *sv, struct request *r);
 enum handled vm_history(struct service *sv, struct request *r);
+void history_missing_act(struct service *sv, struct request *r);
 
 /* status.c */
 enum handled healthz(struct service *sv, struct request *r);

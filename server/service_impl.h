@@ -187,15 +187,23 @@ void note_violation(struct service *sv, const struct request *r, const struct ho
 bool touch(struct service *sv, uint64_t *revision, uint64_t to) PW_MUST_CHECK;
 /* The store failed while a request was applied: the whole group will be taken back. */
 void group_break(struct service *sv, const struct pw_err *err);
-/* Saved answers. answer_find: false if there is none, or the group broke; a.memory is to be freed. answer_again sends
- * one. */
-bool answer_find(struct service *sv, const char *scope, const char *key, struct answer *out) PW_MUST_CHECK;
-void answer_save(struct service *sv, const char *scope, const char *key, const struct answer *a);
-void answer_again(struct request *r, const struct answer *a);
+void group_out_of_memory(struct service *sv);
+/* Opens the store's transaction when the group first needs it. False: the group is broken. */
+bool group_store(struct service *sv) PW_MUST_CHECK;
 /* 412 stale unless the request's If-Match (if any) names the revision; false: answered. */
 bool if_match(struct request *r, uint64_t revision) PW_MUST_CHECK;
 
-/* --- redo.c, picture.c --- */
+/* --- answers.c: saved answers, within a group --- */
+
+/* False if there is none, or the group broke; out->memory is to be freed. */
+bool answer_find(struct service *sv, const char *scope, const char *key, struct answer *out) PW_MUST_CHECK;
+void answer_save(struct service *sv, const char *scope, const char *key, const struct answer *a);
+void answer_again(struct request *r, const struct answer *a);
+/* Idempotency: the same key of the same token gets the first answer again. True: it did, or the group broke. */
+bool answered_before(struct service *sv, struct request *r) PW_MUST_CHECK;
+void keep_answer(struct service *sv, struct request *r);
+
+/* --- redo.c, picture.c, picture_load.c --- */
 enum pw_status service_load(struct service *sv, struct pw_err *err) PW_MUST_CHECK;
 enum pw_status picture_load(struct service *sv, struct pw_err *err) PW_MUST_CHECK;
 enum pw_status redo_event(struct service *sv, const struct record *rec, struct pw_err *err) PW_MUST_CHECK;

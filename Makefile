@@ -60,13 +60,15 @@ run: ## install what is missing, build, start a server and two agents, show the 
 Q := $(if $(V),,@)
 say = @echo '  $1 $(patsubst $B/%,%,$@)'
 $B/.flags: FORCE
+	@for p in $(firstword $(CC)) $(PYTHON); do command -v $$p >/dev/null \
+		|| { echo "there is no $$p here: \`deploy/deps.sh build\` installs what building needs" >&2; exit 1; }; done
 	@mkdir -p $B
 	@echo '$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS)' | cmp -s - $@ || echo '$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS)' > $@
 $B/%.o: %.c $B/.flags
 	@mkdir -p $(@D)
 	$(call say,CC )
 	$Q$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
-$B/api/openapi_json.c: api/openapi.yaml api/openapi_c.py
+$B/api/openapi_json.c: api/openapi.yaml api/openapi_c.py | $B/.flags
 	@mkdir -p $(@D)
 	$Q$(PYTHON) api/openapi_c.py <api/openapi.yaml >$@
 $B/api/openapi_json.o: $B/api/openapi_json.c $B/.flags
@@ -173,9 +175,10 @@ install: build ## programs, units, completion, documents (DESTDIR, PREFIX)
 	install -m 755 $(bins) $(DESTDIR)$(PREFIX)/bin
 	install -m 755 deploy/tls.sh $(share)/pagewarden
 	install -m 644 README.md docs/*.md deploy/pagewardend.ini api/openapi.yaml $(share)/doc/pagewarden
-	for u in deploy/*.service; do sed 's|/usr/local|$(PREFIX)|' $$u > $(units_dir)/$${u##*/}; done
+	for u in deploy/*.service; do sed 's|/usr/local|$(PREFIX)|' $$u | install -m 644 /dev/stdin $(units_dir)/$${u##*/}; done
 	install -m 644 deploy/pagewarden.sysusers $(sysusers)/pagewarden.conf
 	$B/pagewarden completion bash > $(share)/bash-completion/completions/pagewarden
+	chmod 644 $(share)/bash-completion/completions/pagewarden
 uninstall: ## what install put there
 	rm -rf $(share)/doc/pagewarden $(share)/pagewarden
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(notdir $(bins))) $(addprefix $(units_dir)/,$(notdir $(wildcard deploy/*.service))) \

@@ -23,6 +23,9 @@ die() {
 }
 
 # --- Starting and stopping. Programs get sessions of their own: Ctrl-C is for this script, which stops them in order. ---
+# Should this script be killed outright, the kernel ends them.
+
+alone=(setsid setpriv --pdeathsig TERM --)
 
 stop_all() {
 	local code=$? pid i
@@ -66,7 +69,7 @@ start_server() {
 		port=0
 	fi
 	: >"$run/server.out"
-	setsid "$server" --data "$run/data" --listen "127.0.0.1:$port" >"$run/server.out" 2>"$run/server.log" 9>&- &
+	"${alone[@]}" "$server" --data "$run/data" --listen "127.0.0.1:$port" >"$run/server.out" 2>"$run/server.log" 9>&- &
 	pids+=($!)
 	for _ in {1..300}; do
 		url=$(sed -n 's/^listening on //p' "$run/server.out")
@@ -84,7 +87,7 @@ start_agent() {
 	shift 2
 	token agent "$name" "$host"
 	mkdir -p "$run/$name"
-	setsid "$agent" --server "$url" --token-file "$run/$name.token" --host "$host" --name "$name" --state "$run/$name" "$@" \
+	"${alone[@]}" "$agent" --server "$url" --token-file "$run/$name.token" --host "$host" --name "$name" --state "$run/$name" "$@" \
 		>"$run/$name.log" 2>&1 9>&- &
 	pid=$!
 	for _ in {1..100}; do
@@ -326,17 +329,20 @@ TXT
 # --- Live status ---
 
 status_line() {
-	api GET /v1/summary | jq -r '[.. | numbers] as $all | if ($all | length) == 0 then empty else
-		"hosts " + (.hosts | tostring) + "  vms " + ((.vms.state // .vms.by_state // .vms) | tostring)
-		+ "  pages " + (.pages | tostring) + "  violations " + ((.violations_last_hour // .violations) | tostring) end' \
-		| tr -d '{}"'
+	api GET /v1/summary | jq -r 'def counts: to_entries | map(select(.value > 0) | "\(.value) \(.key)") | join(", ");
+		"violations: \(.violations_last_hour)  hosts: \(.hosts | counts)  vms: \(.vms.by_state | counts)  pages: \(.pages | counts)"'
 }
 
 watch_status() {
-	local line pause=10
+	local line pause=10 answered=$SECONDS
 	[ ! -t 1 ] || pause=1
 	title 'Live status (Ctrl-C stops everything)'
-	while line=$(status_line) && [ -n "$line" ]; do
+	while [ $((SECONDS - answered)) -lt 300 ]; do # whoever tries `kill -9` on the server has that long to start it again
+		if line=$(status_line) && [ -n "$line" ]; then
+			answered=$SECONDS
+		else
+			line="no answer; start it again: $server --data $run/data --listen ${url#*://}"
+		fi
 		if [ -t 1 ]; then
 			printf '\r\e[K  %s' "${line:0:$(($(tput cols 2>/dev/null || echo 100) - 4))}"
 		else

@@ -6,9 +6,9 @@ set -euo pipefail
 build=(gcc libc6-dev make pkg-config binutils
 	libmicrohttpd-dev libgnutls28-dev libjansson-dev 'libcurl4-gnutls-dev|libcurl4-openssl-dev' libsqlite3-dev
 	libsodium-dev libinih-dev libsystemd-dev
-	python3 python3-yaml curl jq)
-test=(libcriterion-dev clang-14 clang-tidy-14 clang-format-14 libclang-rt-14-dev llvm-14 cppcheck gcovr shellcheck
-	sqlite3 openssl wrk)
+	python3 python3-yaml curl jq sqlite3 procps)
+test=(libcriterion-dev clang clang-14 clang-tidy-14 clang-format-14 libclang-rt-14-dev llvm-14 cppcheck gcovr shellcheck
+	openssl wrk)
 
 wanted=()
 for list in "${@:-build}"; do
@@ -44,7 +44,9 @@ if [ "$(id -u)" -ne 0 ]; then
 	fi
 	root=(sudo)
 fi
-apt() { "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o=Dpkg::Use-Pty=0 "$@"; }
+apt() { # debconf's note that it has no apt-utils says nothing to anybody here
+	"${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o=Dpkg::Use-Pty=0 "$@" 2> >(grep -v '^debconf: delaying' >&2)
+}
 is_known() { apt-cache show --no-all-versions "$@" >/dev/null 2>&1; }
 install() { apt install -y --no-install-recommends "${missing[@]}" >/dev/null; }
 

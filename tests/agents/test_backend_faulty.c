@@ -109,7 +109,7 @@ static enum gfn_state crash(const char *fault, const char *state)
 
 Test(backend_faulty, crashes_before_or_after_hardware_was_asked)
 {
-	char dir[] = "/tmp/pw-faulty-XXXXXX", path[2][64], lock[72];
+	char dir[] = "/tmp/pw-faulty-XXXXXX", path[2][64], lock[sizeof path + 8];
 
 	cr_assert(mkdtemp(dir));
 	for (int i = 0; i < 2; i++)

@@ -149,7 +149,7 @@ class Tls(Folder):
     def ask(self, port, context):
         end = time.monotonic() + 20
         while True:
-            connection = http.client.HTTPSConnection("localhost", port, timeout=10, context=context)
+            connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=context)
             try:
                 connection.request("GET", "/readyz")
                 status = connection.getresponse().status

@@ -81,7 +81,7 @@ class Tls(unittest.TestCase):
         return context
 
     def connect(self, context):
-        connection = http.client.HTTPSConnection("localhost", self.port, timeout=WAIT_S, context=context)
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=WAIT_S, context=context)
         self.addCleanup(connection.close)
         return connection
 

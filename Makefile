@@ -42,7 +42,7 @@ slow     := $(wildcard tests/blackbox/test_crash*.py tests/blackbox/test_slow*.p
 all_c    := $(src) $(wildcard tests/*/*.c tests/*/*/*.c)
 all_h    := $(wildcard $(addsuffix /*.h,$(dirs)) tests/*/*.h)
 
-.PHONY: build help run test check unit lint clang-build objects asan tsan threaded-run fuzz fuzz-run coverage cov-run lint-text bench install uninstall deps clean FORCE
+.PHONY: build help run test check unit units lint clang-build objects asan tsan threaded-run fuzz fuzz-run coverage cov-run lint-text bench install uninstall deps clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -54,7 +54,7 @@ help: ## this list
 run: ## install what is missing, build, start a server and two agents, show the main job; until Ctrl-C
 	@deploy/deps.sh build
 	@$(MAKE) build
-	@B=$B exec deploy/demo.sh
+	@B=$B exec setpriv --pdeathsig TERM deploy/demo.sh
 
 ## Building (V=1 shows the commands)
 Q := $(if $(V),,@)
@@ -107,8 +107,10 @@ test: ## everything: both compilers, unit, black-box, sanitizers, fuzzing, lint,
 	@deploy/deps.sh build test
 	@failed=; for step in build clang-build lint asan tsan fuzz coverage; do \
 		echo "== $$step"; $(MAKE) $$step || failed="$$failed $$step"; done; \
-	echo "== tests"; $(MAKE) $(units) && $(runner) --failed-steps "$$failed" $(units) $(blackbox)
+	echo "== tests"; $(MAKE) units && $(runner) --failed-steps "$$failed" $(units) $(blackbox)
 
+units: $(units)
+	@:
 unit: $(units) ## the unit tests alone
 	@$(runner) --timeout $(or $(TIMEOUT),120) $(units)
 
@@ -142,9 +144,12 @@ cov-run: build $(units)
 	@$(runner) --timeout 300 $(units) $(filter-out $(slow),$(blackbox)) || echo "(failures count in the plain run; here lines do)"
 	@gcovr --root . --object-directory $B $(foreach d,engine store api server agents,--filter $d/) \
 		--exclude-throw-branches --json $B/coverage.json $B
-	@gcovr --root . -a $B/coverage.json
-	@for d in engine store; do gcovr --root . -a $B/coverage.json --filter $$d/ --fail-under-line 90 >$B/$$d.txt \
-		&& ok= || ok=', below 90 %'; sed -n "s/^TOTAL *[0-9]* *[0-9]* */$$d: /p" $B/$$d.txt; test -z "$$ok" || exit 1; done
+	@gcovr --root . -a $B/coverage.json >$B/coverage.txt
+	@for d in engine store api server agents; do \
+		case $$d in engine | store) least=90 ;; *) least=0 ;; esac; \
+		gcovr --root . -a $B/coverage.json --filter $$d/ --fail-under-line $$least >$B/$$d.txt && low= || low=", below $$least %"; \
+		sed -n "s/^TOTAL *[0-9]* *[0-9]* *\(.*\)/$$d: \1$$low/p" $B/$$d.txt; test -z "$$low" || exit 1; done
+	@echo "lines that no test ran: $B/coverage.txt"
 
 tidied := $(patsubst %.c,$B/tidy/%.ok,$(filter-out tests/%,$(src)))
 lint: lint-text $(tidied) $B/cppcheck.ok ## formatting, clang-tidy, cppcheck, house rules

@@ -34,7 +34,7 @@ struct http {
 	const struct config *config; /* borrowed */
 	struct MHD_Daemon *daemon;
 	struct tls *tls; /* NULL: plain */
-	int listener;    /* ours again after http_quiesce, else -1 */
+	int listener;    /* until the daemon has it, which closes it; then -1 */
 	_Atomic bool quiescing;
 	_Atomic unsigned active, parked;
 	_Atomic uint64_t requests;
@@ -762,6 +762,7 @@ static enum pw_status start_daemon(struct http *h, bool v6, struct pw_err *err)
 	if (!h->daemon)
 		return pw_fail(err, PW_NETWORK, "cannot start the HTTP threads on %s: %s; the log has more",
 			       h->config->listen, strerror(errno));
+	h->listener = -1;
 	return PW_OK;
 }
 
@@ -822,10 +823,10 @@ enum pw_status http_reload_tls(struct http *h, struct pw_err *err)
 	return h->tls ? tls_reload(h->tls, err) : PW_OK;
 }
 
+/* Not MHD_quiesce_daemon: it races with the worker threads for the listening socket, and panics when it loses. */
 void http_quiesce(struct http *h)
 {
-	if (!atomic_exchange(&h->quiescing, true))
-		(void)MHD_quiesce_daemon(h->daemon);
+	atomic_store(&h->quiescing, true);
 }
 
 unsigned http_active(const struct http *h)

@@ -15,7 +15,7 @@ enum pw_status http_start(const struct config *c, struct service *sv, struct htt
 const char *http_address(const struct http *h);
 /* Reads the certificate and key again (SIGHUP); on failure the old ones stay. */
 enum pw_status http_reload_tls(struct http *h, struct pw_err *err) PW_MUST_CHECK;
-void http_quiesce(struct http *h);          /* stop accepting; running requests go on */
+void http_quiesce(struct http *h);          /* new requests are refused (not-ready); running ones go on */
 unsigned http_active(const struct http *h); /* requests under way */
 void http_stop(struct http *h);             /* no request may be parked any more */
 

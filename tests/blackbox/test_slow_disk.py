@@ -53,9 +53,11 @@ class SmallDisk(Server):
         os.unlink(os.path.join(self.data, "filler"))
 
     def close(self):
-        super().close()
+        if self.process and self.process.poll() is None:
+            self.kill()
         if self.mounted:
             subprocess.run(["umount", self.data], check=False)
+        super().close()
 
 
 class SmallFiles(Server):

@@ -44,6 +44,7 @@ static _Noreturn void live(int out)
 	}
 }
 
+/* Kills it `after` microseconds from its first acknowledgement on, however slow the machine is. */
 static uint64_t run_and_kill(useconds_t after, uint64_t acknowledged)
 {
 	int pipes[2], status = 0;
@@ -58,6 +59,8 @@ static uint64_t run_and_kill(useconds_t after, uint64_t acknowledged)
 		live(pipes[1]);
 	}
 	close(pipes[1]);
+	if (read(pipes[0], &r, sizeof r) == (ssize_t)sizeof r)
+		acknowledged = r;
 	usleep(after);
 	kill(child, SIGKILL);
 	while (read(pipes[0], &r, sizeof r) == (ssize_t)sizeof r)
@@ -89,5 +92,5 @@ Test(crash, every_acknowledged_revision_survives_kill_9)
 		d.s = NULL;
 		acknowledged = span.newest;
 	}
-	cr_assert_gt(acknowledged, 20);
+	cr_assert_geq(acknowledged, 20, "at least one a round");
 }

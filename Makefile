@@ -19,7 +19,7 @@ HARDEN   := -fstack-protector-strong -fPIE $(if $(SAN),,-D_FORTIFY_SOURCE=2)
 CPPFLAGS := -I. -D_GNU_SOURCE
 CFLAGS   := -std=gnu17 $(OPT) $(WARN) -fno-common $(HARDEN) $(SAN) $(if $(SAN),-Wno-error)
 LDFLAGS  := -pie -Wl,-z,relro,-z,now $(SAN)
-LIBS     := -lsqlite3 -lsodium -ljansson -lcurl -lmicrohttpd -lgnutls -linih -lsystemd -lpthread -lm
+LIBS     := -lsqlite3 -lsodium -ljansson -lcurl -lmicrohttpd -lgnutls -lnettle -linih -lsystemd -lpthread -lm
 
 CRITERION := -lcriterion
 ASAN := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer

@@ -6,12 +6,12 @@
 #define PW_API_CLI_H
 #include "api/client.h"
 
-#define CLI_EXITS(X)                                                         \
-	X(CLI_DONE, 0, "done")                                               \
-	X(CLI_REFUSED, 1, "the server refused; its problem is printed")      \
-	X(CLI_USAGE, 2, "the command line is wrong, or a name fits several") \
-	X(CLI_UNREACHABLE, 3, "the server could not be reached")             \
-	X(CLI_NOT_FOUND, 4, "there is no such host, VM, operation ...")      \
+#define CLI_EXITS(X)                                                                                           \
+	X(CLI_DONE, 0, "done")                                                                                 \
+	X(CLI_REFUSED, 1, "the server refused; its problem is printed. replay: a step differs")                \
+	X(CLI_USAGE, 2, "the command line is wrong, or a name fits several. replay: a file is not understood") \
+	X(CLI_UNREACHABLE, 3, "the server could not be reached")                                               \
+	X(CLI_NOT_FOUND, 4, "there is no such host, VM, operation ...")                                        \
 	X(CLI_BROKEN, 5, "verify: the journal is damaged or was tampered with")
 #define PW_ENUM_(name, code, text) name = code,
 enum cli_exit { CLI_EXITS(PW_ENUM_) };
@@ -40,6 +40,15 @@ enum cli_exit { CLI_EXITS(PW_ENUM_) };
 	X(OPTION_PARAMS, "params", "JSON", "parameters of the operation, an object")                         \
 	X(OPTION_WAIT, "wait", NULL, "until the operation has ended")                                        \
 	X(OPTION_REASON, "reason", "TEXT", "why the frames are put into quarantine")                         \
+	X(OPTION_OVMF, "ovmf", "FILE", "measure snp: the firmware's image")                                  \
+	X(OPTION_VCPUS, "vcpus", "N", "measure snp: how many (default 1)")                                   \
+	X(OPTION_VCPU_TYPE, "vcpu-type", "TYPE", "measure snp: QEMU's name (default EPYC-v4)")               \
+	X(OPTION_FEATURES, "features", "X", "measure snp: SEV_FEATURES (default 1)")                         \
+	X(OPTION_VMM, "vmm", "VMM", "measure snp: qemu (default), qemu-old (KVM before 6.9) or ec2")         \
+	X(OPTION_KERNEL, "kernel", "FILE", "measure snp: a kernel that is booted directly")                  \
+	X(OPTION_INITRD, "initrd", "FILE", "measure snp: its initrd")                                        \
+	X(OPTION_CMDLINE, "cmdline", "TEXT", "measure snp: its command line")                                \
+	X(OPTION_TDVF, "tdvf", "FILE", "measure tdx: the firmware's image")                                  \
 	X(OPTION_HELP, "help", NULL, "this text")
 #define PW_ENUM_(name, option, value, help) name,
 enum cli_option { CLI_OPTIONS(PW_ENUM_) CLI_OPTION_COUNT };
@@ -72,6 +81,8 @@ enum cli_exit cli_tokens(struct cli *c);
 enum cli_exit cli_fence(struct cli *c);
 enum cli_exit cli_quarantine(struct cli *c);
 enum cli_exit cli_backup(struct cli *c);
+enum cli_exit cli_replay(struct cli *c);  /* needs no server */
+enum cli_exit cli_measure(struct cli *c); /* nor does this */
 
 /* Prints "pagewarden: ..." to stderr; returns CLI_USAGE. */
 enum cli_exit cli_usage(const char *fmt, ...) PW_PRINTF(1, 2);

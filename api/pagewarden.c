@@ -1,6 +1,7 @@
 /* pagewarden: the command line of pagewardend. */
 #include <errno.h>
 #include <getopt.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,6 +50,12 @@ static const struct command {
 	{ "summary", "", "the fleet in numbers", 0, 0, 0, cli_summary, REMOTE },
 	{ "backup", "NAME", "copy the server's data into DATA/backups/NAME", 1, 1, 0, cli_backup, REMOTE },
 	{ "verify", "", "does the chain of the journal's hashes hold?", 0, 0, 0, cli_verify, REMOTE },
+	{ "replay", "FILE...", "recorded scenarios of any architecture, against its model", 1, INT_MAX, 0, cli_replay,
+	  LOCAL },
+	{ "measure", "snp|tdx", "the launch digest that a guest will have", 1, 1,
+	  BIT(OPTION_OVMF) | BIT(OPTION_VCPUS) | BIT(OPTION_VCPU_TYPE) | BIT(OPTION_FEATURES) | BIT(OPTION_VMM) |
+		  BIT(OPTION_KERNEL) | BIT(OPTION_INITRD) | BIT(OPTION_CMDLINE) | BIT(OPTION_TDVF),
+	  cli_measure, LOCAL },
 	{ "completion", "bash|zsh", "completion for a shell", 1, 1, 0, completion, LOCAL },
 	{ "help", "[COMMAND]", "this text, or a command's", 0, 1, 0, help, LOCAL },
 };
@@ -161,7 +168,8 @@ static void print_bash(void)
 	puts("\" ;;\n\tesac\n\tif [[ $cur != -* ]]; then\n\t\tcase $cmd in\n"
 	     "\t\tvms|gfns|history|digests|operations) words=$(pagewarden vms 2>/dev/null | cut -f1,2) ;;\n"
 	     "\t\thosts|frames|who-owns|fence|quarantine) words=$(pagewarden hosts 2>/dev/null | cut -f1,2) ;;\n"
-	     "\t\tcompletion) words=\"bash zsh\" ;;\n\t\ttokens) words=\"create delete\" ;;\n\t\tesac\n\tfi\n"
+	     "\t\treplay) COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n"
+	     "\t\tmeasure) words=\"snp tdx\" ;;\n\t\tcompletion) words=\"bash zsh\" ;;\n\t\ttokens) words=\"create delete\" ;;\n\t\tesac\n\tfi\n"
 	     "\tCOMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n}\ncomplete -F _pagewarden pagewarden");
 }
 

@@ -5,7 +5,7 @@ set -euo pipefail
 
 build=(gcc libc6-dev make pkg-config binutils
 	libmicrohttpd-dev libgnutls28-dev libjansson-dev 'libcurl4-gnutls-dev|libcurl4-openssl-dev' libsqlite3-dev
-	libsodium-dev libinih-dev libsystemd-dev
+	libsodium-dev nettle-dev libinih-dev libsystemd-dev
 	python3 python3-yaml curl jq sqlite3 procps)
 test=(libcriterion-dev clang clang-14 clang-tidy-14 clang-format-14 libclang-rt-14-dev llvm-14 cppcheck gcovr shellcheck
 	openssl wrk)

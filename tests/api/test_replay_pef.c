@@ -1,9 +1,9 @@
-/* The recorded scenarios in tests/traces/pef, replayed against the model. */
+/* The recorded scenarios in tests/traces/pef, and those written beside them, replayed against the model. */
 #include <criterion/criterion.h>
 #include <glob.h>
 #include <string.h>
 
-#include "tests/lib/pef_replay.h"
+#include "api/replay.h"
 
 #define HEADER                                                                           \
 	"{\"type\":\"header\",\"format\":\"pef-trace/1\",\"scenario\":\"s\",\"pool\":2," \
@@ -14,16 +14,16 @@
 
 static enum pw_status replay_text(const char *text, struct replay_tally *t, struct pw_err *err)
 {
-	FILE *in = fmemopen((char *)text, strlen(text), "r");
+	FILE *in = fmemopen((char *)(uintptr_t)text, strlen(text), "r");
 	enum pw_status st;
 
 	cr_assert(in);
-	st = pef_replay(in, "text", NULL, t, err);
+	st = replay_file(in, "text", NULL, t, err);
 	fclose(in);
 	return st;
 }
 
-Test(pef_traces, all_recorded_steps_are_right)
+Test(replay_pef, all_recorded_steps_are_right)
 {
 	struct replay_tally t = { 0 };
 	struct pw_err err = { 0 };
@@ -34,29 +34,29 @@ Test(pef_traces, all_recorded_steps_are_right)
 		FILE *in = fopen(found.gl_pathv[i], "r");
 
 		cr_assert(in);
-		cr_expect_eq(pef_replay(in, found.gl_pathv[i], stderr, &t, &err), PW_OK, "%s", err.msg);
+		cr_expect_eq(replay_file(in, found.gl_pathv[i], stderr, &t, &err), PW_OK, "%s", err.msg);
 		fclose(in);
 	}
 	globfree(&found);
 	cr_expect_geq(t.steps, 158);
-	cr_expect_eq(t.wrong, 0, "%u of %u steps are wrong", t.wrong, t.steps);
+	cr_expect_eq(t.wrong, 0, "%" PRIu64 " of %" PRIu64 " steps are wrong", t.wrong, t.steps);
 }
 
 /* Steps beyond the recordings; the answers are from the law. */
-Test(pef_traces, written_scenarios_are_right)
+Test(replay_pef, written_scenarios_are_right)
 {
 	struct replay_tally t = { 0 };
 	struct pw_err err = { 0 };
 	FILE *in = fopen("tests/traces/pef-written/corners.jsonl", "r");
 
 	cr_assert(in);
-	cr_expect_eq(pef_replay(in, "corners", stderr, &t, &err), PW_OK, "%s", err.msg);
+	cr_expect_eq(replay_file(in, "corners", stderr, &t, &err), PW_OK, "%s", err.msg);
 	fclose(in);
 	cr_expect_gt(t.steps, 20);
 	cr_expect_eq(t.wrong, 0);
 }
 
-Test(pef_traces, a_step_that_differs_is_counted)
+Test(replay_pef, a_step_that_differs_is_counted)
 {
 	static const char *const wrong[] = {
 		START("{\"vms\":{\"v0\":\"secure\"}}"),
@@ -75,7 +75,7 @@ Test(pef_traces, a_step_that_differs_is_counted)
 	}
 }
 
-Test(pef_traces, what_is_not_understood_is_refused)
+Test(replay_pef, what_is_not_understood_is_refused)
 {
 	static const char *const bad[] = {
 		"",

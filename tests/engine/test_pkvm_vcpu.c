@@ -1,0 +1,570 @@
+#include "engine/arch/pkvm_vcpu.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define SECRET ((uint64_t)0x5ec2e75ec2e70000)
+#define ESR_LOAD(rt, size, is_signed, is_64)                                                      \
+	((uint64_t)0x24 << 26 | 1u << 24 | (uint64_t)(size) << 22 | (uint64_t)(is_signed) << 21 | \
+	 (uint64_t)(rt) << 16 | (uint64_t)(is_64) << 15 | 7)
+#define ESR_STORE(rt, size)     (ESR_LOAD(rt, size, 0, 1) | 1u << 6)
+#define ESR_SYSREG(rt, is_read) ((uint64_t)0x18 << 26 | (uint64_t)(rt) << 5 | (is_read))
+#define ESR_VALID               ((uint64_t)1 << 24)
+
+/* Every register holds a secret of its own. */
+static struct pkvm_vcpu secret_vcpu(enum pkvm_generation g, bool is_protected)
+{
+	struct pkvm_vcpu v;
+
+	pkvm_vcpu_init(&v, g, is_protected, &(struct pkvm_vcpu_setup){ .primary = true });
+	for (unsigned i = 0; i < 31; i++)
+		v.ctxt.x[i] = SECRET + i;
+	for (unsigned i = 0; i < PKVM_SYSREG_COUNT; i++)
+		v.ctxt.sysregs[i] = SECRET + 0x100 + i;
+	for (unsigned i = 0; i < 32; i++)
+		v.ctxt.v[i][0] = v.ctxt.v[i][1] = SECRET + 0x200 + i;
+	v.ctxt.sp = SECRET + 0x300;
+	v.ctxt.pc = SECRET + 0x400;
+	v.ctxt.pstate = 0x600003c5;
+	v.ctxt.sysregs[PKVM_SCTLR] = SECRET | 1u << 25 | 1u << 24 | 1;
+	return v;
+}
+
+static struct pkvm_trap trap_of(enum pkvm_exit e)
+{
+	struct pkvm_trap t = { .exit = e, .far = SECRET + 0x523, .ipa = 0x80001234 };
+
+	if (e == PKVM_EXIT_LOAD)
+		t.esr = ESR_LOAD(9, 2, 0, 1);
+	else if (e == PKVM_EXIT_STORE)
+		t.esr = ESR_STORE(9, 1);
+	else if (e == PKVM_EXIT_SYSREG_READ || e == PKVM_EXIT_SYSREG_WRITE)
+		t.esr = ESR_SYSREG(9, e == PKVM_EXIT_SYSREG_READ);
+	else if (e == PKVM_EXIT_WFX)
+		t.esr = (uint64_t)1 << 26 | 9 << 5;
+	else
+		t.esr = (uint64_t)0x16 << 26 | ESR_VALID;
+	return t;
+}
+
+Test(pkvm_vcpu, the_hypervisors_copy_is_small)
+{
+	cr_expect_lt(sizeof(struct pkvm_ctxt) + sizeof(struct pkvm_hyp_state), 2048);
+	cr_expect_lt(sizeof(struct pkvm_host_view), 129);
+}
+
+/* Section 8: registers shown, whether the value goes in x0, PSTATE, endianness, page, low bits; what may come in. */
+static const struct {
+	enum pkvm_exit e;
+	unsigned regs;
+	bool value, mode, endian, page, va;
+	const char *may; /* Result Skip Fill Undef Abort */
+} law[] = {
+	{ PKVM_EXIT_IRQ, 0, 0, 0, 0, 0, 0, "" },
+	{ PKVM_EXIT_SERROR, 0, 0, 0, 0, 0, 0, "" },
+	{ PKVM_EXIT_ILLEGAL, 0, 0, 0, 0, 0, 0, "" },
+	{ PKVM_EXIT_WFX, 0, 0, 1, 0, 0, 0, "S" },
+	{ PKVM_EXIT_CPU_ON, 2, 0, 0, 0, 0, 0, "R" },
+	{ PKVM_EXIT_CPU_OFF, 1, 0, 0, 0, 0, 0, "R" },
+	{ PKVM_EXIT_CPU_SUSPEND, 1, 0, 0, 0, 0, 0, "R" },
+	{ PKVM_EXIT_SYSTEM_OFF, 1, 0, 0, 0, 0, 0, "R" },
+	{ PKVM_EXIT_SYSTEM_RESET, 1, 0, 0, 0, 0, 0, "R" },
+	{ PKVM_EXIT_SYSTEM_RESET2, 3, 0, 0, 0, 0, 0, "R" },
+	{ PKVM_EXIT_AFFINITY_INFO, 3, 0, 0, 0, 0, 0, "R" },
+	{ PKVM_EXIT_SYSREG_READ, 0, 0, 1, 0, 0, 0, "SFU" },
+	{ PKVM_EXIT_SYSREG_WRITE, 0, 1, 1, 0, 0, 0, "SU" },
+	{ PKVM_EXIT_IABT, 0, 0, 0, 0, 1, 0, "A" },
+	{ PKVM_EXIT_LOAD, 0, 0, 1, 1, 1, 1, "SFA" },
+	{ PKVM_EXIT_STORE, 0, 1, 1, 1, 1, 1, "SA" },
+	{ PKVM_EXIT_OPAQUE, 0, 0, 0, 0, 0, 0, "A" },
+};
+
+static unsigned may_of(const char *letters)
+{
+	return (strchr(letters, 'R') ? PKVM_MAY_RESULT : 0) | (strchr(letters, 'S') ? PKVM_MAY_SKIP : 0) |
+	       (strchr(letters, 'F') ? PKVM_MAY_FILL : 0) | (strchr(letters, 'U') ? PKVM_MAY_UNDEF : 0) |
+	       (strchr(letters, 'A') ? PKVM_MAY_ABORT : 0);
+}
+
+Test(pkvm_vcpu, each_exit_shows_what_the_law_says_and_no_more)
+{
+	for (size_t i = 0; i < PW_ARRAY_LEN(law); i++) {
+		struct pkvm_vcpu v = secret_vcpu(PKVM_MAINLINE, true);
+		struct pkvm_trap t = trap_of(law[i].e);
+		struct pkvm_host_view want = { .exit = law[i].e, .esr = t.esr };
+
+		want.reg_count = law[i].value ? 1 : law[i].regs;
+		for (unsigned r = 0; r < law[i].regs; r++)
+			want.x[r] = SECRET + r;
+		if (law[i].value)
+			want.x[0] = law[i].e == PKVM_EXIT_STORE ? (SECRET + 9) & 0xffff : SECRET + 9;
+		if (law[i].mode)
+			want.pstate = law[i].e == PKVM_EXIT_WFX ? 0x105 : 0x5;
+		if (law[i].endian)
+			want.sctlr = v.ctxt.sysregs[PKVM_SCTLR] & (3u << 24);
+		if (law[i].page)
+			want.ipa = 0x80001000;
+		if (law[i].va)
+			want.va = 0x523;
+		if (law[i].e == PKVM_EXIT_LOAD || law[i].e == PKVM_EXIT_STORE)
+			want.esr &= ~((uint64_t)0x1f << 16);
+		else if (law[i].mode)
+			want.esr &= ~((uint64_t)0x1f << 5);
+		else if (law[i].e == PKVM_EXIT_OPAQUE)
+			want.esr &= ~ESR_VALID;
+		cr_assert_eq(pkvm_vcpu_exit(&v, &t), PKVM_OK);
+		cr_expect_eq(memcmp(&v.view, &want, sizeof want), 0, "%s", pkvm_exit_name(law[i].e));
+		cr_expect_eq(pkvm_exit_row(law[i].e)->may, may_of(law[i].may), "%s", pkvm_exit_name(law[i].e));
+		cr_expect_null(pkvm_vcpu_sync(&v));
+	}
+}
+
+Test(pkvm_vcpu, what_must_not_reach_the_host_does_not)
+{
+	static const enum pkvm_exit mainline[] = { PKVM_EXIT_MEM_RELINQUISH, PKVM_EXIT_DEVICE_POWER,
+						   PKVM_EXIT_HVC_OTHER };
+	static const enum pkvm_exit android[] = { PKVM_EXIT_AFFINITY_INFO, PKVM_EXIT_HVC_OTHER };
+	struct pkvm_host_view nothing = { 0 };
+
+	for (size_t i = 0; i < PW_ARRAY_LEN(mainline); i++) {
+		struct pkvm_vcpu v = secret_vcpu(PKVM_MAINLINE, true);
+		struct pkvm_trap t = trap_of(mainline[i]);
+
+		cr_expect_eq(pkvm_vcpu_exit(&v, &t), PKVM_PANIC);
+		cr_expect_eq(memcmp(&v.view, &nothing, sizeof nothing), 0);
+	}
+	for (size_t i = 0; i < PW_ARRAY_LEN(android); i++) {
+		struct pkvm_vcpu v = secret_vcpu(PKVM_ANDROID, true);
+		struct pkvm_trap t = trap_of(android[i]);
+
+		cr_expect_eq(pkvm_vcpu_exit(&v, &t), PKVM_PANIC);
+	}
+	struct pkvm_vcpu v = secret_vcpu(PKVM_ANDROID, true);
+	struct pkvm_trap t = trap_of(PKVM_EXIT_MEM_RELINQUISH);
+
+	cr_expect_eq(pkvm_vcpu_exit(&v, &t), PKVM_OK);
+	cr_expect(v.view.reg_count == 4 && v.view.x[3] == SECRET + 3);
+	t = trap_of(PKVM_EXIT_DEVICE_POWER);
+	cr_expect_eq(pkvm_vcpu_exit(&v, &t), PKVM_OK);
+	cr_expect(v.view.reg_count == 3 && v.view.x[3] == 0);
+}
+
+Test(pkvm_vcpu, android_hides_what_is_not_registered_as_mmio)
+{
+	struct pkvm_vcpu v = secret_vcpu(PKVM_ANDROID, true);
+	struct pkvm_trap t = trap_of(PKVM_EXIT_STORE);
+
+	t.not_guarded = true;
+	cr_assert_eq(pkvm_vcpu_exit(&v, &t), PKVM_OK);
+	cr_expect(v.view.exit == PKVM_EXIT_OPAQUE && !v.view.reg_count && !v.view.x[0] && !(v.view.esr & ESR_VALID));
+	v = secret_vcpu(PKVM_MAINLINE, true);
+	cr_assert_eq(pkvm_vcpu_exit(&v, &t), PKVM_OK);
+	cr_expect_eq(v.view.exit, PKVM_EXIT_STORE);
+}
+
+/* A host that writes all it can, and wishes all there is. */
+static struct pkvm_ctxt evil_ctxt(void)
+{
+	struct pkvm_ctxt c;
+
+	memset(&c, 0xee, sizeof c);
+	return c;
+}
+
+static unsigned registers_changed(const struct pkvm_ctxt *a, const struct pkvm_ctxt *b)
+{
+	const uint8_t *p = (const uint8_t *)a, *q = (const uint8_t *)b;
+	unsigned n = 0;
+
+	for (size_t i = 0; i < sizeof *a; i += 8)
+		n += memcmp(p + i, q + i, 8) != 0;
+	return n;
+}
+
+Test(pkvm_vcpu, a_host_that_wishes_nothing_changes_nothing_but_results)
+{
+	for (size_t i = 0; i < PW_ARRAY_LEN(law); i++) {
+		struct pkvm_vcpu v = secret_vcpu(PKVM_MAINLINE, true);
+		struct pkvm_ctxt before = v.ctxt, evil = evil_ctxt();
+		struct pkvm_trap t = trap_of(law[i].e);
+		unsigned want = strchr(law[i].may, 'R') ? 1 : 0;
+
+		cr_assert_eq(pkvm_vcpu_exit(&v, &t), PKVM_OK);
+		v.hyp.power = PKVM_POWER_ON;
+		cr_assert_eq(pkvm_vcpu_enter(&v, &(struct pkvm_wish){ .ctxt = &evil, .dirty = true }), PKVM_OK);
+		cr_expect_eq(registers_changed(&v.ctxt, &before), want, "%s", pkvm_exit_name(law[i].e));
+	}
+}
+
+/* One wish after the other: the registers that may change, by how many words of the copy. */
+Test(pkvm_vcpu, wishes_are_granted_where_the_exit_allows_them)
+{
+	for (size_t i = 0; i < PW_ARRAY_LEN(law); i++)
+		for (int wish = 0; wish < 3; wish++) {
+			struct pkvm_vcpu v = secret_vcpu(PKVM_MAINLINE, true);
+			struct pkvm_ctxt evil = evil_ctxt();
+			struct pkvm_wish w = {
+				.ctxt = &evil, .skip = wish == 0, .undef = wish == 1, .abort = wish == 2
+			};
+			struct pkvm_trap t = trap_of(law[i].e);
+			const char *may = law[i].may;
+			uint64_t pc = v.ctxt.pc, vbar = v.ctxt.sysregs[PKVM_VBAR];
+			bool skips = wish == 0 && strchr(may, 'S');
+			bool faults = (wish == 1 && strchr(may, 'U')) || (wish == 2 && strchr(may, 'A'));
+
+			cr_assert_eq(pkvm_vcpu_exit(&v, &t), PKVM_OK);
+			v.hyp.power = PKVM_POWER_ON;
+			cr_assert_eq(pkvm_vcpu_enter(&v, &w), PKVM_OK);
+			cr_expect_eq(v.ctxt.pc,
+				     skips    ? pc + 4
+				     : faults ? vbar + 0x200
+					      : pc,
+				     "%s %d", pkvm_exit_name(law[i].e), wish);
+			cr_expect_eq(v.ctxt.x[9] != SECRET + 9, skips && strchr(may, 'F'), "%s %d",
+				     pkvm_exit_name(law[i].e), wish);
+			cr_expect_eq(v.ctxt.x[10], SECRET + 10);
+			if (faults)
+				cr_expect_eq(v.ctxt.sysregs[PKVM_ELR], pc);
+			cr_expect_eq(v.ctxt.sysregs[PKVM_FAR] == t.far, wish == 2 && faults);
+			cr_expect_eq(v.hyp.exited, false);
+			cr_expect_eq(v.view.esr, 0, "the view ends with the exit");
+		}
+}
+
+Test(pkvm_vcpu, an_exit_is_answered_once)
+{
+	struct pkvm_vcpu v = secret_vcpu(PKVM_MAINLINE, true);
+	struct pkvm_trap t = trap_of(PKVM_EXIT_LOAD);
+	struct pkvm_ctxt evil = evil_ctxt(), before;
+	struct pkvm_wish w = { .ctxt = &evil, .skip = true };
+
+	cr_assert_eq(pkvm_vcpu_exit(&v, &t), PKVM_OK);
+	cr_assert_eq(pkvm_vcpu_enter(&v, &w), PKVM_OK);
+	before = v.ctxt;
+	cr_assert_eq(pkvm_vcpu_enter(&v, &w), PKVM_OK);
+	cr_expect_eq(registers_changed(&v.ctxt, &before), 0);
+}
+
+Test(pkvm_vcpu, loads_are_clamped_and_extended_by_the_hypervisor)
+{
+	static const struct {
+		unsigned size, is_signed, is_64;
+		uint64_t value, want;
+	} cases[] = {
+		{ 0, 0, 1, 0xffffffffffffff80, 0x80 },
+		{ 0, 1, 1, 0x80, 0xffffffffffffff80 },
+		{ 0, 1, 0, 0x80, 0xffffff80 },
+		{ 1, 0, 0, 0x12345678, 0x5678 },
+		{ 1, 1, 1, 0x7fff, 0x7fff },
+		{ 2, 0, 0, 0x123456789, 0x23456789 },
+		{ 2, 1, 1, 0x80000000, 0xffffffff80000000 },
+		{ 3, 0, 1, 0x8000000000000001, 0x8000000000000001 },
+	};
+
+	for (size_t i = 0; i < PW_ARRAY_LEN(cases); i++) {
+		struct pkvm_vcpu v = secret_vcpu(PKVM_MAINLINE, true);
+		struct pkvm_ctxt host = { .x = { cases[i].value } };
+		struct pkvm_trap t = { .exit = PKVM_EXIT_LOAD,
+				       .esr = ESR_LOAD(30, cases[i].size, cases[i].is_signed, cases[i].is_64) };
+
+		cr_assert_eq(pkvm_vcpu_exit(&v, &t), PKVM_OK);
+		cr_assert_eq(pkvm_vcpu_enter(&v, &(struct pkvm_wish){ .ctxt = &host, .skip = true }), PKVM_OK);
+		cr_expect_eq(v.ctxt.x[30], cases[i].want, "case %zu: %" PRIx64, i, v.ctxt.x[30]);
+	}
+	struct pkvm_vcpu v = secret_vcpu(PKVM_MAINLINE, true);
+	struct pkvm_ctxt host = evil_ctxt(), before = v.ctxt;
+	struct pkvm_trap zero = { .exit = PKVM_EXIT_LOAD, .esr = ESR_LOAD(31, 3, 0, 1) };
+
+	cr_assert_eq(pkvm_vcpu_exit(&v, &zero), PKVM_OK);
+	cr_assert_eq(pkvm_vcpu_enter(&v, &(struct pkvm_wish){ .ctxt = &host, .skip = true }), PKVM_OK);
+	cr_expect_eq(registers_changed(&v.ctxt, &before), 1, "the PC: the zero register takes nothing");
+	zero = (struct pkvm_trap){ .exit = PKVM_EXIT_STORE, .esr = ESR_STORE(31, 3) };
+	cr_assert_eq(pkvm_vcpu_exit(&v, &zero), PKVM_OK);
+	cr_expect_eq(v.view.x[0], 0);
+}
+
+Test(pkvm_vcpu, exceptions_go_to_the_vector_of_where_they_came_from)
+{
+	static const struct {
+		uint64_t mode, vector;
+		unsigned ec;
+	} cases[] = { { 0x0, 0x400, 0x24 }, { 0x4, 0x000, 0x25 }, { 0x5, 0x200, 0x25 } };
+
+	for (size_t i = 0; i < PW_ARRAY_LEN(cases); i++) {
+		struct pkvm_vcpu v = secret_vcpu(PKVM_MAINLINE, true);
+		struct pkvm_trap t = trap_of(PKVM_EXIT_OPAQUE);
+
+		v.ctxt.pstate = cases[i].mode;
+		cr_assert_eq(pkvm_vcpu_exit(&v, &t), PKVM_OK);
+		cr_assert_eq(pkvm_vcpu_enter(&v, &(struct pkvm_wish){ .abort = true }), PKVM_OK);
+		cr_expect_eq(v.ctxt.pc, v.ctxt.sysregs[PKVM_VBAR] + cases[i].vector);
+		cr_expect_eq(v.ctxt.sysregs[PKVM_ESR] >> 26, cases[i].ec);
+		cr_expect_eq(v.ctxt.sysregs[PKVM_SPSR], cases[i].mode);
+		cr_expect_eq(v.ctxt.pstate, 0x3c5);
+	}
+}
+
+Test(pkvm_vcpu, the_host_keeps_what_is_its_own)
+{
+	struct pkvm_vcpu v = secret_vcpu(PKVM_MAINLINE, true);
+
+	v.hyp.hcr = 0x1001;
+	cr_assert_eq(pkvm_vcpu_enter(&v, &(struct pkvm_wish){ .hcr = UINT64_MAX, .vsesr = 7 }), PKVM_OK);
+	cr_expect_eq(v.hyp.hcr, 0x1001 | 1u << 8 | 1u << 13 | 1u << 14);
+	cr_expect_eq(v.hyp.vsesr, 7);
+}
+
+Test(pkvm_vcpu, a_non_protected_vcpu_works_as_ever)
+{
+	struct pkvm_vcpu v = secret_vcpu(PKVM_MAINLINE, false);
+	struct pkvm_trap t = trap_of(PKVM_EXIT_IRQ);
+	struct pkvm_ctxt host;
+
+	cr_assert_eq(pkvm_vcpu_exit(&v, &t), PKVM_OK);
+	cr_expect(v.view.pc == v.ctxt.pc && v.view.pstate == v.ctxt.pstate && v.view.va == t.far &&
+		  v.view.ipa == t.ipa && v.view.esr == t.esr);
+	cr_assert_not_null(pkvm_vcpu_sync(&v));
+	host = *pkvm_vcpu_sync(&v);
+	host.pc += 4;
+	host.x[30] = 1;
+	cr_assert_eq(pkvm_vcpu_enter(&v, &(struct pkvm_wish){ .ctxt = &host }), PKVM_OK);
+	cr_expect_neq(v.ctxt.x[30], 1, "not marked dirty");
+	cr_assert_eq(pkvm_vcpu_enter(&v, &(struct pkvm_wish){ .ctxt = &host, .dirty = true }), PKVM_OK);
+	cr_expect(v.ctxt.x[30] == 1 && v.ctxt.pc == host.pc);
+	t = trap_of(PKVM_EXIT_HVC_OTHER);
+	cr_expect_eq(pkvm_vcpu_exit(&v, &t), PKVM_OK);
+}
+
+Test(pkvm_vcpu, boot_state_of_a_protected_vcpu)
+{
+	struct pkvm_ctxt evil = evil_ctxt();
+	struct pkvm_vcpu_setup s = { .primary = true, .pc = 0x8000, .x0 = 42, .mpidr = 3, .ctxt = &evil };
+	struct pkvm_vcpu v;
+
+	pkvm_vcpu_init(&v, PKVM_MAINLINE, true, &s);
+	cr_expect(v.ctxt.pc == 0x8000 && v.ctxt.x[0] == 42 && v.ctxt.x[1] == 0 && v.ctxt.sp == 0);
+	cr_expect(v.ctxt.sysregs[PKVM_MPIDR] == 3 && v.ctxt.sysregs[PKVM_VBAR] == 0);
+	cr_expect_eq(v.hyp.power, PKVM_POWER_ON);
+	s.primary = false;
+	pkvm_vcpu_init(&v, PKVM_MAINLINE, true, &s);
+	cr_expect(v.ctxt.pc == 0 && v.hyp.power == PKVM_POWER_OFF);
+	cr_expect_eq(pkvm_vcpu_enter(&v, &(struct pkvm_wish){ 0 }), PKVM_EINVAL);
+	pkvm_vcpu_init(&v, PKVM_MAINLINE, false, &s);
+	cr_expect_eq(v.ctxt.x[7], evil.x[7]);
+}
+
+Test(pkvm_vcpu, features_that_a_protected_vm_has)
+{
+	static const struct {
+		struct pkvm_vcpu_setup s;
+		enum pkvm_code want;
+	} cases[] = {
+		{ { .features = PKVM_FEATURE_PSCI_0_2 }, PKVM_OK },
+		{ { .features = PKVM_FEATURE_PTRAUTH_ADDRESS | PKVM_FEATURE_PTRAUTH_GENERIC }, PKVM_OK },
+		{ { .features = PKVM_FEATURE_POWER_OFF }, PKVM_OK },
+		{ { .features = PKVM_FEATURE_PMU_V3 }, PKVM_EINVAL },
+		{ { .features = PKVM_FEATURE_PMU_V3, .pmu_permitted = true }, PKVM_OK },
+		{ { .features = PKVM_FEATURE_SVE }, PKVM_EINVAL },
+		{ { .features = PKVM_FEATURE_EL1_32BIT }, PKVM_EINVAL },
+		{ { .features = PKVM_FEATURE_EL2 }, PKVM_EINVAL },
+		{ { .features = PKVM_FEATURE_EL2_E2H0 }, PKVM_EINVAL },
+		{ { .has_sme = true }, PKVM_EINVAL },
+		{ { .lacks_fp = true }, PKVM_EINVAL },
+	};
+
+	for (size_t i = 0; i < PW_ARRAY_LEN(cases); i++) {
+		cr_expect_eq(pkvm_vcpu_allowed(true, &cases[i].s), cases[i].want, "case %zu", i);
+		cr_expect_eq(pkvm_vcpu_allowed(false, &cases[i].s), PKVM_OK);
+	}
+}
+
+/* Section 9. */
+Test(pkvm_vcpu, power)
+{
+	struct pkvm_vcpu v = secret_vcpu(PKVM_MAINLINE, true);
+	struct pkvm_trap off = trap_of(PKVM_EXIT_CPU_OFF);
+
+	v.ctxt.sysregs[PKVM_MPIDR] = 5;
+	cr_expect_eq(pkvm_cpu_on(NULL, 0, 0), -2);
+	cr_expect_eq(pkvm_cpu_on(&v, 0, 0), -4, "it is on");
+	cr_assert_eq(pkvm_vcpu_exit(&v, &off), PKVM_OK);
+	cr_expect_eq(v.hyp.power, PKVM_POWER_OFF);
+	cr_expect_eq(pkvm_vcpu_enter(&v, &(struct pkvm_wish){ 0 }), PKVM_EINVAL);
+	cr_expect_eq(pkvm_cpu_on(&v, 0x1000, 1), 0);
+	cr_expect_eq(pkvm_cpu_on(&v, 0x2000, 2), -5, "pending");
+	pkvm_power_failed(&v);
+	cr_expect_eq(v.hyp.power, PKVM_POWER_OFF);
+	cr_expect_eq(pkvm_cpu_on(&v, 0x3000, 3), 0);
+	cr_expect_eq(pkvm_vcpu_enter(&v, &(struct pkvm_wish){ 0 }), PKVM_OK);
+	cr_expect(v.hyp.power == PKVM_POWER_ON && v.ctxt.pc == 0x3000 && v.ctxt.x[0] == 3);
+	cr_expect(v.ctxt.x[1] == 0 && v.ctxt.sysregs[PKVM_VBAR] == 0 && v.ctxt.sysregs[PKVM_MPIDR] == 5);
+	pkvm_power_failed(&v);
+	cr_expect_eq(v.hyp.power, PKVM_POWER_ON, "only what is pending can fail");
+}
+
+Test(pkvm_vcpu, a_cpu_on_that_the_host_fails_is_an_internal_failure)
+{
+	for (int how = 0; how < 3; how++) {
+		struct pkvm_vcpu v = secret_vcpu(PKVM_MAINLINE, true);
+		struct pkvm_trap t = trap_of(PKVM_EXIT_CPU_ON);
+		struct pkvm_ctxt host = { .x = { how == 2 ? 0xbad : 0 } };
+
+		cr_assert_eq(pkvm_vcpu_exit(&v, &t), PKVM_OK);
+		cr_assert_eq(pkvm_vcpu_enter(&v, &(struct pkvm_wish){ .ctxt = &host, .failed = how == 1 }), PKVM_OK);
+		cr_expect_eq((int64_t)v.ctxt.x[0], how ? -6 : 0);
+	}
+}
+
+/* L10: nothing but what an exit shows is ever told, whichever way one asks. */
+Test(pkvm_vcpu, items_show_the_view_and_say_why_the_rest_is_hidden)
+{
+	for (int e = -1; e < (int)PW_ARRAY_LEN(law); e++) {
+		struct pkvm_vcpu v = secret_vcpu(PKVM_MAINLINE, true);
+		struct pkvm_item item;
+		unsigned shown = 0, n = 0;
+
+		if (e >= 0) {
+			struct pkvm_trap t = trap_of(law[e].e);
+
+			cr_assert_eq(pkvm_vcpu_exit(&v, &t), PKVM_OK);
+		}
+		for (; pkvm_vcpu_item(&v, n, &item); n++) {
+			shown += item.shown;
+			cr_expect(item.shown ? !item.why : item.why && item.value == 0, "%s", item.name);
+			cr_expect(item.name[0]);
+		}
+		cr_expect_eq(n, 31 + 3 + PKVM_SYSREG_COUNT + 4);
+		cr_expect_eq(shown,
+			     e < 0 ? 0
+				   : 1 + (law[e].value ? 1 : law[e].regs) + law[e].mode + law[e].endian + law[e].page +
+					     law[e].va,
+			     "%s", e < 0 ? "no exit" : pkvm_exit_name(law[e].e));
+	}
+	struct pkvm_vcpu v = secret_vcpu(PKVM_MAINLINE, false);
+	struct pkvm_item item;
+
+	cr_assert(pkvm_vcpu_item(&v, 30, &item));
+	cr_expect(item.shown && item.value == SECRET + 30 && strcmp(item.name, "x30") == 0);
+}
+
+Test(pkvm_vcpu, userspace_is_told_no)
+{
+	static const struct {
+		enum pkvm_user_call c;
+		enum pkvm_code want;
+	} cases[] = {
+		{ PKVM_USER_GET_REG, PKVM_EPERM },       { PKVM_USER_SET_REG, PKVM_EPERM },
+		{ PKVM_USER_INIT_AGAIN, PKVM_EPERM },    { PKVM_USER_DEBUG, PKVM_EPERM },
+		{ PKVM_USER_INJECT_ABORT, PKVM_EPERM },  { PKVM_USER_BAD_FEATURE, PKVM_EINVAL },
+		{ PKVM_USER_OLD_PSCI, PKVM_EINVAL },     { PKVM_USER_COUNTER_OFFSET, PKVM_EINVAL },
+		{ PKVM_USER_ABSENT, PKVM_ENXIO },        { PKVM_USER_SLOT_CHANGE, PKVM_EPERM },
+		{ PKVM_USER_SLOT_READONLY, PKVM_EPERM }, { PKVM_USER_DIRTY_LOG, PKVM_EPERM },
+	};
+
+	cr_assert_eq(PW_ARRAY_LEN(cases), PKVM_USER_CALL_COUNT);
+	for (size_t i = 0; i < PW_ARRAY_LEN(cases); i++) {
+		cr_expect_eq(pkvm_user_call(true, cases[i].c), cases[i].want, "%s", pkvm_user_call_name(cases[i].c));
+		cr_expect_eq(pkvm_user_call(false, cases[i].c), PKVM_OK);
+	}
+}
+
+/* Section 10. */
+Test(pkvm_vcpu, feature_registers_are_clamped)
+{
+	const uint64_t all = 0x7777777777777777;
+	static const struct {
+		enum pkvm_id_register r;
+		uint64_t want, granted; /* of a host that has 7 everywhere; with SVE and pointer authentication */
+	} cases[] = {
+		{ PKVM_ID_PFR0, 0x1101000011111111, 0x1101000111111111 },
+		{ PKVM_ID_PFR1, 0x21, 0x21 },
+		{ PKVM_ID_ISAR0, 0x7777777777777777, 0x7777777777777777 },
+		{ PKVM_ID_ISAR1, 0x0011111111311002, 0x0011111111311112 },
+		{ PKVM_ID_ISAR2, 0x1000000000000000, 0x1000000000001100 },
+		{ PKVM_ID_MMFR0, 0x0000100000011122, 0x0000100000011122 },
+		{ PKVM_ID_MMFR1, 0x0100001001302022, 0x0100001001302022 },
+		{ PKVM_ID_MMFR2, 0x1021001100001011, 0x1021001100001011 },
+		{ PKVM_ID_OTHER, 0, 0 },
+	};
+
+	for (size_t i = 0; i < PW_ARRAY_LEN(cases); i++) {
+		cr_expect_eq(pkvm_id_value(cases[i].r, all, false, false), cases[i].want, "%s: %016" PRIx64,
+			     pkvm_id_register_name(cases[i].r), pkvm_id_value(cases[i].r, all, false, false));
+		cr_expect_eq(pkvm_id_value(cases[i].r, all, true, true), cases[i].granted, "%s: %016" PRIx64,
+			     pkvm_id_register_name(cases[i].r), pkvm_id_value(cases[i].r, all, true, true));
+		if (cases[i].r != PKVM_ID_ISAR0)
+			cr_expect_eq(pkvm_id_value(cases[i].r, 0, true, true), 0);
+	}
+	cr_expect_eq(pkvm_id_value(PKVM_ID_PFR0, 0xff0000, false, false), 0xff0000, "not implemented wins");
+	cr_expect_eq(pkvm_id_value(PKVM_ID_DFR0, all, true, true), pkvm_id_value(PKVM_ID_DFR0, 0, false, false));
+}
+
+Test(pkvm_vcpu, trapped_registers)
+{
+	static const struct {
+		const char *name;
+		enum pkvm_trapped reads, writes;
+	} cases[] = {
+		{ "CTR_EL0", PKVM_TRAP_HOST, PKVM_TRAP_HOST },
+		{ "ICC_SGI1R_EL1", PKVM_TRAP_HOST, PKVM_TRAP_HOST },
+		{ "ERRSELR_EL1", PKVM_TRAP_RAZ_WI, PKVM_TRAP_RAZ_WI },
+		{ "ID_AA64PFR0_EL1", PKVM_TRAP_ID, PKVM_TRAP_UNDEF },
+		{ "ID_AA64SMFR0_EL1", PKVM_TRAP_ID, PKVM_TRAP_UNDEF },
+		{ "PMCR_EL0", PKVM_TRAP_UNDEF, PKVM_TRAP_UNDEF },
+		{ "LORC_EL1", PKVM_TRAP_UNDEF, PKVM_TRAP_UNDEF },
+	};
+
+	for (size_t i = 0; i < PW_ARRAY_LEN(cases); i++) {
+		cr_expect_eq(pkvm_trapped(cases[i].name, false), cases[i].reads, "%s", cases[i].name);
+		cr_expect_eq(pkvm_trapped(cases[i].name, true), cases[i].writes, "%s", cases[i].name);
+	}
+}
+
+/* Random exits and wishes: the host learns, and changes, no word that the row does not name. */
+Test(pkvm_vcpu, random_runs_leak_nothing_and_steer_nothing)
+{
+	uint64_t seed = (uint64_t)time(NULL), x;
+	const char *given = getenv("SEED");
+
+	if (given)
+		seed = strtoull(given, NULL, 10);
+	fprintf(stderr, "SEED=%" PRIu64 "\n", seed);
+	x = seed | 1;
+	struct pkvm_vcpu v = secret_vcpu(PKVM_MAINLINE, true);
+
+	for (unsigned step = 0; step < 20000; step++) {
+		struct pkvm_ctxt evil = evil_ctxt(), before;
+		struct pkvm_trap t;
+		unsigned words, most;
+		bool faults;
+
+		x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+		t = trap_of((enum pkvm_exit)(x % PKVM_EXIT_COUNT));
+		t.esr = t.exit == PKVM_EXIT_LOAD || t.exit == PKVM_EXIT_STORE
+				? (t.esr & ~0x1fe0000u) | (x >> 8 & 0x1fe0000)
+				: t.esr;
+		if (pkvm_vcpu_exit(&v, &t) != PKVM_OK)
+			continue;
+		v.hyp.power = PKVM_POWER_ON;
+		words = 0;
+		for (unsigned i = 0; i < 4; i++)
+			words += v.view.x[i] != 0;
+		cr_assert_leq(words, v.view.reg_count, "seed %" PRIu64 " step %u", seed, step);
+		cr_assert_eq(v.view.pc, 0);
+		cr_assert(v.view.va <= 0xfff && !(v.view.ipa & 0xfff) && v.view.pstate <= 0x1ff);
+		before = v.ctxt;
+		struct pkvm_wish w = { .ctxt = &evil,
+				       .skip = x >> 40 & 1,
+				       .undef = x >> 41 & 1,
+				       .abort = x >> 42 & 1,
+				       .dirty = x >> 43 & 1 };
+
+		cr_assert_eq(pkvm_vcpu_enter(&v, &w), PKVM_OK);
+		faults = v.ctxt.sysregs[PKVM_ELR] == before.pc && v.ctxt.pc != before.pc + 4;
+		most = faults ? 6 : 2; /* PC, PSTATE, ELR, SPSR, ESR, FAR; or the PC and a register */
+		cr_assert_leq(registers_changed(&v.ctxt, &before), most, "seed %" PRIu64 " step %u", seed, step);
+	}
+}

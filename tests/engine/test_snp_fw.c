@@ -1,0 +1,870 @@
+#include "engine/arch/snp.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "tests/lib/snp_world.h"
+
+#define CTX  SNP_W_CONTEXT
+#define ASID SNP_W_ASID
+
+static void hex(const uint8_t digest[SNP_DIGEST], char out[2 * SNP_DIGEST + 1])
+{
+	for (size_t i = 0; i < SNP_DIGEST; i++)
+		snprintf(out + 2 * i, 3, "%02x", digest[i]);
+}
+
+static void expect_digest(const uint8_t digest[SNP_DIGEST], const char *expected)
+{
+	char text[2 * SNP_DIGEST + 1];
+
+	hex(digest, text);
+	cr_assert_str_eq(text, expected);
+}
+
+/* The launch digest: vectors of the reference. */
+
+static void fill_pattern(uint8_t page[SNP_PAGE])
+{
+	for (size_t i = 0; i < SNP_PAGE; i++)
+		page[i] = (uint8_t)i;
+}
+
+static void put_le(uint8_t *at, uint64_t value, unsigned bytes)
+{
+	for (unsigned i = 0; i < bytes; i++)
+		at[i] = (uint8_t)(value >> (8 * i));
+}
+
+/* {offset, selector, attributes, limit}, base 0 but for CS */
+static const struct segment {
+	unsigned at, selector, attrib;
+	uint64_t base;
+} segments[] = {
+	{ 0x00, 0, 0x93, 0 }, { 0x10, 0xf000, 0x9b, 0xffff0000 },
+	{ 0x20, 0, 0x93, 0 }, { 0x30, 0, 0x93, 0 },
+	{ 0x40, 0, 0x93, 0 }, { 0x50, 0, 0x93, 0 },
+	{ 0x60, 0, 0, 0 },    { 0x70, 0, 0x82, 0 },
+	{ 0x80, 0, 0, 0 },    { 0x90, 0, 0x8b, 0 },
+};
+
+static void fill_vmsa(uint8_t page[SNP_PAGE])
+{
+	memset(page, 0, SNP_PAGE);
+	for (size_t i = 0; i < PW_ARRAY_LEN(segments); i++) {
+		put_le(page + segments[i].at, segments[i].selector, 2);
+		put_le(page + segments[i].at + 2, segments[i].attrib, 2);
+		put_le(page + segments[i].at + 4, 0xffff, 4);
+		put_le(page + segments[i].at + 8, segments[i].base, 8);
+	}
+	put_le(page + 0xd0, 0x1000, 8);
+	put_le(page + 0x148, 0x40, 8);
+	put_le(page + 0x158, 0x10, 8);
+	put_le(page + 0x160, 0x400, 8);
+	put_le(page + 0x168, 0xffff0ff0, 8);
+	put_le(page + 0x170, 2, 8);
+	put_le(page + 0x178, 0xfff0, 8);
+	put_le(page + 0x268, 0x0007040600070406, 8);
+	put_le(page + 0x310, 0x800f12, 8);
+	put_le(page + 0x3b0, 1, 8);
+	put_le(page + 0x3e8, 1, 8);
+	put_le(page + 0x408, 0x1f80, 4);
+	put_le(page + 0x410, 0x37f, 2);
+}
+
+Test(snp_fw, single_pages_measure_as_published)
+{
+	static const uint8_t zeros[SNP_PAGE];
+	static const struct {
+		enum snp_page_type type;
+		const char *digest;
+	} cases[] = {
+		{ SNP_TYPE_ZERO, "4bd4147976a1e7554c1c778a781affc1c672f1965a727ba16084989b7e356044"
+				 "a28bbe585a2f75dac9356fa5ab78f061" },
+		{ SNP_TYPE_NORMAL, "e6e4d78904d9d6b33c0cbfd121998fd2d11744dae606b3aee35e2a45d6869b60"
+				   "b35c63928a9232bef72d6be386f48ec6" },
+		{ SNP_TYPE_UNMEASURED, "81475a112c0223cebe1ccb31a0aa2567772871200b33515a3cbbd5ed6a68a8e6"
+				       "30902dd83469ea6553554bfb67111fad" },
+	};
+	uint8_t sha[SNP_DIGEST];
+
+	snp_sha384(zeros, sizeof zeros, sha);
+	expect_digest(sha, "c0e59a3e3ffbd3b5c75428fb36432facabc745944296ff515f737c4fef4efc64"
+			   "586809f7a16f56354a1eaecf2aa8d774");
+	for (size_t i = 0; i < PW_ARRAY_LEN(cases); i++) {
+		struct snp_measured page = { .type = cases[i].type, .gfn = 1, .content = zeros };
+		uint8_t digest[SNP_DIGEST] = { 0 };
+
+		snp_digest_extend(digest, &page);
+		expect_digest(digest, cases[i].digest);
+	}
+}
+
+/* NORMAL, SECRETS, CPUID, VMSA, launched into the model. The VMSA's TSC fields are the host's and do not count. */
+static const char *const chain[] = {
+	"79d7e453f7b541d04f7f51cccc6f4acca624b7a97430595dd7c98bd8c7a897656a91c611473f137680bd00e9e72e47c4",
+	"6224a11dd5d0cadc2a60dbaa380df6f7c435401229738968752ed28637ff35cbc94763ab801f0304619436037ac9b304",
+	"8c838d44027cf80826e12aa1b6f38a4247af70d815363fd7361babb1e271abc51821026b291f9d48551eeed6441ec4d1",
+	"7b2b9454cec8e537008baf7ec5f6c9ca3c13261d0f3b9925f1322ff2cff139d1958b2ab0b9122abed8c85f893fed3c76",
+};
+
+Test(snp_fw, a_launch_measures_as_published)
+{
+	uint8_t pattern[SNP_PAGE], vmsa[SNP_PAGE];
+	struct snp_launch_page pages[] = {
+		{ .pfn = 700, .gfn = 0xfffff, .type = SNP_TYPE_NORMAL, .content = pattern, .content_len = SNP_PAGE },
+		{ .pfn = 701, .gfn = 0x80d, .type = SNP_TYPE_SECRETS },
+		{ .pfn = 702, .gfn = 0x80e, .type = SNP_TYPE_CPUID },
+		{ .pfn = 703, .gfn = 0xfffffffff, .type = SNP_TYPE_VMSA, .content = vmsa, .content_len = SNP_PAGE },
+	};
+	struct snp_world w;
+	uint8_t sha[SNP_DIGEST];
+	enum snp_status status;
+	size_t done;
+
+	fill_pattern(pattern);
+	fill_vmsa(vmsa);
+	snp_sha384(vmsa, sizeof vmsa, sha);
+	expect_digest(sha, "77920c4c629ff47e90c0e174fc1ad0eb6fa664f88cd4739488058a8c6cb1a77b"
+			   "3856f55378e9518d0da99452d51c553a");
+	memset(vmsa + 0x2f0, 0xee, 16);
+	snp_world_open(&w);
+	snp_w_launch(&w, CTX, ASID);
+	for (size_t i = 0; i < PW_ARRAY_LEN(pages); i++) {
+		cr_assert_eq(snp_launch_pages(&w.m, CTX, &pages[i], 1, &done, &status), PW_OK);
+		cr_assert(done == 1 && status == SNP_SUCCESS);
+		expect_digest(snp_guest(&w.m, CTX)->digest, chain[i]);
+	}
+	cr_assert_eq(snp_read_raw(&w.m, 703).lo >> 61 & 1, 1, "and the page is a VMSA");
+	cr_assert_eq(snp_w_do(&w, &(struct snp_cmd){ .op = SNP_CMD_LAUNCH_FINISH, .context = CTX }), SNP_SUCCESS);
+	snp_world_close(&w);
+}
+
+Test(snp_fw, a_2m_update_measures_as_512_small_ones)
+{
+	struct snp_world w;
+	struct snp_cmd c = { .op = SNP_CMD_LAUNCH_UPDATE,
+			     .context = CTX,
+			     .pfn = 1024,
+			     .size = SNP_2M,
+			     .type = SNP_TYPE_NORMAL,
+			     .fill = 7,
+			     .perms = { 0, 1, 2, 3 } };
+	uint8_t digest[SNP_DIGEST] = { 0 }, content[SNP_PAGE];
+	struct snp_measured page = { .type = SNP_TYPE_NORMAL, .perms = { 0, 1, 2, 3 }, .content = content };
+
+	memset(content, 7, sizeof content);
+	for (page.gfn = 512; page.gfn < 1024; page.gfn++)
+		snp_digest_extend(digest, &page);
+	snp_world_open(&w);
+	snp_w_launch(&w, CTX, ASID);
+	cr_assert_eq(snp_w_update(&w, 1024, ASID, 512, SNP_2M, true), SNP_OK);
+	cr_assert_eq(snp_w_do(&w, &c), SNP_SUCCESS);
+	cr_assert_arr_eq(snp_guest(&w.m, CTX)->digest, digest, SNP_DIGEST);
+	cr_assert_eq(snp_read_raw(&w.m, 1024).hi, 0x0302011f);
+	snp_world_close(&w);
+}
+
+Test(snp_fw, an_imi_page_extends_both_chains_and_an_imi_guest_takes_no_others)
+{
+	struct snp_world w;
+	struct snp_cmd start = {
+		.op = SNP_CMD_LAUNCH_START, .context = CTX, .policy = SNP_W_POLICY, .imi_guest = true
+	};
+	struct snp_cmd c = { .op = SNP_CMD_LAUNCH_UPDATE, .context = CTX, .pfn = 700, .type = SNP_TYPE_ZERO };
+	const struct snp_guest *g;
+
+	snp_world_open(&w);
+	cr_assert_eq(snp_w_update(&w, CTX, 0, 0, SNP_4K, true), SNP_OK);
+	cr_assert_eq(snp_w_do(&w, &(struct snp_cmd){ .op = SNP_CMD_GCTX_CREATE, .context = CTX }), SNP_SUCCESS);
+	cr_assert_eq(snp_w_do(&w, &start), SNP_SUCCESS);
+	cr_assert_eq(snp_w_do(&w, &(struct snp_cmd){ .op = SNP_CMD_ACTIVATE, .context = CTX, .asid = ASID }), 0);
+	cr_assert_eq(snp_w_update(&w, 700, ASID, 1, SNP_4K, true), SNP_OK);
+	cr_assert_eq(snp_w_do(&w, &c), SNP_INVALID_PARAM);
+	c.imi = true;
+	cr_assert_eq(snp_w_do(&w, &c), SNP_SUCCESS);
+	g = snp_guest(&w.m, CTX);
+	cr_assert_arr_eq(g->digest, g->imi_digest, SNP_DIGEST);
+	cr_assert_eq(snp_w_do(&w, &(struct snp_cmd){ .op = SNP_CMD_LAUNCH_FINISH, .context = CTX }),
+		     SNP_INVALID_GUEST_STATE);
+	snp_world_close(&w);
+}
+
+/* The order of checks: each case has all the faults of those below it that it can have. */
+
+static const struct order {
+	const char *what;
+	struct snp_cmd c;
+	enum snp_status status;
+} orders[] = {
+	/* contexts: 256 RUNNING with ASID 5, 257 LAUNCH without, 258 INIT, 259 LAUNCH with ASID 6, 260 Firmware */
+	{ "reserved bits first",
+	  { .op = SNP_CMD_LAUNCH_UPDATE, .reserved = true, .context = SNP_W_RMP },
+	  SNP_INVALID_PARAM },
+	{ "the RMP's own frame", { .op = SNP_CMD_LAUNCH_UPDATE, .context = SNP_W_RMP }, SNP_INVALID_PARAM },
+	{ "no context", { .op = SNP_CMD_LAUNCH_UPDATE, .context = 260, .pfn = SNP_W_RMP }, SNP_INVALID_GUEST },
+	{ "no context: past the RMP", { .op = SNP_CMD_LAUNCH_UPDATE, .context = SNP_W_FRAMES }, SNP_INVALID_GUEST },
+	{ "page in the RMP", { .op = SNP_CMD_LAUNCH_UPDATE, .context = 258, .pfn = SNP_W_RMP }, SNP_INVALID_PARAM },
+	{ "page state",
+	  { .op = SNP_CMD_LAUNCH_UPDATE, .context = 258, .pfn = 800, .size = SNP_2M },
+	  SNP_INVALID_PAGE_STATE },
+	{ "page size",
+	  { .op = SNP_CMD_LAUNCH_UPDATE, .context = 258, .pfn = 768, .size = SNP_2M },
+	  SNP_INVALID_PAGE_SIZE },
+	{ "alignment",
+	  { .op = SNP_CMD_LAUNCH_UPDATE, .context = 258, .pfn = 1030, .size = SNP_2M },
+	  SNP_INVALID_ADDRESS },
+	{ "large VMSA",
+	  { .op = SNP_CMD_LAUNCH_UPDATE, .context = 258, .pfn = 1024, .size = SNP_2M, .type = 2 },
+	  SNP_INVALID_PAGE_SIZE },
+	{ "type", { .op = SNP_CMD_LAUNCH_UPDATE, .context = 258, .pfn = 768, .type = 7 }, SNP_INVALID_PARAM },
+	{ "type 0", { .op = SNP_CMD_LAUNCH_UPDATE, .context = 258, .pfn = 768 }, SNP_INVALID_PARAM },
+	{ "guest state",
+	  { .op = SNP_CMD_LAUNCH_UPDATE, .context = 258, .pfn = 768, .type = 1 },
+	  SNP_INVALID_GUEST_STATE },
+	{ "running", { .op = SNP_CMD_LAUNCH_UPDATE, .context = 256, .pfn = 768, .type = 1 }, SNP_INVALID_GUEST_STATE },
+	{ "no ASID", { .op = SNP_CMD_LAUNCH_UPDATE, .context = 257, .pfn = 768, .type = 1 }, SNP_INACTIVE },
+	{ "owner",
+	  { .op = SNP_CMD_LAUNCH_UPDATE, .context = 259, .pfn = 768, .type = 6, .fill = 255 },
+	  SNP_INVALID_PAGE_OWNER },
+	{ "CPUID page",
+	  { .op = SNP_CMD_LAUNCH_UPDATE, .context = 259, .pfn = 769, .type = 6, .fill = 255 },
+	  SNP_INVALID_PARAM },
+
+	{ "create: state", { .op = SNP_CMD_GCTX_CREATE, .context = 1024 }, SNP_INVALID_PAGE_STATE },
+	{ "create: size", { .op = SNP_CMD_GCTX_CREATE, .context = 1536 }, SNP_INVALID_PAGE_SIZE },
+	{ "create: in the RMP", { .op = SNP_CMD_GCTX_CREATE, .context = SNP_W_RMP + 3 }, SNP_INVALID_PARAM },
+
+	{ "start: state", { .op = SNP_CMD_LAUNCH_START, .context = 257, .policy = 0 }, SNP_INVALID_GUEST_STATE },
+	{ "start: policy bit 17",
+	  { .op = SNP_CMD_LAUNCH_START, .context = 258, .policy = 0x10000 },
+	  SNP_POLICY_FAILURE },
+	{ "start: SMT", { .op = SNP_CMD_LAUNCH_START, .context = 258, .policy = 0x20000 }, SNP_POLICY_FAILURE },
+	{ "start: newer minor", { .op = SNP_CMD_LAUNCH_START, .context = 258, .policy = 0x30138 }, SNP_POLICY_FAILURE },
+	{ "start: newer major", { .op = SNP_CMD_LAUNCH_START, .context = 258, .policy = 0x30200 }, SNP_POLICY_FAILURE },
+	{ "start: reserved", { .op = SNP_CMD_LAUNCH_START, .context = 258, .policy = 0x230000 }, SNP_POLICY_FAILURE },
+	{ "start: agent unknown",
+	  { .op = SNP_CMD_LAUNCH_START, .context = 258, .has_agent = true, .agent = 800 },
+	  SNP_INVALID_GUEST },
+	{ "start: agent not allowed",
+	  { .op = SNP_CMD_LAUNCH_START, .context = 258, .policy = 0x30000, .has_agent = true, .agent = 256 },
+	  SNP_POLICY_FAILURE },
+
+	{ "activate: state", { .op = SNP_CMD_ACTIVATE, .context = 258, .asid = 5000 }, SNP_INVALID_GUEST_STATE },
+	{ "activate: no counter", { .op = SNP_CMD_ACTIVATE, .context = 257, .asid = 2048 }, SNP_INVALID_ASID },
+	{ "activate: pages", { .op = SNP_CMD_ACTIVATE, .context = 256, .asid = 6 }, SNP_INVALID_CONFIG },
+	{ "activate: ASID 0", { .op = SNP_CMD_ACTIVATE, .context = 257, .asid = 0 }, SNP_INVALID_ASID },
+	{ "activate: too high", { .op = SNP_CMD_ACTIVATE, .context = 257, .asid = 16 }, SNP_INVALID_ASID },
+	{ "activate: taken", { .op = SNP_CMD_ACTIVATE, .context = 256, .asid = 5 }, SNP_ASID_OWNED },
+	{ "activate: has one", { .op = SNP_CMD_ACTIVATE, .context = 256, .asid = 8 }, SNP_ACTIVE },
+	{ "activate: dirty", { .op = SNP_CMD_ACTIVATE, .context = 257, .asid = 8 }, SNP_DFFLUSH_REQUIRED },
+
+	{ "finish: state", { .op = SNP_CMD_LAUNCH_FINISH, .context = 258 }, SNP_INVALID_GUEST_STATE },
+	{ "finish: no ASID", { .op = SNP_CMD_LAUNCH_FINISH, .context = 257 }, SNP_INACTIVE },
+
+	{ "reclaim: reserved", { .op = SNP_CMD_PAGE_RECLAIM, .reserved = true, .pfn = TREE_PAGES }, SNP_INVALID_PARAM },
+	{ "reclaim: no memory", { .op = SNP_CMD_PAGE_RECLAIM, .pfn = TREE_PAGES }, SNP_INVALID_ADDRESS },
+	{ "reclaim: RMP", { .op = SNP_CMD_PAGE_RECLAIM, .pfn = SNP_W_RMP, .size = SNP_2M }, SNP_INVALID_PARAM },
+	{ "reclaim: size", { .op = SNP_CMD_PAGE_RECLAIM, .pfn = 800, .size = SNP_2M }, SNP_INVALID_PAGE_SIZE },
+	{ "reclaim: alignment", { .op = SNP_CMD_PAGE_RECLAIM, .pfn = 1025, .size = SNP_2M }, SNP_INVALID_ADDRESS },
+	{ "reclaim: HV-Fixed", { .op = SNP_CMD_PAGE_RECLAIM, .pfn = SNP_W_FIXED }, SNP_INVALID_PAGE_STATE },
+	{ "reclaim: Default", { .op = SNP_CMD_PAGE_RECLAIM, .pfn = SNP_W_FRAMES }, SNP_INVALID_PAGE_STATE },
+
+	{ "move: RMP before context",
+	  { .op = SNP_CMD_PAGE_MOVE, .context = 260, .pfn = SNP_W_RMP },
+	  SNP_INVALID_PARAM },
+	{ "move: context", { .op = SNP_CMD_PAGE_MOVE, .context = 260, .pfn = 768, .dst = 1024 }, SNP_INVALID_GUEST },
+	{ "move: sizes", { .op = SNP_CMD_PAGE_MOVE, .context = 258, .pfn = 768, .dst = 1024 }, SNP_INVALID_PAGE_SIZE },
+	{ "move: state", { .op = SNP_CMD_PAGE_MOVE, .context = 258, .pfn = 800, .dst = 801 }, SNP_INVALID_GUEST_STATE },
+	{ "move: no ASID", { .op = SNP_CMD_PAGE_MOVE, .context = 257, .pfn = 800, .dst = 801 }, SNP_INACTIVE },
+	{ "move: pair", { .op = SNP_CMD_PAGE_MOVE, .context = 259, .pfn = 768, .dst = 801 }, SNP_INVALID_PAGE_STATE },
+	{ "move: owner of one",
+	  { .op = SNP_CMD_PAGE_MOVE, .context = 259, .pfn = 769, .dst = 768 },
+	  SNP_INVALID_PAGE_OWNER },
+	{ "move: owner of metadata",
+	  { .op = SNP_CMD_PAGE_MOVE, .context = 259, .pfn = 261, .dst = 260 },
+	  SNP_INVALID_PAGE_OWNER },
+
+	{ "metadata: state", { .op = SNP_CMD_MD_INIT, .context = 258, .pfn = 800 }, SNP_INVALID_PAGE_STATE },
+	{ "metadata: guest state", { .op = SNP_CMD_MD_INIT, .context = 258, .pfn = 260 }, SNP_INVALID_GUEST_STATE },
+	{ "metadata: RMP", { .op = SNP_CMD_MD_INIT, .context = 259, .pfn = SNP_W_RMP }, SNP_INVALID_PARAM },
+
+	{ "unsmash: alignment", { .op = SNP_CMD_PAGE_UNSMASH, .pfn = 1025 }, SNP_INVALID_PARAM },
+	{ "unsmash: RMP", { .op = SNP_CMD_PAGE_UNSMASH, .pfn = SNP_W_RMP }, SNP_INVALID_ADDRESS },
+	{ "unsmash: large already", { .op = SNP_CMD_PAGE_UNSMASH, .pfn = 1024 }, SNP_INVALID_PAGE_STATE },
+	{ "unsmash: past the RMP", { .op = SNP_CMD_PAGE_UNSMASH, .pfn = SNP_W_FRAMES }, SNP_INVALID_PAGE_STATE },
+
+	{ "request: response",
+	  { .op = SNP_CMD_GUEST_REQUEST, .context = 258, .pfn = 1024, .dst = 800 },
+	  SNP_INVALID_PAGE_STATE },
+	{ "request: size",
+	  { .op = SNP_CMD_GUEST_REQUEST, .context = 258, .pfn = 1024, .dst = 260 },
+	  SNP_INVALID_PAGE_SIZE },
+	{ "request: state",
+	  { .op = SNP_CMD_GUEST_REQUEST, .context = 259, .pfn = 800, .dst = 260 },
+	  SNP_INVALID_GUEST_STATE },
+	{ "status: page", { .op = SNP_CMD_GUEST_STATUS, .context = 259, .pfn = 800 }, SNP_INVALID_PAGE_STATE },
+
+	{ "set state: length", { .op = SNP_CMD_PAGE_SET_STATE, .length = true, .reserved = true }, SNP_INVALID_LEN },
+	{ "set state: reserved", { .op = SNP_CMD_PAGE_SET_STATE, .reserved = true }, SNP_INVALID_PARAM },
+	{ "init twice", { .op = SNP_CMD_INIT }, SNP_INVALID_PLATFORM_STATE },
+	{ "shutdown with ASIDs not clean", { .op = SNP_CMD_SHUTDOWN }, SNP_DFFLUSH_REQUIRED },
+};
+
+static void open_orders(struct snp_world *w)
+{
+	const struct snp_cmd finish = { .op = SNP_CMD_LAUNCH_FINISH };
+	struct snp_cmd c = finish;
+
+	snp_world_open(w);
+	snp_w_launch(w, 300, 8); /* leaves ASID 8 dirty */
+	c.context = 300;
+	cr_assert_eq(snp_w_do(w, &c), SNP_SUCCESS);
+	c.op = SNP_CMD_DECOMMISSION;
+	cr_assert_eq(snp_w_do(w, &c), SNP_SUCCESS);
+	snp_w_launch(w, 256, 5);
+	c = finish;
+	c.context = 256;
+	cr_assert_eq(snp_w_do(w, &c), SNP_SUCCESS);
+	snp_w_make(w, 257, SNP_CONTEXT);
+	c = (struct snp_cmd){ .op = SNP_CMD_LAUNCH_START, .context = 257, .policy = SNP_W_POLICY };
+	cr_assert_eq(snp_w_do(w, &c), SNP_SUCCESS);
+	snp_w_make(w, 258, SNP_CONTEXT);
+	snp_w_launch(w, 259, 6);
+	snp_w_make(w, 260, SNP_FIRMWARE);
+	snp_w_make(w, 261, SNP_METADATA);
+	snp_w_make(w, 768, SNP_PRE_GUEST);
+	cr_assert_eq(snp_w_update(w, 769, 6, 769, SNP_4K, true), SNP_OK);
+	cr_assert_eq(snp_w_update(w, 1024, 5, 1024, SNP_2M, true), SNP_OK);
+	cr_assert_eq(snp_w_update(w, 1536, 0, 0, SNP_2M, true), SNP_OK);
+	cr_assert_eq(snp_w_share(w, 768 + 32, SNP_4K), SNP_OK);
+	snp_w_reclaim(w, 768, SNP_4K); /* ASID 5 keeps pages; a page of ASID 5 stays Pre-Guest below */
+	cr_assert_eq(snp_w_update(w, 768, 5, 768, SNP_4K, true), SNP_OK);
+}
+
+static void check_order(const struct order *c)
+{
+	struct snp_world w;
+	enum snp_status status;
+	uint64_t before;
+
+	open_orders(&w);
+	before = snp_digest(&w.m);
+	if (c->c.op == SNP_CMD_ACTIVATE && c->status == SNP_ASID_OWNED) { /* its pages would be seen before */
+		cr_assert_eq(snp_w_reclaim(&w, 768, SNP_4K), SNP_SUCCESS);
+		cr_assert_eq(snp_w_share(&w, 768, SNP_4K), SNP_OK);
+		cr_assert_eq(snp_w_reclaim(&w, 1024, SNP_2M), SNP_SUCCESS);
+		cr_assert_eq(snp_w_share(&w, 1024, SNP_2M), SNP_OK);
+		before = snp_digest(&w.m);
+	}
+	status = snp_w_do(&w, &c->c);
+	cr_assert_eq(status, c->status, "%s: %s, not %s", c->what, snp_status_name(status), snp_status_name(c->status));
+	cr_assert_eq(snp_digest(&w.m), before);
+	cr_assert_neq(w.m.why.rule, SNP_RULE_NONE);
+	snp_world_close(&w);
+}
+
+Test(snp_fw, the_first_fault_decides_and_nothing_changes)
+{
+	for (size_t i = 0; i < PW_ARRAY_LEN(orders); i++)
+		check_order(&orders[i]);
+}
+
+Test(snp_fw, no_command_works_before_init)
+{
+	struct snp_world w;
+	struct snp_cmd c = { .op = SNP_CMD_SHUTDOWN, .context = CTX };
+
+	snp_world_open(&w);
+	cr_assert_eq(snp_w_do(&w, &c), SNP_SUCCESS);
+	cr_assert_eq(snp_w_do(&w, &c), SNP_SUCCESS, "once more is no error");
+	for (c.op = SNP_CMD_DECOMMISSION; c.op < SNP_COMMAND_COUNT; c.op++)
+		cr_assert_eq(snp_w_do(&w, &c), SNP_INVALID_PLATFORM_STATE, "%s", snp_command_name(c.op));
+	c.op = SNP_CMD_INIT_EX;
+	cr_assert_eq(snp_w_do(&w, &c), SNP_SUCCESS);
+	snp_world_close(&w);
+}
+
+Test(snp_fw, shutdown_gives_the_iommus_pages_back_and_init_takes_them_again)
+{
+	struct snp_world w;
+	struct snp_cmd c = { .op = SNP_CMD_SHUTDOWN_EX, .iommu = true };
+
+	snp_world_open(&w);
+	snp_w_make(&w, 700, SNP_GUEST_VALID);
+	cr_assert_eq(snp_w_do(&w, &c), SNP_SUCCESS);
+	cr_assert_eq(snp_state(&w.m, SNP_W_IOMMU), SNP_RECLAIM);
+	c.op = SNP_CMD_INIT;
+	cr_assert_eq(snp_w_do(&w, &c), SNP_SUCCESS);
+	cr_assert_eq(snp_state(&w.m, SNP_W_IOMMU), SNP_FIRMWARE_IOMMU);
+	cr_assert_eq(snp_state(&w.m, 700), SNP_HYPERVISOR);
+	cr_assert_eq(snp_state(&w.m, SNP_W_FIXED), SNP_HV_FIXED);
+	c.op = SNP_CMD_SHUTDOWN;
+	cr_assert_eq(snp_w_do(&w, &c), SNP_DFFLUSH_REQUIRED, "INIT leaves every ASID dirty");
+	snp_world_close(&w);
+}
+
+/* The life of an ASID. */
+
+Test(snp_fw, an_asid_is_reusable_when_it_has_no_pages_and_is_clean)
+{
+	struct snp_world w;
+	struct snp_cmd c = { .op = SNP_CMD_LAUNCH_FINISH, .context = CTX };
+	struct snp_cmd again = { .op = SNP_CMD_ACTIVATE, .context = 300, .asid = ASID };
+
+	snp_world_open(&w);
+	snp_w_launch(&w, CTX, ASID);
+	snp_w_make(&w, 700, SNP_GUEST_INVALID);
+	cr_assert_eq(snp_w_do(&w, &c), SNP_SUCCESS);
+	c.op = SNP_CMD_DECOMMISSION;
+	cr_assert_eq(snp_w_do(&w, &c), SNP_SUCCESS);
+	cr_assert_eq(snp_state(&w.m, CTX), SNP_FIRMWARE);
+	snp_w_launch(&w, 300, 6);
+	cr_assert_eq(snp_w_do(&w, &(struct snp_cmd){ .op = SNP_CMD_DECOMMISSION, .context = 300 }), SNP_SUCCESS);
+	cr_assert_eq(w.m.asids[6], SNP_ASID_CLEAN, "it never ran");
+	snp_w_make(&w, 301, SNP_CONTEXT);
+	again.context = 301;
+	cr_assert_eq(
+		snp_w_do(&w, &(struct snp_cmd){ .op = SNP_CMD_LAUNCH_START, .context = 301, .policy = SNP_W_POLICY }),
+		SNP_SUCCESS);
+	cr_assert_eq(snp_w_do(&w, &again), SNP_INVALID_CONFIG, "DECOMMISSION frees no page");
+	cr_assert_eq(snp_w_share(&w, 700, SNP_4K), SNP_OK);
+	cr_assert_eq(snp_w_do(&w, &again), SNP_DFFLUSH_REQUIRED);
+	cr_assert_eq(snp_w_do(&w, &(struct snp_cmd){ .op = SNP_CMD_DF_FLUSH }), SNP_WBINVD_REQUIRED);
+	snp_w_flush(&w);
+	cr_assert_eq(snp_w_do(&w, &again), SNP_SUCCESS);
+	snp_world_close(&w);
+}
+
+Test(snp_fw, single_socket_guests_run_on_single_sockets)
+{
+	struct snp_world w;
+	struct snp_cmd c = { .op = SNP_CMD_LAUNCH_START, .context = CTX, .policy = 0x130000, .asid = ASID };
+
+	snp_world_open(&w);
+	w.m.sockets = 2;
+	snp_w_make(&w, CTX, SNP_CONTEXT);
+	cr_assert_eq(snp_w_do(&w, &c), SNP_SUCCESS);
+	c.op = SNP_CMD_ACTIVATE;
+	cr_assert_eq(snp_w_do(&w, &c), SNP_POLICY_FAILURE);
+	w.m.sockets = 1;
+	cr_assert_eq(snp_w_do(&w, &c), SNP_SUCCESS);
+	snp_world_close(&w);
+}
+
+Test(snp_fw, an_id_block_must_match)
+{
+	struct snp_world w;
+	struct snp_id_block id = { .digest = { 1 }, .policy = 1 };
+	struct snp_cmd c = { .op = SNP_CMD_LAUNCH_FINISH, .context = CTX, .id_block = &id };
+
+	snp_world_open(&w);
+	snp_w_launch(&w, CTX, ASID);
+	cr_assert_eq(snp_w_do(&w, &c), SNP_BAD_MEASUREMENT);
+	id.digest[0] = 0;
+	cr_assert_eq(snp_w_do(&w, &c), SNP_POLICY_FAILURE);
+	id.policy = SNP_W_POLICY;
+	cr_assert_eq(snp_w_do(&w, &c), SNP_INVALID_PARAM);
+	id.algorithm_known = true;
+	cr_assert_eq(snp_w_do(&w, &c), SNP_BAD_SIGNATURE);
+	id.signature_good = true;
+	cr_assert_eq(snp_w_do(&w, &c), SNP_SUCCESS);
+	snp_world_close(&w);
+}
+
+/* Moves. */
+
+Test(snp_fw, a_move_takes_gfn_and_masks_along)
+{
+	struct snp_world w;
+	struct snp_cmd c = { .op = SNP_CMD_PAGE_MOVE, .context = CTX, .pfn = 700, .dst = 710 };
+	struct snp_target t = { .asid = ASID, .gfn = 700, .pfn = 700 };
+	struct snp_entry e;
+	enum snp_code code;
+
+	snp_world_open(&w);
+	snp_w_launch(&w, CTX, ASID);
+	snp_w_make(&w, 700, SNP_GUEST_VALID);
+	cr_assert_eq(snp_rmpadjust(&w.m, &t, 3, 5, true, &code), PW_OK);
+	cr_assert_eq(snp_w_update(&w, 700, ASID, 700, SNP_4K, true), SNP_OK);
+	snp_w_make(&w, 710, SNP_PRE_GUEST);
+	cr_assert_eq(snp_w_do(&w, &c), SNP_SUCCESS);
+	cr_assert_eq(snp_state(&w.m, 700), SNP_GUEST_INVALID);
+	cr_assert_eq(snp_read(&w.m, 710, &e), SNP_GUEST_VALID);
+	cr_assert(e.gfn == 700 && e.vmsa && e.perms[3] == 5);
+	snp_w_make(&w, 720, SNP_PRE_GUEST);
+	snp_w_make(&w, 721, SNP_PRE_GUEST);
+	c.pfn = 720;
+	c.dst = 721;
+	cr_assert_eq(snp_w_do(&w, &c), SNP_SUCCESS);
+	cr_assert_eq(snp_state(&w.m, 720), SNP_GUEST_INVALID);
+	cr_assert_eq(snp_state(&w.m, 721), SNP_GUEST_INVALID);
+	snp_w_make(&w, 730, SNP_METADATA);
+	snp_w_make(&w, 731, SNP_FIRMWARE);
+	c.pfn = 730;
+	c.dst = 731;
+	cr_assert_eq(snp_w_do(&w, &c), SNP_SUCCESS);
+	cr_assert_eq(snp_state(&w.m, 730), SNP_FIRMWARE);
+	cr_assert_eq(snp_read(&w.m, 731, &e), SNP_METADATA);
+	cr_assert_eq(e.gfn, SNP_TAG_METADATA | CTX);
+	snp_world_close(&w);
+}
+
+/* Swapping. */
+
+static struct snp_cmd swap(enum snp_command op, enum snp_swap_type type, uint64_t src, uint64_t dst, uint32_t slot)
+{
+	return (struct snp_cmd){
+		.op = op, .context = CTX, .pfn = src, .dst = dst, .type = type, .md = 600, .offset = slot * 64
+	};
+}
+
+static void open_swap(struct snp_world *w)
+{
+	snp_world_open(w);
+	snp_w_launch(w, CTX, ASID);
+	snp_w_make(w, 600, SNP_METADATA);
+	snp_w_make(w, 610, SNP_FIRMWARE);
+	snp_w_make(w, 700, SNP_PRE_SWAP);
+}
+
+Test(snp_fw, what_is_swapped_out_comes_back_once)
+{
+	struct snp_world w;
+	struct snp_cmd out = swap(SNP_CMD_SWAP_OUT, SNP_SWAP_DATA, 700, 610, 3);
+	struct snp_cmd in = swap(SNP_CMD_SWAP_IN, SNP_SWAP_DATA, 610, 720, 3);
+	struct snp_entry e;
+
+	open_swap(&w);
+	cr_assert_eq(snp_w_do(&w, &in), SNP_INVALID_MDATA_ENTRY, "nothing is there yet");
+	cr_assert_eq(snp_w_do(&w, &out), SNP_SUCCESS);
+	cr_assert_eq(snp_state(&w.m, 700), SNP_PRE_GUEST);
+	cr_assert_eq(snp_state(&w.m, 610), SNP_FIRMWARE);
+	cr_assert_eq(snp_w_do(&w, &in), SNP_INVALID_PAGE_STATE, "720 is Hypervisor");
+	snp_w_make(&w, 720, SNP_PRE_GUEST);
+	in.type = SNP_SWAP_VMSA;
+	cr_assert_eq(snp_w_do(&w, &in), SNP_INVALID_MDATA_ENTRY);
+	in.type = SNP_SWAP_DATA;
+	in.in_place = true;
+	cr_assert_eq(snp_w_do(&w, &in), SNP_INVALID_ADDRESS);
+	in.in_place = false;
+	cr_assert_eq(snp_w_do(&w, &in), SNP_SUCCESS);
+	cr_assert_eq(snp_read(&w.m, 720, &e), SNP_PRE_SWAP);
+	cr_assert_eq(e.gfn, 700);
+	cr_assert_eq(snp_w_reclaim(&w, 720, SNP_4K), SNP_SUCCESS);
+	cr_assert_eq(snp_state(&w.m, 720), SNP_GUEST_VALID);
+	snp_w_make(&w, 730, SNP_PRE_GUEST);
+	in.dst = 730;
+	cr_assert_eq(snp_w_do(&w, &in), SNP_INVALID_MDATA_ENTRY, "a second use is a replay");
+	snp_world_close(&w);
+}
+
+Test(snp_fw, a_page_that_was_not_validated_comes_back_so)
+{
+	struct snp_world w;
+	struct snp_cmd out = swap(SNP_CMD_SWAP_OUT, SNP_SWAP_DATA, 701, SNP_W_FRAMES + 5, 0);
+	struct snp_cmd in = swap(SNP_CMD_SWAP_IN, SNP_SWAP_DATA, 701, 701, 0);
+
+	open_swap(&w);
+	snp_w_make(&w, 701, SNP_PRE_GUEST);
+	cr_assert_eq(snp_w_do(&w, &out), SNP_SUCCESS, "past the RMP there is room too");
+	in.in_place = true;
+	cr_assert_eq(snp_w_do(&w, &in), SNP_SUCCESS);
+	cr_assert_eq(snp_state(&w.m, 701), SNP_PRE_GUEST);
+	snp_world_close(&w);
+}
+
+Test(snp_fw, a_page_of_metadata_is_swapped_with_what_is_in_it)
+{
+	struct snp_world w;
+	struct snp_cmd out = swap(SNP_CMD_SWAP_OUT, SNP_SWAP_VMSA, 700, 610, 9);
+	struct snp_cmd out_md = swap(SNP_CMD_SWAP_OUT, SNP_SWAP_METADATA, 600, 611, 0);
+	struct snp_cmd in_md = swap(SNP_CMD_SWAP_IN, SNP_SWAP_METADATA, 611, 612, 0);
+	struct snp_cmd in = swap(SNP_CMD_SWAP_IN, SNP_SWAP_VMSA, 610, 700, 9);
+	struct snp_entry e;
+
+	open_swap(&w);
+	snp_w_make(&w, 611, SNP_FIRMWARE);
+	snp_w_make(&w, 612, SNP_FIRMWARE);
+	cr_assert_eq(snp_w_do(&w, &out), SNP_SUCCESS);
+	cr_assert_eq(snp_w_do(&w, &out_md), SNP_INVALID_PARAM, "an entry inside the page itself");
+	out_md.root = in_md.root = true;
+	cr_assert_eq(snp_w_do(&w, &out_md), SNP_SUCCESS);
+	cr_assert_eq(snp_state(&w.m, 600), SNP_FIRMWARE);
+	cr_assert_eq(snp_w_do(&w, &in), SNP_INVALID_PAGE_STATE);
+	cr_assert_eq(snp_w_do(&w, &in_md), SNP_SUCCESS);
+	cr_assert_eq(snp_state(&w.m, 612), SNP_METADATA);
+	in.md = 612;
+	in.in_place = true;
+	cr_assert_eq(snp_w_do(&w, &in), SNP_INVALID_PARAM);
+	in.in_place = false;
+	cr_assert_eq(snp_w_do(&w, &in), SNP_SUCCESS);
+	cr_assert_eq(snp_read(&w.m, 700, &e), SNP_PRE_SWAP);
+	cr_assert(e.vmsa);
+	snp_world_close(&w);
+}
+
+Test(snp_fw, reclaimed_metadata_is_gone)
+{
+	struct snp_world w;
+	struct snp_cmd out = swap(SNP_CMD_SWAP_OUT, SNP_SWAP_DATA, 700, 610, 3);
+	struct snp_cmd in = swap(SNP_CMD_SWAP_IN, SNP_SWAP_DATA, 610, 700, 3);
+
+	open_swap(&w);
+	cr_assert_eq(snp_w_do(&w, &out), SNP_SUCCESS);
+	cr_assert_eq(snp_w_reclaim(&w, 600, SNP_4K), SNP_SUCCESS);
+	cr_assert_eq(snp_state(&w.m, 600), SNP_RECLAIM);
+	cr_assert_eq(w.m.md_count, 0);
+	cr_assert_eq(snp_w_do(&w, &in), SNP_INVALID_PAGE_STATE);
+	cr_assert_eq(snp_w_share(&w, 600, SNP_4K), SNP_OK);
+	snp_world_close(&w);
+}
+
+static const struct bad_swap {
+	const char *what;
+	struct snp_cmd c;
+	enum snp_status status;
+} bad_swaps[] = {
+	{ "offset",
+	  { .op = SNP_CMD_SWAP_OUT, .context = CTX, .pfn = 700, .dst = 610, .md = 600, .offset = 32 },
+	  SNP_INVALID_PARAM },
+	{ "entry in the RMP",
+	  { .op = SNP_CMD_SWAP_OUT, .context = CTX, .pfn = 700, .dst = 610, .md = SNP_W_RMP },
+	  SNP_INVALID_PARAM },
+	{ "entry's page",
+	  { .op = SNP_CMD_SWAP_OUT, .context = CTX, .pfn = 700, .dst = 611, .md = 610 },
+	  SNP_INVALID_PAGE_STATE },
+	{ "entry of another",
+	  { .op = SNP_CMD_SWAP_OUT, .context = 300, .pfn = 700, .dst = 610, .md = 600 },
+	  SNP_INVALID_PAGE_OWNER },
+	{ "size",
+	  { .op = SNP_CMD_SWAP_OUT, .context = CTX, .pfn = 700, .dst = 610, .md = 600, .size = SNP_2M },
+	  SNP_INVALID_PAGE_SIZE },
+	{ "guest state",
+	  { .op = SNP_CMD_SWAP_OUT, .context = 301, .pfn = 700, .dst = 610, .root = true, .type = 9 },
+	  SNP_INVALID_GUEST_STATE },
+	{ "type",
+	  { .op = SNP_CMD_SWAP_OUT, .context = CTX, .pfn = 700, .dst = 610, .md = 600, .type = 9 },
+	  SNP_INVALID_PAGE_STATE },
+	{ "source",
+	  { .op = SNP_CMD_SWAP_OUT, .context = CTX, .pfn = 800, .dst = 610, .md = 600 },
+	  SNP_INVALID_PAGE_STATE },
+	{ "destination",
+	  { .op = SNP_CMD_SWAP_OUT, .context = CTX, .pfn = 700, .dst = 800, .md = 600 },
+	  SNP_INVALID_PAGE_STATE },
+	{ "owner",
+	  { .op = SNP_CMD_SWAP_OUT, .context = 300, .pfn = 700, .dst = 610, .root = true },
+	  SNP_INVALID_PAGE_OWNER },
+	{ "metadata's owner",
+	  { .op = SNP_CMD_SWAP_OUT, .context = 300, .pfn = 600, .dst = 610, .root = true, .type = SNP_SWAP_METADATA },
+	  SNP_INVALID_PAGE_OWNER },
+	{ "page in the RMP",
+	  { .op = SNP_CMD_SWAP_IN, .context = CTX, .pfn = SNP_W_RMP, .dst = 700, .md = 600 },
+	  SNP_INVALID_PARAM },
+};
+
+static void check_bad_swap(const struct bad_swap *c)
+{
+	struct snp_world w;
+	uint64_t before;
+	enum snp_status status;
+
+	open_swap(&w);
+	snp_w_launch(&w, 300, 6);
+	snp_w_make(&w, 301, SNP_CONTEXT);
+	before = snp_digest(&w.m);
+	status = snp_w_do(&w, &c->c);
+	cr_assert_eq(status, c->status, "%s: %s", c->what, snp_status_name(status));
+	cr_assert_eq(snp_digest(&w.m), before);
+	snp_world_close(&w);
+}
+
+Test(snp_fw, a_wrong_swap_changes_nothing)
+{
+	for (size_t i = 0; i < PW_ARRAY_LEN(bad_swaps); i++)
+		check_bad_swap(&bad_swaps[i]);
+}
+
+/* Others. */
+
+Test(snp_fw, page_set_state_checks_all_ranges_first)
+{
+	struct snp_world w;
+	const struct snp_range good[] = { { 1024, 2 }, { 1536, 1 } }, bad[] = { { 1024, 2 }, { 1536, 2 } },
+			       crooked[] = { { 1025, 1 } }, wild[] = { { UINT64_MAX - 1023, 2048 } },
+			       table[] = { { SNP_W_RMP, 512 } };
+	struct snp_cmd c = { .op = SNP_CMD_PAGE_SET_STATE, .ranges = bad, .range_count = 2 };
+
+	snp_world_open(&w);
+	snp_w_make(&w, 1024, SNP_FIRMWARE);
+	snp_w_make(&w, 1025, SNP_FIRMWARE);
+	snp_w_make(&w, 1536, SNP_FIRMWARE);
+	cr_assert_eq(snp_w_do(&w, &c), SNP_INVALID_PAGE_STATE);
+	cr_assert_eq(snp_state(&w.m, 1024), SNP_FIRMWARE);
+	c.ranges = crooked;
+	c.range_count = 1;
+	cr_assert_eq(snp_w_do(&w, &c), SNP_INVALID_PARAM);
+	c.ranges = wild;
+	cr_assert_eq(snp_w_do(&w, &c), SNP_INVALID_PARAM);
+	c.ranges = table;
+	cr_assert_eq(snp_w_do(&w, &c), SNP_INVALID_PAGE_STATE);
+	c.ranges = good;
+	c.range_count = 2;
+	cr_assert_eq(snp_w_do(&w, &c), SNP_SUCCESS);
+	cr_assert_eq(snp_state(&w.m, 1025), SNP_HV_FIXED);
+	cr_assert_eq(snp_w_share(&w, 1536, SNP_4K), SNP_FAIL_PERMISSION);
+	snp_world_close(&w);
+}
+
+Test(snp_fw, a_legacy_command_buffer_becomes_reclaim)
+{
+	struct snp_world w;
+	enum snp_status status;
+
+	snp_world_open(&w);
+	cr_assert_eq(snp_legacy_buffer(&w.m, 700, &status), PW_OK);
+	cr_assert_eq(snp_status_value(status), 0x5a);
+	snp_w_make(&w, 700, SNP_FIRMWARE);
+	cr_assert_eq(snp_legacy_buffer(&w.m, 700, &status), PW_OK);
+	cr_assert_eq(status, SNP_SUCCESS);
+	cr_assert_eq(snp_state(&w.m, 700), SNP_RECLAIM);
+	cr_assert_eq(snp_legacy_buffer(&w.m, SNP_W_FRAMES, &status), PW_OK);
+	cr_assert_eq(status, SNP_SUCCESS);
+	cr_assert_eq(snp_legacy_buffer(&w.m, SNP_W_RMP, &status), PW_OK);
+	cr_assert_eq(status, SNP_BUFFER_PAGE_STATE);
+	snp_world_close(&w);
+}
+
+/* A launch that fails undoes what it did, and nothing else. */
+
+struct heard {
+	unsigned count;
+	uint64_t pfns[16];
+	enum snp_state to[16];
+};
+
+static void hear(void *ctx, const struct snp_transition *t)
+{
+	struct heard *h = ctx;
+
+	if (h->count < PW_ARRAY_LEN(h->pfns)) {
+		h->pfns[h->count] = t->pfn;
+		h->to[h->count] = t->to;
+	}
+	h->count++;
+}
+
+Test(snp_fw, a_failed_launch_gives_back_its_own_pages_alone)
+{
+	struct snp_launch_page pages[] = {
+		{ .pfn = 700, .gfn = 1, .type = SNP_TYPE_ZERO },
+		{ .pfn = 1024, .gfn = 512, .type = SNP_TYPE_ZERO, .size = SNP_2M },
+		{ .pfn = 702, .gfn = 3, .type = 9 },
+		{ .pfn = 703, .gfn = 4, .type = SNP_TYPE_ZERO },
+	};
+	static const struct {
+		uint64_t pfn;
+		enum snp_state to;
+	} expected[] = {
+		{ 700, SNP_PRE_GUEST },    { 700, SNP_GUEST_VALID }, { 1024, SNP_PRE_GUEST },
+		{ 1024, SNP_GUEST_VALID }, { 702, SNP_PRE_GUEST },   { 702, SNP_GUEST_INVALID },
+		{ 702, SNP_HYPERVISOR },   { 1024, SNP_HYPERVISOR }, { 700, SNP_HYPERVISOR },
+	};
+	struct snp_world w;
+	struct heard heard = { 0 };
+	enum snp_status status;
+	size_t done;
+
+	snp_world_open(&w);
+	snp_w_launch(&w, CTX, ASID);
+	cr_assert_eq(snp_w_update(&w, 703, 7, 9, SNP_4K, false), SNP_OK, "another guest's");
+	w.m.trace = hear;
+	w.m.trace_ctx = &heard;
+	cr_assert_eq(snp_launch_pages(&w.m, CTX, pages, PW_ARRAY_LEN(pages), &done, &status), PW_OK);
+	cr_assert_eq(done, 2);
+	cr_assert_eq(status, SNP_INVALID_PARAM);
+	cr_assert_eq(heard.count, PW_ARRAY_LEN(expected));
+	for (unsigned i = 0; i < heard.count; i++)
+		cr_assert(heard.pfns[i] == expected[i].pfn && heard.to[i] == expected[i].to, "transition %u", i);
+	cr_assert_eq(w.m.pages[ASID], 0);
+	cr_assert_eq(snp_state(&w.m, 703), SNP_GUEST_INVALID);
+
+	pages[2].type = SNP_TYPE_ZERO; /* now it gets to the other guest's page */
+	cr_assert_eq(snp_launch_pages(&w.m, CTX, pages, PW_ARRAY_LEN(pages), &done, &status), PW_OK);
+	cr_assert_eq(done, 3);
+	cr_assert_eq(status, SNP_SUCCESS);
+	cr_assert_eq(w.m.why.rule, SNP_RULE_STRICT);
+	cr_assert(w.m.why.asid == 7 && w.m.why.asks_asid == ASID);
+	cr_assert_eq(snp_state(&w.m, 703), SNP_GUEST_INVALID);
+	cr_assert(w.m.pages[7] == 1 && w.m.pages[ASID] == 0);
+	cr_assert_eq(snp_launch_pages(&w.m, 999, pages, 1, &done, &status), PW_OK);
+	cr_assert_eq(status, SNP_INVALID_GUEST);
+	snp_world_close(&w);
+}
+
+/* The check that all tests rely on sees each kind of damage. */
+
+Test(snp_fw, the_check_sees_damage)
+{
+	const uint64_t linear = TREE_LINEAR, assigned = (uint64_t)1 << 50, large = (uint64_t)1 << 51,
+		       immutable = (uint64_t)1 << 52, vmsa = (uint64_t)1 << 53, asid = (uint64_t)9 << 40;
+	const struct {
+		const char *what;
+		uint64_t pfn, word;
+	} entries[] = {
+		{ "part of a 2 MiB page", 900, assigned | large | linear | asid },
+		{ "pages that no counter has", 900, assigned | linear | asid },
+		{ "an entry past the RMP", SNP_W_FRAMES, assigned },
+		{ "a context without a guest", 900, assigned | immutable | vmsa },
+		{ "an owner that is not assigned", 900, linear | asid },
+		{ "an RMP frame that is free", SNP_W_RMP, 0 },
+		{ "a guest without its context", CTX, 0 },
+		{ "metadata outside its page", 600, assigned },
+	};
+	struct snp_cmd out = swap(SNP_CMD_SWAP_OUT, SNP_SWAP_DATA, 700, 610, 3);
+	struct snp_world w;
+
+	open_swap(&w);
+	cr_assert_eq(snp_w_do(&w, &out), SNP_SUCCESS);
+	for (size_t i = 0; i < PW_ARRAY_LEN(entries); i++) {
+		uint64_t was = tree_get(&w.m.entries, entries[i].pfn);
+
+		cr_assert(snp_check(&w.m));
+		cr_assert_eq(tree_set(&w.m.entries, entries[i].pfn, 1, entries[i].word), PW_OK);
+		cr_expect_not(snp_check(&w.m), "%s", entries[i].what);
+		cr_assert_eq(tree_set(&w.m.entries, entries[i].pfn, 1, was), PW_OK);
+	}
+	w.m.asids[3] = SNP_ASID_IN_USE;
+	cr_expect_not(snp_check(&w.m), "an ASID in use by nobody");
+	w.m.asids[3] = SNP_ASID_CLEAN;
+	w.m.asids[ASID] = SNP_ASID_DIRTY;
+	cr_expect_not(snp_check(&w.m), "an ASID that its guest does not hold");
+	w.m.asids[ASID] = SNP_ASID_ALLOCATED;
+	w.m.pages[ASID]++;
+	cr_expect_not(snp_check(&w.m), "a counter");
+	w.m.pages[ASID]--;
+	w.m.md[0].kind = SNP_MD_SWAPPED;
+	cr_expect_not(snp_check(&w.m), "metadata in a page that nobody swapped out");
+	w.m.md[0].kind = SNP_MD_IN_CONTEXT;
+	cr_expect_not(snp_check(&w.m), "metadata in a context that is none");
+	w.m.md[0].kind = SNP_MD_IN_PAGE;
+	snp_world_close(&w);
+}
+
+Test(snp_fw, models_that_cannot_be_are_refused)
+{
+	static const struct snp_range far[] = { { 90, 20 } };
+	const struct snp_config bad[] = {
+		{ .frames = TREE_PAGES + 1 },
+		{ .frames = 100, .max_asid = SNP_ASIDS },
+		{ .frames = 100, .rmp = { 50, 51 } },
+		{ .frames = 100, .fixed = far, .fixed_count = 1 },
+		{ .frames = 100, .iommu = far, .iommu_count = 1 },
+	};
+	struct pw_mem mem = { 0 };
+	struct snp m;
+
+	for (size_t i = 0; i < PW_ARRAY_LEN(bad); i++)
+		cr_expect_eq(snp_init(&m, &mem, &bad[i]), PW_INVALID, "%zu", i);
+}

@@ -61,16 +61,18 @@
 	X(PKVM_EXIT_OPAQUE, "data abort, not decodable")
 
 /* EL1 state that the hypervisor switches. */
-#define PKVM_SYSREGS(X)                                                                                               \
-	X(MPIDR)                                                                                                      \
-	X(CSSELR)                                                                                                     \
-	X(SCTLR)                                                                                                      \
-	X(ACTLR) X(CPACR) X(TTBR0) X(TTBR1) X(TCR) X(TCR2) X(ESR) X(AFSR0) X(AFSR1) X(FAR) X(MAIR) X(VBAR)            \
-		X(CONTEXTIDR) X(TPIDR_EL0) X(TPIDRRO) X(TPIDR_EL1) X(AMAIR) X(CNTKCTL) X(PAR) X(MDSCR) X(MDCCINT)     \
-			X(DISR) X(SP_EL1) X(ELR) X(SPSR) X(CNTVOFF) X(CNTV_CVAL) X(CNTV_CTL) X(CNTP_CVAL) X(CNTP_CTL) \
-				X(APIAKEYLO) X(APIAKEYHI) X(APIBKEYLO) X(APIBKEYHI) X(APDAKEYLO) X(APDAKEYHI)         \
-					X(APDBKEYLO) X(APDBKEYHI) X(APGAKEYLO) X(APGAKEYHI) X(PIR) X(PIRE0) X(PMCR)   \
-						X(PMSELR) X(PMCNTENSET) X(PMINTENSET) X(PMOVSSET) X(PMUSERENR)
+#define PKVM_SYSREGS(X)                                                                                                \
+	X(MPIDR)                                                                                                       \
+	X(CSSELR)                                                                                                      \
+	X(SCTLR)                                                                                                       \
+	X(ACTLR)                                                                                                       \
+	X(CPACR)                                                                                                       \
+	X(TTBR0) X(TTBR1) X(TCR) X(TCR2) X(ESR) X(AFSR0) X(AFSR1) X(FAR) X(MAIR) X(VBAR) X(CONTEXTIDR) X(TPIDR_EL0)    \
+		X(TPIDRRO) X(TPIDR_EL1) X(AMAIR) X(CNTKCTL) X(PAR) X(MDSCR) X(MDCCINT) X(DISR) X(SP_EL1) X(ELR)        \
+			X(SPSR) X(CNTVOFF) X(CNTV_CVAL) X(CNTV_CTL) X(CNTP_CVAL) X(CNTP_CTL) X(APIAKEYLO) X(APIAKEYHI) \
+				X(APIBKEYLO) X(APIBKEYHI) X(APDAKEYLO) X(APDAKEYHI) X(APDBKEYLO) X(APDBKEYHI)          \
+					X(APGAKEYLO) X(APGAKEYHI) X(PIR) X(PIRE0) X(PMCR) X(PMSELR) X(PMCNTENSET)      \
+						X(PMINTENSET) X(PMOVSSET) X(PMUSERENR)
 
 #define PKVM_POWERS(X)                      \
 	X(PKVM_POWER_OFF, "OFF")            \

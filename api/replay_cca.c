@@ -250,13 +250,12 @@ static enum pw_status guest_item(struct cca_model *x, struct cca_rec *rec, const
 static enum pw_status run_guest(struct cca_model *x, const json_t *line, const struct cca_call *call,
 				const struct cca_result *r, struct entered *e, struct pw_err *err)
 {
-	static const json_t *const none;
 	const json_t *guest = json_object_get(line, "guest");
 	struct cca_rec *rec = cca_rec_at(&x->m, call->arg[CCA_ARG_REC]);
 
 	if (guest && !json_is_array(guest))
 		return pw_fail(err, PW_INVALID, "\"guest\" is not an array");
-	e->exit = (json_t *)(uintptr_t)none;
+	e->exit = NULL;
 	e->log = json_array();
 	if (!e->log)
 		return cca_no_memory(err);

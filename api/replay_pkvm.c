@@ -10,7 +10,7 @@
 
 /* What VMs need of their own lies apart: the host's structure, the hypervisor's, the root of stage 2. */
 #define OWN_PAGES  ((uint64_t)1 << 32)
-#define OWN_EACH   3
+#define OWN_EACH   ((uint64_t)3)
 
 struct replay {
 	struct pw_mem mem;

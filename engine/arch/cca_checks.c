@@ -15,13 +15,6 @@ static uint64_t feature(const struct cca *m, struct field f)
 	return m->config.features0 >> f.shift & (((uint64_t)1 << f.bits) - 1);
 }
 
-void cca_ctx_init(struct cca_ctx *c, struct cca *m, const struct cca_call *call)
-{
-	const struct cca_command_row *row = cca_command_row(call->cmd);
-
-	*c = (struct cca_ctx){ .m = m, .call = call, .row = row, .op = row->op };
-}
-
 static uint64_t arg(const struct cca_ctx *c, enum cca_arg a)
 {
 	return c->call->arg[a];
@@ -136,7 +129,6 @@ static bool unprotected(struct cca_ctx *c, const struct cca_check *k)
 static bool walk_to(struct cca_ctx *c, uint64_t page, unsigned target)
 {
 	c->spot = cca_spot_at(c->realm, page, target);
-	c->walked = true;
 	return c->spot.level == target;
 }
 

@@ -13,7 +13,6 @@ struct cca_ctx {
 	struct cca_realm *realm;
 	struct cca_rec *rec;
 	struct cca_spot spot; /* where the walk ended */
-	bool walked;
 	enum cca_entry_op op;
 	uint64_t stop;  /* INIT_RIPAS, SET_RIPAS: the page where the range ends */
 	uint64_t roots; /* REALM_CREATE: how many root tables */
@@ -22,7 +21,6 @@ struct cca_ctx {
 
 /* Starts a command and its answer. */
 void cca_begin(struct cca_ctx *c, struct cca *m, const struct cca_call *call, struct cca_result *r);
-void cca_ctx_init(struct cca_ctx *c, struct cca *m, const struct cca_call *call);
 
 /* Runs the checks; on false r->status, index and failed are written. */
 bool cca_checks_pass(struct cca_ctx *c, struct cca_result *r);

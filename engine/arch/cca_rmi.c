@@ -430,7 +430,9 @@ void cca_refused(struct cca_ctx *c, struct cca_result *r)
 
 void cca_begin(struct cca_ctx *c, struct cca *m, const struct cca_call *call, struct cca_result *r)
 {
-	cca_ctx_init(c, m, call);
+	const struct cca_command_row *row = cca_command_row(call->cmd);
+
+	*c = (struct cca_ctx){ .m = m, .call = call, .row = row, .op = row->op };
 	r->status = CCA_SUCCESS;
 	r->index = r->valid = r->rsi_count = 0;
 	r->failed = NULL;

@@ -1,7 +1,6 @@
 #include "engine/arch/pkvm_impl.h"
 
 #include <assert.h>
-#include <stdio.h>
 
 #define PROT_ALL 7u
 
@@ -583,58 +582,4 @@ enum pw_status pkvm_leaf_call(struct pkvm *m, enum pkvm_leaf_op op, const struct
 		update_leaf(m, op, c, &k);
 	}
 	return PW_OK;
-}
-
-/* Explaining. */
-
-static const char *source_text(enum pkvm_source s)
-{
-	switch (s) {
-	case PKVM_TESTED: return "asserted by pkvm_ownership_selftest";
-	case PKVM_READ: return "read";
-	case PKVM_INFERRED: break;
-	}
-	return "inferred, unverified";
-}
-
-void pkvm_explain_page(enum pkvm_page_op op, const struct pkvm_call *c, const struct pkvm_answer *a, char *out,
-		       size_t size)
-{
-	snprintf(out, size, "%s of page %" PRIu64 " in state %s (host %s, hyp %s): %s (%s); mem_protect.c, %s",
-		 pkvm_page_op_name(op), c->pfn + a->page, pkvm_joint_name(a->joint),
-		 pkvm_page_state_name(pkvm_joint_host(a->joint)), pkvm_page_state_name(pkvm_joint_hyp(a->joint)),
-		 pkvm_code_name(a->code), a->rule, source_text(a->source));
-}
-
-void pkvm_explain_leaf(enum pkvm_leaf_op op, const struct pkvm_call *c, const struct pkvm_answer *a, char *out,
-		       size_t size)
-{
-	snprintf(out, size, "%s of GFN %" PRIu64 " in state %s: %s (%s); mem_protect.c, %s", pkvm_leaf_op_name(op),
-		 c->gfn + a->page, pkvm_page_state_name(a->leaf), pkvm_code_name(a->code), a->rule,
-		 source_text(a->source));
-}
-
-/* Host accesses. */
-
-enum pw_status pkvm_host_access(struct pkvm *m, uint64_t pfn, enum pkvm_access how, enum pkvm_access_end *end,
-				struct pkvm_answer *a)
-{
-	struct pkvm_call c = { .pfn = pfn };
-	enum pw_status st;
-
-	*a = (struct pkvm_answer){ .leaf = PKVM_NOPAGE };
-	*end = PKVM_ACCESS_DONE;
-	if (pfn >= TREE_PAGES || pkvm_joint_host(word_joint(tree_get(&m->pages, pfn))) != PKVM_NOPAGE)
-		return PW_OK;
-	*end = how == PKVM_ACCESS_USER ? PKVM_ACCESS_SIGSEGV : PKVM_ACCESS_EFAULT;
-	if (how != PKVM_ACCESS_KERNEL)
-		return PW_OK;
-	st = pkvm_page_call(m, PKVM_FRC, &c, a);
-	*end = a->code == PKVM_OK || a->code == PKVM_EAGAIN ? PKVM_ACCESS_RETRIED : PKVM_ACCESS_FATAL;
-	return st;
-}
-
-enum pkvm_code pkvm_fault_on_mapped(const struct pkvm_vm *vm, uint64_t gfn)
-{
-	return gfn < TREE_PAGES && word_leaf(tree_get(&vm->leaves, gfn)) == PKVM_POISON ? PKVM_EFAULT : PKVM_EAGAIN;
 }

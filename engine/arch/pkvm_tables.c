@@ -1,5 +1,7 @@
 #include "engine/arch/pkvm.h"
 
+#include <stdio.h>
+
 #define TEXT_(name, text)         [name] = text,
 #define TEXT3_(name, text, about) [name] = text,
 #define ABOUT_(name, text, about) [name] = about,
@@ -351,4 +353,33 @@ enum vm_state pkvm_project_vm(enum pkvm_kind k, enum pkvm_vm_state s, bool ran)
 	if (k != PKVM_PROTECTED || s == PKVM_VM_FREE || s == PKVM_VM_RESERVED)
 		return VM_NORMAL;
 	return ran ? VM_SECURE : VM_TRANSIENT;
+}
+
+/* Explaining. */
+
+static const char *source_text(enum pkvm_source s)
+{
+	switch (s) {
+	case PKVM_TESTED: return "asserted by pkvm_ownership_selftest";
+	case PKVM_READ: return "read";
+	case PKVM_INFERRED: break;
+	}
+	return "inferred, unverified";
+}
+
+void pkvm_explain_page(enum pkvm_page_op op, const struct pkvm_call *c, const struct pkvm_answer *a, char *out,
+		       size_t size)
+{
+	snprintf(out, size, "%s of page %" PRIu64 " in state %s (host %s, hyp %s): %s (%s); mem_protect.c, %s",
+		 pkvm_page_op_name(op), c->pfn + a->page, pkvm_joint_name(a->joint),
+		 pkvm_page_state_name(pkvm_joint_host(a->joint)), pkvm_page_state_name(pkvm_joint_hyp(a->joint)),
+		 pkvm_code_name(a->code), a->rule, source_text(a->source));
+}
+
+void pkvm_explain_leaf(enum pkvm_leaf_op op, const struct pkvm_call *c, const struct pkvm_answer *a, char *out,
+		       size_t size)
+{
+	snprintf(out, size, "%s of GFN %" PRIu64 " in state %s: %s (%s); mem_protect.c, %s", pkvm_leaf_op_name(op),
+		 c->gfn + a->page, pkvm_page_state_name(a->leaf), pkvm_code_name(a->code), a->rule,
+		 source_text(a->source));
 }

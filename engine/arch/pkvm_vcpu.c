@@ -381,13 +381,11 @@ uint64_t pkvm_id_value(enum pkvm_id_register r, uint64_t host, bool sve, bool pt
 
 /* What may be said of a vCPU. */
 
-#define X_NAMES(X)                                                                                                  \
-	X(0)                                                                                                        \
-	X(1)                                                                                                        \
-	X(2)                                                                                                        \
-	X(3)                                                                                                        \
-	X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15) X(16) X(17) X(18) X(19) X(20) X(21) X(22) \
-		X(23) X(24) X(25) X(26) X(27) X(28) X(29) X(30)
+/* clang-format off */
+#define X_NAMES(X)                                                                                                \
+	X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15) X(16) X(17) X(18) \
+	X(19) X(20) X(21) X(22) X(23) X(24) X(25) X(26) X(27) X(28) X(29) X(30)
+/* clang-format on */
 #define X_TEXT_(n)   "x" #n,
 #define REG_TEXT_(n) #n,
 static const char *const x_names[] = { X_NAMES(X_TEXT_) };

@@ -61,18 +61,15 @@
 	X(PKVM_EXIT_OPAQUE, "data abort, not decodable")
 
 /* EL1 state that the hypervisor switches. */
-#define PKVM_SYSREGS(X)                                                                                                \
-	X(MPIDR)                                                                                                       \
-	X(CSSELR)                                                                                                      \
-	X(SCTLR)                                                                                                       \
-	X(ACTLR)                                                                                                       \
-	X(CPACR)                                                                                                       \
-	X(TTBR0) X(TTBR1) X(TCR) X(TCR2) X(ESR) X(AFSR0) X(AFSR1) X(FAR) X(MAIR) X(VBAR) X(CONTEXTIDR) X(TPIDR_EL0)    \
-		X(TPIDRRO) X(TPIDR_EL1) X(AMAIR) X(CNTKCTL) X(PAR) X(MDSCR) X(MDCCINT) X(DISR) X(SP_EL1) X(ELR)        \
-			X(SPSR) X(CNTVOFF) X(CNTV_CVAL) X(CNTV_CTL) X(CNTP_CVAL) X(CNTP_CTL) X(APIAKEYLO) X(APIAKEYHI) \
-				X(APIBKEYLO) X(APIBKEYHI) X(APDAKEYLO) X(APDAKEYHI) X(APDBKEYLO) X(APDBKEYHI)          \
-					X(APGAKEYLO) X(APGAKEYHI) X(PIR) X(PIRE0) X(PMCR) X(PMSELR) X(PMCNTENSET)      \
-						X(PMINTENSET) X(PMOVSSET) X(PMUSERENR)
+/* clang-format off */
+#define PKVM_SYSREGS(X)                                                                                     \
+	X(MPIDR) X(CSSELR) X(SCTLR) X(ACTLR) X(CPACR) X(TTBR0) X(TTBR1) X(TCR) X(TCR2) X(ESR) X(AFSR0)      \
+	X(AFSR1) X(FAR) X(MAIR) X(VBAR) X(CONTEXTIDR) X(TPIDR_EL0) X(TPIDRRO) X(TPIDR_EL1) X(AMAIR)         \
+	X(CNTKCTL) X(PAR) X(MDSCR) X(MDCCINT) X(DISR) X(SP_EL1) X(ELR) X(SPSR) X(CNTVOFF) X(CNTV_CVAL)      \
+	X(CNTV_CTL) X(CNTP_CVAL) X(CNTP_CTL) X(APIAKEYLO) X(APIAKEYHI) X(APIBKEYLO) X(APIBKEYHI)            \
+	X(APDAKEYLO) X(APDAKEYHI) X(APDBKEYLO) X(APDBKEYHI) X(APGAKEYLO) X(APGAKEYHI) X(PIR) X(PIRE0)       \
+	X(PMCR) X(PMSELR) X(PMCNTENSET) X(PMINTENSET) X(PMOVSSET) X(PMUSERENR)
+/* clang-format on */
 
 #define PKVM_POWERS(X)                      \
 	X(PKVM_POWER_OFF, "OFF")            \
@@ -89,14 +86,16 @@
 	X(PKVM_USER_BAD_FEATURE, "a feature that is not supported")       \
 	X(PKVM_USER_OLD_PSCI, "a PSCI version below 1.1")                 \
 	X(PKVM_USER_COUNTER_OFFSET, "a counter offset")                   \
-	X(PKVM_USER_ABSENT, "a feature that is not implemented")          \
+	X(PKVM_USER_ABSENT, "a feature that it lacks")                    \
 	X(PKVM_USER_SLOT_CHANGE, "moving or deleting a slot, VM running") \
 	X(PKVM_USER_SLOT_READONLY, "a read-only slot")                    \
 	X(PKVM_USER_DIRTY_LOG, "dirty logging")
 
 /* ID registers; those that are not listed read 0. */
+/* clang-format off */
 #define PKVM_ID_REGISTERS(X) \
 	X(PFR0) X(PFR1) X(ISAR0) X(ISAR1) X(ISAR2) X(MMFR0) X(MMFR1) X(MMFR2) X(MMFR4) X(DFR0) X(OTHER)
+/* clang-format on */
 
 #define PW_ENUM_(name, text)         name,
 #define PW_ENUM3_(name, text, value) name,
@@ -297,7 +296,7 @@ struct pkvm_id_field {
 	const char *name;
 	unsigned shift; /* 4 bits */
 	unsigned max;
-	bool is_signed; /* 0xf: not implemented */
+	bool is_signed; /* 0xf: absent */
 	enum pkvm_grant grant;
 	bool inferred; /* the maximum is */
 };

@@ -494,3 +494,28 @@ enum pw_status pkvm_guest_call(struct pkvm *m, struct pkvm_vm *vm, const uint64_
 	}
 	return PW_OK;
 }
+
+/* Host accesses. */
+
+enum pw_status pkvm_host_access(struct pkvm *m, uint64_t pfn, enum pkvm_access how, enum pkvm_access_end *end,
+				struct pkvm_answer *a)
+{
+	struct pkvm_call c = { .pfn = pfn };
+	enum pw_status st;
+
+	*a = (struct pkvm_answer){ .leaf = PKVM_NOPAGE };
+	*end = PKVM_ACCESS_DONE;
+	if (pfn >= TREE_PAGES || pkvm_joint_host(word_joint(tree_get(&m->pages, pfn))) != PKVM_NOPAGE)
+		return PW_OK;
+	*end = how == PKVM_ACCESS_USER ? PKVM_ACCESS_SIGSEGV : PKVM_ACCESS_EFAULT;
+	if (how != PKVM_ACCESS_KERNEL)
+		return PW_OK;
+	st = pkvm_page_call(m, PKVM_FRC, &c, a);
+	*end = a->code == PKVM_OK || a->code == PKVM_EAGAIN ? PKVM_ACCESS_RETRIED : PKVM_ACCESS_FATAL;
+	return st;
+}
+
+enum pkvm_code pkvm_fault_on_mapped(const struct pkvm_vm *vm, uint64_t gfn)
+{
+	return gfn < TREE_PAGES && word_leaf(tree_get(&vm->leaves, gfn)) == PKVM_POISON ? PKVM_EFAULT : PKVM_EAGAIN;
+}

@@ -7,13 +7,14 @@
 #include "engine/arch/cca_rim.h"
 #include "tests/lib/cca_world.h"
 
-#define OK         CODE(CCA_SUCCESS, 0)
-#define INPUT      CODE(CCA_ERROR_INPUT, 0)
-#define REALM      CODE(CCA_ERROR_REALM, 0)
-#define REC        CODE(CCA_ERROR_REC, 0)
-#define RTT(l)     CODE(CCA_ERROR_RTT, l)
-#define PAGE       ((uint64_t)0x3000)
-#define HUGE_BASE  ((uint64_t)1 << 41)
+#define OK     CODE(CCA_SUCCESS, 0)
+#define INPUT  CODE(CCA_ERROR_INPUT, 0)
+#define REALM  CODE(CCA_ERROR_REALM, 0)
+#define REC    CODE(CCA_ERROR_REC, 0)
+#define RTT(l) CODE(CCA_ERROR_RTT, l)
+#define PAGE   ((uint64_t)0x3000)
+#define HUGE_BASE \
+	(((uint64_t)1 << 41) - ((uint64_t)1 << 30)) /* 1 GiB for tables, then the guest, aligned to all of it */
 #define HUGE_AT(n) (HUGE_BASE + (uint64_t)(n)*CCA_GRANULE)
 
 Test(cca, tables_decide_every_cell)

@@ -362,6 +362,13 @@ static struct cca_call some_run(struct random *r, struct pages *p)
 	return call;
 }
 
+/* Two thousand granules more, delegated, for long runs. */
+static void begin_runs(struct world *w)
+{
+	begin_realm(w);
+	cr_assert_eq(RUN(w, CCA_GRANULE_DELEGATE, 2048, G(1024)), 2048);
+}
+
 static void expect_same(const struct world *a, const struct world *b, const char *name)
 {
 	cr_assert(a->r.status == b->r.status && a->r.index == b->r.index && a->r.valid == b->r.valid, "%s", name);
@@ -377,12 +384,13 @@ Test(cca_property, runs_are_their_commands_one_by_one, .timeout = 120)
 	uint64_t in_runs = 0;
 	struct world a, b;
 
-	begin_realm(&a);
-	begin_realm(&b);
+	begin_runs(&a);
+	begin_runs(&b);
 	for (unsigned i = 0; i < 3000; i++) {
 		struct pages p;
 		struct cca_call call = some_run(&r, &p);
-		uint64_t count = some_count(&r), done;
+		bool tables = call.cmd == CCA_RTT_CREATE || call.cmd == CCA_RTT_DESTROY || call.cmd == CCA_RTT_FOLD;
+		uint64_t count = tables ? 1 + below(&r, 4) : some_count(&r), done;
 
 		if (!has_runs(call.cmd)) {
 			cr_assert_eq(cca_rmi(&a.m, &call, &a.r), PW_OK);
@@ -395,6 +403,45 @@ Test(cca_property, runs_are_their_commands_one_by_one, .timeout = 120)
 		expect_same(&a, &b, cca_command_name(call.cmd));
 	}
 	cr_expect_gt(in_runs, 5000, "only %" PRIu64 " commands in runs", in_runs);
+	world_end(&a);
+	world_end(&b);
+}
+
+/* Where a run must end although its pages and granules would go on. */
+Test(cca_property, runs_end_where_their_commands_do)
+{
+	static const struct {
+		enum cca_command cmd;
+		uint64_t x[5], count, done;
+	} cases[] = {
+		{ CCA_DATA_CREATE_UNKNOWN, { WORLD_RD, G(1024), 0 }, 1024, 512 },          /* no table behind */
+		{ CCA_RTT_CREATE, { WORLD_RD, G(22), WORLD_BLOCK, 3 }, 3, 3 },             /* consecutive tables */
+		{ CCA_DATA_CREATE_UNKNOWN, { WORLD_RD, G(1536), WORLD_BLOCK }, 700, 700 }, /* across tables */
+		{ CCA_RTT_FOLD, { WORLD_RD, 0, 3 }, 4, 2 },                                /* the third is not alike */
+		{ CCA_RTT_DESTROY, { WORLD_RD, 2 * WORLD_BLOCK, 3 }, 2, 0 },               /* live */
+		{ CCA_RTT_DESTROY, { WORLD_RD, 3 * WORLD_BLOCK, 3 }, 2, 1 },               /* no second one */
+		{ CCA_DATA_DESTROY, { WORLD_RD, 2 * WORLD_BLOCK }, 700, 188 },             /* no page behind */
+		{ CCA_GRANULE_UNDELEGATE, { G(2224) }, 1000, 848 },                        /* not delegated behind */
+		{ CCA_RTT_CREATE, { WORLD_RD, G(30), WORLD_NS, 2 }, 5, 4 },                /* past the space */
+		{ CCA_RTT_CREATE, { WORLD_RD, G(40), WORLD_NS - WORLD_BLOCK, 3 }, 3, 0 },  /* no parent */
+		{ CCA_RTT_CREATE, { WORLD_RD, G(40), 2 * WORLD_NS - WORLD_BLOCK, 3 }, 3, 1 },
+		{ CCA_RTT_CREATE, { WORLD_RD, G(50), 0x40000000 - WORLD_BLOCK, 3 }, 3, 1 }, /* no parent behind */
+		{ CCA_RTT_CREATE, { WORLD_RD, G(126), 8 * WORLD_BLOCK, 3 }, 4, 2 },         /* no granule behind */
+		{ CCA_RTT_DESTROY, { WORLD_RD, WORLD_NS, 2 }, 9, 3 },                       /* one with a table */
+	};
+	struct world a, b;
+
+	begin_runs(&a);
+	begin_runs(&b);
+	for (size_t i = 0; i < PW_ARRAY_LEN(cases); i++) {
+		struct cca_call call = world_call(cases[i].cmd, cases[i].x);
+		uint64_t done;
+
+		cr_assert_eq(cca_rmi_run(&a.m, &call, cases[i].count, &done, &a.r), PW_OK);
+		cr_expect_eq(done, cases[i].done, "case %zu: %" PRIu64, i, done);
+		cr_expect_eq(one_by_one(&b, call, cases[i].count), cases[i].done, "case %zu", i);
+		expect_same(&a, &b, cca_command_name(call.cmd));
+	}
 	world_end(&a);
 	world_end(&b);
 }

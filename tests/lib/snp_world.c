@@ -4,7 +4,8 @@
 
 void snp_world_open(struct snp_world *w)
 {
-	static const struct snp_range fixed[] = { { SNP_W_FIXED, 16 } }, iommu[] = { { SNP_W_IOMMU, 1 } };
+	static const struct snp_range fixed[] = { { SNP_W_FIXED, 16 } },
+				      iommu[] = { { SNP_W_IOMMU, 1 }, { SNP_W_LARGE_IOMMU, 1 } };
 	const struct snp_config c = {
 		.frames = SNP_W_FRAMES,
 		.rmp = { SNP_W_RMP, 512 },
@@ -12,7 +13,7 @@ void snp_world_open(struct snp_world *w)
 		.fixed = fixed,
 		.fixed_count = 1,
 		.iommu = iommu,
-		.iommu_count = 1,
+		.iommu_count = 2,
 		.smt = true,
 	};
 

@@ -1,19 +1,21 @@
 /* tests/lib/snp_world.h
  *
  * A small SEV-SNP platform for tests: 4096 frames, the RMP in frames 2048..2559, HV-Fixed frames 3584..3599, a
- * Firmware-IOMMU frame 3600, ASIDs 1..15. Calls in short form; memory failures fail the test.
+ * Firmware-IOMMU frame 3600 and another that is 2 MiB aligned, 3072, ASIDs 1..15. Calls in short form; memory failures
+ * fail the test.
  */
 #ifndef PW_TESTS_LIB_SNP_WORLD_H
 #define PW_TESTS_LIB_SNP_WORLD_H
 #include "engine/arch/snp.h"
 
-#define SNP_W_FRAMES  4096
-#define SNP_W_RMP     2048
-#define SNP_W_FIXED   3584
-#define SNP_W_IOMMU   3600
-#define SNP_W_CONTEXT 256
-#define SNP_W_ASID    5
-#define SNP_W_POLICY  0x30000
+#define SNP_W_FRAMES      4096
+#define SNP_W_RMP         2048
+#define SNP_W_FIXED       3584
+#define SNP_W_IOMMU       3600
+#define SNP_W_LARGE_IOMMU 3072
+#define SNP_W_CONTEXT     256
+#define SNP_W_ASID        5
+#define SNP_W_POLICY      0x30000
 
 struct snp_world {
 	struct pw_mem mem;

@@ -76,6 +76,7 @@ $B/api/openapi_json.o: $B/api/openapi_json.c $B/.flags
 $(lib): $(objs)
 	@rm -f $@
 	$Qar rcs $@ $^
+	@nm -A --defined-only -g $@ | awk '{ if ($$3 in at) { print "two of one name: " $$3 " in " at[$$3] " and " $$1; n++ } at[$$3] = $$1 } END { exit n > 0 }'
 $B/pagewardend: $B/server/pagewardend.o $(lib)
 	$(call say,LD )
 	$Q$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)

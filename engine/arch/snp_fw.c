@@ -20,7 +20,7 @@ static enum pw_status do_init(struct fw *f)
 {
 	struct snp *m = f->m;
 
-	if (pages_reserve(m, 1 + m->fixed_count + m->iommu_count) != PW_OK)
+	if (rmp_reserve(m, 1 + m->fixed_count + m->iommu_count) != PW_OK)
 		return PW_NO_MEMORY;
 	tree_release(&m->entries);
 	tree_release(&m->perms);
@@ -41,7 +41,7 @@ static enum pw_status do_shutdown(struct fw *f)
 	struct snp *m = f->m;
 	bool iommu = m->up && f->c->op == SNP_CMD_SHUTDOWN_EX && f->c->iommu;
 
-	if (iommu && pages_reserve(m, m->iommu_count) != PW_OK)
+	if (iommu && rmp_reserve(m, m->iommu_count) != PW_OK)
 		return PW_NO_MEMORY;
 	if (iommu)
 		set_ranges(f, m->iommu, m->iommu_count, word_in(0, SNP_RECLAIM));
@@ -81,7 +81,7 @@ static enum pw_status do_gctx_create(struct fw *f)
 	uint64_t context = f->c->context, w = word_at(m, context);
 	size_t at = 0;
 
-	if (guests_reserve(m) != PW_OK || pages_reserve(m, 1) != PW_OK)
+	if (guests_reserve(m) != PW_OK || rmp_reserve(m, 1) != PW_OK)
 		return PW_NO_MEMORY;
 	while (at < m->guest_count && m->guests[at].context < context)
 		at++;
@@ -100,7 +100,7 @@ static enum pw_status do_decommission(struct fw *f)
 	size_t at = (size_t)(f->guest - m->guests);
 	uint8_t *asid = &m->asids[f->guest->asid];
 
-	if (pages_reserve(m, 1) != PW_OK)
+	if (rmp_reserve(m, 1) != PW_OK)
 		return PW_NO_MEMORY;
 	if (f->guest->asid && *asid == SNP_ASID_IN_USE) {
 		*asid = SNP_ASID_DIRTY;
@@ -160,7 +160,7 @@ static enum pw_status do_launch_update(struct fw *f)
 	uint32_t perms = PERMS_NEW;
 	uint64_t word = word_in(f->word, snp_cell(f->state, SNP_DO_LAUNCH)->next);
 
-	if (pages_reserve(f->m, 1) != PW_OK)
+	if (rmp_reserve(f->m, 1) != PW_OK)
 		return PW_NO_MEMORY;
 	measure(f);
 	for (unsigned i = 1; i < SNP_VMPLS; i++)
@@ -202,7 +202,7 @@ static enum pw_status do_page_move(struct fw *f)
 {
 	const struct snp_move *move = snp_move(f->state, f->dst_state);
 
-	if (pages_reserve(f->m, 2) != PW_OK)
+	if (rmp_reserve(f->m, 2) != PW_OK)
 		return PW_NO_MEMORY;
 	if (f->state == SNP_METADATA)
 		move_metadata(f, move);
@@ -215,7 +215,7 @@ static enum pw_status do_md_init(struct fw *f)
 {
 	uint64_t word = word_in(f->word, snp_cell(f->state, SNP_DO_MD_INIT)->next);
 
-	if (pages_reserve(f->m, 1) != PW_OK)
+	if (rmp_reserve(f->m, 1) != PW_OK)
 		return PW_NO_MEMORY;
 	put(f, f->c->pfn, f->word, word_numbered(word, SNP_TAG_METADATA | f->c->context));
 	return PW_OK;
@@ -223,7 +223,7 @@ static enum pw_status do_md_init(struct fw *f)
 
 static enum pw_status do_page_set_state(struct fw *f)
 {
-	if (pages_reserve(f->m, f->c->range_count) != PW_OK)
+	if (rmp_reserve(f->m, f->c->range_count) != PW_OK)
 		return PW_NO_MEMORY;
 	set_ranges(f, f->c->ranges, f->c->range_count, word_in(0, snp_cell(SNP_FIRMWARE, SNP_DO_FIX)->next));
 	return PW_OK;
@@ -237,7 +237,7 @@ static enum pw_status do_page_reclaim(struct fw *f)
 
 	if (cell->kind == SNP_STAY)
 		return PW_OK;
-	if (pages_reserve(f->m, 1) != PW_OK)
+	if (rmp_reserve(f->m, 1) != PW_OK)
 		return PW_NO_MEMORY;
 	if (f->state == SNP_METADATA) {
 		md_drop_place(f->m, SNP_MD_IN_PAGE, f->c->pfn, word_frames(f->word));
@@ -249,7 +249,7 @@ static enum pw_status do_page_reclaim(struct fw *f)
 
 static enum pw_status do_page_unsmash(struct fw *f)
 {
-	if (pages_reserve(f->m, 1) != PW_OK)
+	if (rmp_reserve(f->m, 1) != PW_OK)
 		return PW_NO_MEMORY;
 	page_put(f->m, f->name, f->c->pfn, SNP_LARGE, f->word | WORD_LARGE);
 	return PW_OK;
@@ -355,7 +355,7 @@ enum pw_status snp_legacy_buffer(struct snp *m, uint64_t pfn, enum snp_status *s
 		why_set(m, SNP_RULE_BUFFER, name, pfn);
 	if (*status != SNP_SUCCESS || !m->up || cell->kind == SNP_STAY)
 		return PW_OK;
-	if (pages_reserve(m, 1) != PW_OK)
+	if (rmp_reserve(m, 1) != PW_OK)
 		return PW_NO_MEMORY;
 	page_put(m, name, base, word_frames(w), word_in(w, cell->next));
 	return PW_OK;

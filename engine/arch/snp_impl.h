@@ -59,8 +59,8 @@ uint64_t word_at(const struct snp *m, uint64_t pfn);
 enum snp_state state_at(const struct snp *m, uint64_t pfn);
 uint32_t perms_at(const struct snp *m, uint64_t pfn);
 /* After this has succeeded, the next `pages` pages can be put. */
-enum pw_status pages_reserve(struct snp *m, size_t pages);
-/* Write words of [pfn, pfn + count), with counters and trace; pages_reserve came before. */
+enum pw_status rmp_reserve(struct snp *m, size_t pages);
+/* Write words of [pfn, pfn + count), with counters and trace; rmp_reserve came before. */
 void page_put(struct snp *m, const char *op, uint64_t pfn, uint64_t count, uint64_t word);
 void perms_put(struct snp *m, uint64_t pfn, uint64_t count, uint32_t perms);
 /* The refusal is kept in m->why. */

@@ -84,7 +84,7 @@ struct snp_run snp_run_at(const struct snp *m, uint64_t from, uint64_t end)
 
 #define SPARES_MANY 65536
 
-enum pw_status pages_reserve(struct snp *m, size_t pages)
+enum pw_status rmp_reserve(struct snp *m, size_t pages)
 {
 	return arena_reserve_sets(&m->arena, 2 * pages);
 }
@@ -98,7 +98,7 @@ static void must_set(struct tree *t, uint64_t first, uint64_t count, uint64_t wo
 		tree_put(t, first, &spot, word);
 	else
 		st = tree_set(t, first, count, word);
-	assert(st == PW_OK); /* pages_reserve came before */
+	assert(st == PW_OK); /* rmp_reserve came before */
 	(void)st;
 }
 
@@ -303,7 +303,7 @@ enum pw_status update_page(struct snp *m, const struct snp_rmpupdate *u, enum sn
 	*code = update_check(m, u, cell, w);
 	if (*code != SNP_OK)
 		return PW_OK;
-	if (pages_reserve(m, 1) != PW_OK)
+	if (rmp_reserve(m, 1) != PW_OK)
 		return PW_NO_MEMORY;
 	update_apply(m, u, cell, w, op == SNP_SAME_PRIVATE || op == SNP_SAME_PRE_GUEST);
 	return PW_OK;
@@ -351,7 +351,7 @@ enum pw_status snp_psmash(struct snp *m, const struct snp_psmash *p, enum snp_co
 	*code = smash_check(m, p, w);
 	if (*code != SNP_OK)
 		return PW_OK;
-	if (pages_reserve(m, 1) != PW_OK)
+	if (rmp_reserve(m, 1) != PW_OK)
 		return PW_NO_MEMORY;
 	/* The 512 GFNs count up whoever owns the page. */
 	page_put(m, "PSMASH", p->pfn, SNP_LARGE, (w & ~WORD_LARGE) | TREE_LINEAR);
@@ -395,7 +395,7 @@ enum pw_status snp_pvalidate(struct snp *m, const struct snp_target *t, bool val
 	*unchanged = cell->kind == SNP_STAY;
 	if (*unchanged)
 		return PW_OK;
-	if (pages_reserve(m, 1) != PW_OK)
+	if (rmp_reserve(m, 1) != PW_OK)
 		return PW_NO_MEMORY;
 	page_put(m, "PVALIDATE", base, word_frames(w), word_in(word_at(m, base), cell->next));
 	return PW_OK;
@@ -437,7 +437,7 @@ enum pw_status snp_rmpadjust(struct snp *m, const struct snp_target *t, unsigned
 		*code = refuse(m, SNP_RULE_GRANT, name, t->pfn, SNP_FAIL_PERMISSION);
 		return PW_OK;
 	}
-	if (pages_reserve(m, 1) != PW_OK)
+	if (rmp_reserve(m, 1) != PW_OK)
 		return PW_NO_MEMORY;
 	have = (have & ~(0xffu << (8 * vmpl))) | (uint32_t)perms << (8 * vmpl);
 	perms_put(m, base, word_frames(w), have);

@@ -266,7 +266,7 @@ enum pw_status fw_swap_out(struct fw *f)
 	};
 	const struct snp_cell *cell = snp_cell(f->state, is_guests(f) ? SNP_DO_OUT : SNP_DO_OUT_MD);
 
-	if (md_reserve(f->m) != PW_OK || pages_reserve(f->m, 1) != PW_OK)
+	if (md_reserve(f->m) != PW_OK || rmp_reserve(f->m, 1) != PW_OK)
 		return PW_NO_MEMORY;
 	md_put(f->m, &e);
 	if (is_metadata(f))
@@ -300,7 +300,7 @@ enum pw_status fw_swap_in(struct fw *f)
 	const struct snp_md *e = named(f);
 	struct snp_md was = *e;
 
-	if (pages_reserve(f->m, 1) != PW_OK)
+	if (rmp_reserve(f->m, 1) != PW_OK)
 		return PW_NO_MEMORY;
 	if (was.type == SNP_SWAP_METADATA)
 		swap_in_metadata(f, &was);

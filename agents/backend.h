@@ -38,7 +38,9 @@ struct backend_vm_spec {
 struct backend_run {
 	uint64_t gfn, count;
 	enum gfn_state state;
-	uint64_t pfn; /* of a resident run: consecutive from here */
+	uint64_t pfn;    /* of a resident run: consecutive from here */
+	unsigned arch;   /* its architecture's state (engine/arch/law.h) + 1; 0: the one at rest */
+	const char *why; /* read_stuck: why hardware keeps it; else NULL */
 };
 /* fn returns false to stop. */
 typedef bool (*backend_run_fn)(void *ctx, const struct backend_run *run);

@@ -460,7 +460,7 @@ static enum pw_status pef_read_state(struct backend *b, const struct pw_uuid *vm
 	if (!g)
 		return unknown(vm, err);
 	while (gfn < end && pef_run_at(g->vm, gfn, end, &run)) {
-		struct backend_run seen = { run.first, run.count, gfn_states[run.state], 0 };
+		struct backend_run seen = { .gfn = run.first, .count = run.count, .state = gfn_states[run.state] };
 
 		if (run.state == PEF_SI)
 			seen.pfn = x->base_pfn + run.frame;

@@ -547,7 +547,9 @@ static enum pw_status read_resident(struct machine *m, struct kvm_memory *mem, c
 	for (uint64_t i = 0; i < t->count && !r->stopped && !st;) {
 		const uint64_t gfn = t->first + i;
 		struct presence p = memory_presence(mem, gfn - mem->slot.base, t->count - i);
-		struct backend_run run = { gfn, p.count, p.present ? GFN_SECURE_RESIDENT : GFN_SECURE_OUT, 0 };
+		struct backend_run run = { .gfn = gfn,
+					   .count = p.count,
+					   .state = p.present ? GFN_SECURE_RESIDENT : GFN_SECURE_OUT };
 
 		if (p.present)
 			run.pfn = tree_entry_after(t->entry, i) & TREE_NUMBER;
@@ -573,7 +575,7 @@ static enum pw_status read_slot(struct machine *m, struct kvm_memory *mem, uint6
 		end = s->base + s->pages;
 	while (at < end && !r->stopped && !st) {
 		const struct tree_run t = tree_run_at(&m->pages, at, end);
-		const struct backend_run run = { t.first, t.count, state_of(t.entry), 0 };
+		const struct backend_run run = { .gfn = t.first, .count = t.count, .state = state_of(t.entry) };
 
 		if (run.state == GFN_SECURE_RESIDENT)
 			st = read_resident(m, mem, &t, r, err);

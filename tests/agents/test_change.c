@@ -340,7 +340,8 @@ static void assert_agreement(void)
 	struct pw_err err;
 
 	for (uint64_t at = 0; vm_next_run(t.vm, at, PAGES, &v); at = v.gfn + v.count)
-		cr_assert(run_list_add(&l, &(struct backend_run){ v.gfn, v.count, v.state, v.pfn }));
+		cr_assert(run_list_add(
+			&l, &(struct backend_run){ .gfn = v.gfn, .count = v.count, .state = v.state, .pfn = v.pfn }));
 	resync_compare(&l, &h, complain, NULL);
 	cr_assert(ledger_check(t.ledger, &err), "%s", err.msg);
 	run_list_release(&l);

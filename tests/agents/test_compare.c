@@ -27,7 +27,8 @@ static struct run_list list_of(const struct page *p)
 			last->count++;
 			continue;
 		}
-		cr_assert(run_list_add(&l, &(struct backend_run){ i, 1, p[i].state, p[i].pfn }));
+		cr_assert(run_list_add(
+			&l, &(struct backend_run){ .gfn = i, .count = 1, .state = p[i].state, .pfn = p[i].pfn }));
 	}
 	return l;
 }
@@ -102,7 +103,8 @@ Test(compare, a_page_that_only_hardware_has_is_normal_to_the_ledger)
 	struct run_list l = { 0 }, h = { 0 };
 	struct seen s = { 0 };
 
-	cr_assert(run_list_add(&h, &(struct backend_run){ 3, 2, GFN_SECURE_RESIDENT, FRAME(1) }));
+	cr_assert(run_list_add(
+		&h, &(struct backend_run){ .gfn = 3, .count = 2, .state = GFN_SECURE_RESIDENT, .pfn = FRAME(1) }));
 	resync_compare(&l, &h, see, &s);
 	cr_assert(!s.differs[2] && s.differs[3] && s.differs[4] && !s.differs[5]);
 	cr_assert_eq(s.of[3].ledger, GFN_NORMAL);

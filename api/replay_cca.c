@@ -205,7 +205,7 @@ static enum pw_status guest_host(struct cca_model *x, const json_t *item, const 
 	static const char *const members[] = { "host", "args", "params", "src_fill", "flags", NULL };
 	struct cca_result r;
 	struct cca_call call;
-	struct cca_pages p;
+	struct cca_operands p;
 
 	if (replay_known(item, members, err) != PW_OK || cca_read_call(x, item, name, &call, &p, err) != PW_OK)
 		return err->status;
@@ -386,7 +386,7 @@ static enum pw_status command(struct cca_model *x, const json_t *line, json_t *g
 					       "flags", "guest", "guest_log", "exit",     NULL };
 	struct cca_result r = { 0 };
 	struct cca_call call;
-	struct cca_pages p;
+	struct cca_operands p;
 	const char *name;
 
 	if (replay_known(line, members, err) != PW_OK || replay_str(line, "cmd", &name, err) != PW_OK ||

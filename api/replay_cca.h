@@ -29,7 +29,7 @@ struct cca_model {
 };
 
 /* What the host's pages hold. */
-struct cca_pages {
+struct cca_operands {
 	struct cca_realm_params realm;
 	struct cca_rec_params rec;
 	struct cca_run_params run;
@@ -48,7 +48,7 @@ json_t *cca_address_json(const struct cca_model *x, uint64_t addr); /* by its na
 
 /* The command `name` with the arguments and pages that the line gives; *p must live as long as *call. */
 enum pw_status cca_read_call(const struct cca_model *x, const json_t *line, const char *name, struct cca_call *call,
-			     struct cca_pages *p, struct pw_err *err);
+			     struct cca_operands *p, struct pw_err *err);
 
 /* Whom a step is about: the realm of the RD, else of the REC that was last made in the granule. */
 const struct cca_realm *cca_realm_of(const struct cca_model *x, const struct cca_call *call);

@@ -219,7 +219,7 @@ static enum pw_status read_rec(const struct cca_model *x, const json_t *o, struc
 
 /* What the line says of the page that the command reads; a page that it says nothing of is all zero. */
 static enum pw_status read_pages(const struct cca_model *x, const json_t *line, struct cca_call *call,
-				 struct cca_pages *p, struct pw_err *err)
+				 struct cca_operands *p, struct pw_err *err)
 {
 	const json_t *params = json_object_get(line, "params");
 	bool takes = call->cmd == CCA_REALM_CREATE || call->cmd == CCA_REC_CREATE;
@@ -252,7 +252,7 @@ static enum pw_status read_pages(const struct cca_model *x, const json_t *line, 
 }
 
 enum pw_status cca_read_call(const struct cca_model *x, const json_t *line, const char *name, struct cca_call *call,
-			     struct cca_pages *p, struct pw_err *err)
+			     struct cca_operands *p, struct pw_err *err)
 {
 	int cmd = 0;
 

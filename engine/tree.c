@@ -1,6 +1,7 @@
 #include "engine/tree.h"
 
 #include <assert.h>
+#include <string.h>
 
 #define CACHE_LINE 64
 #define GROUP      (CACHE_LINE / 8u) /* entries of one cache line */
@@ -151,16 +152,51 @@ static bool group_folds(const uint64_t *e, unsigned from, unsigned at, uint64_t 
 	return differ == 0;
 }
 
+/* The entries of a table that one block stands for, some at a time: vectors, because all 512 are read or written. */
+#define LANES 2
+typedef uint64_t lanes __attribute__((vector_size(LANES * sizeof(uint64_t))));
+struct block_entries {
+	lanes flags, number, step;
+};
+
+static inline struct block_entries block_entries(uint64_t first, uint64_t step)
+{
+	return (struct block_entries){ (first & ~TREE_NUMBER) - (lanes){ 0 },
+				       { first, first + step },
+				       LANES * step - (lanes){ 0 } };
+}
+
+static inline lanes block_next(struct block_entries *b)
+{
+	lanes now = b->flags | (b->number & TREE_NUMBER);
+
+	b->number += b->step;
+	return now;
+}
+
+enum { STRIDE = 64 }; /* entries: as many are compared before one looks at what came out */
+
 /* Can one block stand for all entries, each of which stands for 512^level pages? Looks first around `near`. */
 static bool table_folds(const uint64_t *e, unsigned level, unsigned near)
 {
-	uint64_t step = e[near] & TREE_LINEAR ? pages_at(level) : 0;
+	uint64_t entry = e[near], step = entry & TREE_LINEAR ? pages_at(level) : 0;
+	struct block_entries block =
+		block_entries((entry & ~TREE_NUMBER) | ((entry - near * step) & TREE_NUMBER), step);
 
-	if (e[near] & TREE_TABLE || !group_folds(e, near & ~(GROUP - 1), near, e[near], step))
+	if (entry & TREE_TABLE || !group_folds(e, near & ~(GROUP - 1), near, entry, step))
 		return false;
-	for (unsigned i = 0; i < TREE_FANOUT; i += GROUP)
-		if (!group_folds(e, i, near, e[near], step))
+	for (unsigned from = 0; from < TREE_FANOUT; from += STRIDE) {
+		lanes differ = { 0 };
+
+		for (unsigned i = from; i < from + STRIDE; i += LANES) {
+			lanes have;
+
+			memcpy(&have, e + i, sizeof have);
+			differ |= have ^ block_next(&block);
+		}
+		if (differ[0] | differ[1])
 			return false;
+	}
 	return true;
 }
 
@@ -175,15 +211,16 @@ static void fold(struct tree *t, uint64_t *word)
 /* Replaces a block of 512^level pages by a table that reads the same. */
 static void unfold(struct tree *t, uint64_t *word, unsigned level)
 {
-	uint64_t block = *word;
-	uint64_t step = block & TREE_LINEAR ? pages_at(level - 1) : 0;
-	uint64_t flags = block & ~TREE_NUMBER;
+	struct block_entries block = block_entries(*word, *word & TREE_LINEAR ? pages_at(level - 1) : 0);
 	uint64_t *e;
 
 	*word = table_new(t->arena);
 	e = tree_table(*word);
-	for (unsigned i = 0; i < TREE_FANOUT; i++)
-		e[i] = flags | ((block + i * step) & TREE_NUMBER);
+	for (unsigned i = 0; i < TREE_FANOUT; i += LANES) {
+		lanes now = block_next(&block);
+
+		memcpy(e + i, &now, sizeof now);
+	}
 }
 
 /* The tree's top. */

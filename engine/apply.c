@@ -23,10 +23,33 @@ uint64_t gfn_entry(enum gfn_state s, unsigned place, uint64_t pfn)
 	return 0;
 }
 
+const char *item_op_name(const struct item *it)
+{
+	return it->arch_op ? it->arch_op->name : gfn_op_name(it->op);
+}
+
+bool vm_entry_is_sound(const struct vm *vm, uint64_t entry)
+{
+	const struct arch_law *law = arch_laws[vm->arch];
+	enum gfn_state state = gfn_entry_state(entry);
+	unsigned arch = gfn_entry_arch(entry);
+
+	if ((entry & ~GFN_ENTRY_ARCH_ANY) != gfn_entry(state, gfn_entry_place(entry), entry & TREE_NUMBER))
+		return false;
+	return arch == 0 ||
+	       (law && arch <= law->state_count && law->states[arch - 1].is == state && law->rest[state] != arch - 1);
+}
+
 /* Changing. */
 
-/* Space must have been reserved in the arena: a set, and one for each side that is resident. */
-static enum pw_status both_trees(struct vm *vm, const struct tree_run *old, uint64_t entry)
+/* Do two entries of a page differ in nothing but the architecture's state? */
+static bool same_but_arch(uint64_t a, uint64_t b)
+{
+	return ((a ^ b) & ~GFN_ENTRY_ARCH_ANY) == 0;
+}
+
+/* Frames and counts of a run that gets another entry. */
+static enum pw_status change_frames(struct vm *vm, const struct tree_run *old, uint64_t entry)
 {
 	if (old->entry & GFN_ENTRY_RESIDENT) {
 		struct pool *p = vm->host->pools[gfn_entry_place(old->entry)];
@@ -44,6 +67,21 @@ static enum pw_status both_trees(struct vm *vm, const struct tree_run *old, uint
 	}
 	vm->counts.pages[gfn_entry_state(old->entry)] -= old->count;
 	vm->counts.pages[gfn_entry_state(entry)] += old->count;
+	return PW_OK;
+}
+
+/* How many sets both_trees makes. */
+static size_t sets_of(uint64_t old, uint64_t entry)
+{
+	return same_but_arch(old, entry) ? 1
+					 : (size_t)1 + !!(old & GFN_ENTRY_RESIDENT) + !!(entry & GFN_ENTRY_RESIDENT);
+}
+
+/* Space must have been reserved in the arena. */
+static enum pw_status both_trees(struct vm *vm, const struct tree_run *old, uint64_t entry)
+{
+	if (!same_but_arch(old->entry, entry) && change_frames(vm, old, entry) != PW_OK)
+		return PW_NO_MEMORY;
 	return tree_set(&vm->pages, old->first, old->count, entry);
 }
 
@@ -64,9 +102,8 @@ static const struct undo_ops run_changed = { .rollback = put_run_back };
 
 enum pw_status vm_change_run(struct ledger *l, struct vm *vm, const struct tree_run *old, uint64_t entry)
 {
-	size_t sets = (size_t)1 + !!(old->entry & GFN_ENTRY_RESIDENT) + !!(entry & GFN_ENTRY_RESIDENT);
-
-	if (undo_reserve(&l->undo, UNDO_RECORD(sizeof *old)) != PW_OK || arena_reserve_sets(&l->arena, sets) != PW_OK)
+	if (undo_reserve(&l->undo, UNDO_RECORD(sizeof *old)) != PW_OK ||
+	    arena_reserve_sets(&l->arena, sets_of(old->entry, entry)) != PW_OK)
 		return PW_NO_MEMORY;
 	undo_push(&l->undo, &run_changed, vm, old, sizeof *old);
 	return both_trees(vm, old, entry);
@@ -102,24 +139,41 @@ static enum pw_problem refuse_quarantined(const struct pool *p, uint64_t pfn, ui
 	return PROBLEM_FRAME_QUARANTINED;
 }
 
-static enum pw_problem refuse_bound(const struct ledger *l, const struct pool *p, uint64_t pfn, uint64_t count,
-				    struct refusal *why)
+/* A stretch of frames, and the page that each of them is for (vm NULL: nobody has any of them yet). */
+struct claim {
+	const struct ledger *l;
+	const struct pool *pool;
+	uint64_t pfn, count;
+	const struct vm *vm;
+	uint64_t gfn;
+};
+
+/* The next run at or after `from` that another page has. */
+static bool next_taken(const struct claim *c, uint64_t from, struct frame_view *f)
+{
+	for (; pool_next_owned(c->l, c->pool, from, c->pfn + c->count, f); from = f->pfn + f->count)
+		if (!c->vm || f->vm != c->vm || f->gfn - c->gfn != f->pfn - c->pfn)
+			return true;
+	return false;
+}
+
+static enum pw_problem refuse_bound(const struct claim *c, struct refusal *why)
 {
 	char id[PW_UUID_TEXT];
 	struct frame_view f;
 
-	if (!pool_next_bound(l, p, pfn, pfn + count, &f))
+	if (!next_taken(c, c->pfn, &f))
 		return PROBLEM_NONE;
 	pw_uuid_format(&f.vm->id, id);
 	refuse(why, PROBLEM_FRAME_CONFLICT, "frame %" PRIu64 " of pool %s is bound to VM %s, GFN %" PRIu64, f.pfn,
-	       p->name, id, f.gfn);
-	for (uint64_t at = pfn; why && pool_next_bound(l, p, at, pfn + count, &f); at = f.pfn + f.count)
-		note_run(p, why, f.pfn, f.count, f.vm, f.gfn);
+	       c->pool->name, id, f.gfn);
+	for (uint64_t at = c->pfn; why && next_taken(c, at, &f); at = f.pfn + f.count)
+		note_run(c->pool, why, f.pfn, f.count, f.vm, f.gfn);
 	return PROBLEM_FRAME_CONFLICT;
 }
 
 enum pw_problem pool_claimable(const struct ledger *l, const struct pool *p, uint64_t pfn, uint64_t count,
-			       struct refusal *why)
+			       const struct vm *vm, uint64_t gfn, struct refusal *why)
 {
 	struct tree_run run;
 	enum pw_problem problem;
@@ -138,7 +192,7 @@ enum pw_problem pool_claimable(const struct ledger *l, const struct pool *p, uin
 	if (run.entry == 0 && run.count == count)
 		return PROBLEM_NONE;
 	problem = refuse_quarantined(p, pfn, count, why);
-	return problem != PROBLEM_NONE ? problem : refuse_bound(l, p, pfn, count, why);
+	return problem != PROBLEM_NONE ? problem : refuse_bound(&(struct claim){ l, p, pfn, count, vm, gfn }, why);
 }
 
 /* Checking GFNs. */
@@ -146,26 +200,94 @@ enum pw_problem pool_claimable(const struct ledger *l, const struct pool *p, uin
 /* What one item is applied to, found once. */
 struct target {
 	struct vm *vm;
-	enum gfn_op op;
+	const struct item *item;
+	enum gfn_op op;          /* of the law's */
 	const struct slot *slot; /* of the last run */
 	struct pool *pool;       /* NULL: the item names none that is attached */
 	unsigned place;
 };
 
-static enum pw_problem refuse_gfn(const struct target *t, enum pw_problem p, uint64_t gfn, enum gfn_state s,
+/* Does a resident page's entry have the frame that the item names for it? */
+static bool has_frame(const struct target *t, uint64_t entry, uint64_t pfn)
+{
+	return t->pool && gfn_entry_place(entry) == t->place && (entry & TREE_NUMBER) == pfn;
+}
+
+/* Does a page that becomes `is` go with the frame that the item names for it, or with none? */
+static bool frame_fits(const struct target *t, uint64_t entry, uint64_t pfn, enum gfn_state is)
+{
+	bool resident = entry & GFN_ENTRY_RESIDENT;
+
+	if (!t->item->framed)
+		return resident || is != GFN_SECURE_RESIDENT;
+	return resident ? has_frame(t, entry, pfn) : is == GFN_SECURE_RESIDENT;
+}
+
+static bool next_arch_entry(const struct target *t, uint64_t entry, uint64_t pfn, uint64_t *next)
+{
+	const struct arch_law *law = t->item->arch_law;
+	enum gfn_state now = gfn_entry_state(entry), is;
+	unsigned to = t->item->arch_op->next[gfn_arch_state(law, entry)];
+
+	if (to == ARCH_REFUSED || !arch_move_is_lawful(now, law->states[to].is))
+		return false;
+	is = law->states[to].is;
+	if (!frame_fits(t, entry, pfn, is))
+		return false;
+	*next = is == now ? entry & ~GFN_ENTRY_ARCH_ANY : gfn_entry(is, t->place, pfn);
+	if (law->rest[is] != to)
+		*next |= (uint64_t)(to + 1) << GFN_ENTRY_ARCH;
+	return true;
+}
+
+/* The entry that the item gives a page which reads `entry`; pfn is the frame that it names. False: an error cell. */
+static inline bool next_entry(const struct target *t, uint64_t entry, uint64_t pfn, uint64_t *next)
+{
+	enum gfn_state now = gfn_entry_state(entry), is;
+
+	if (t->item->arch_op)
+		return next_arch_entry(t, entry, pfn, next);
+	if (!gfn_step(now, t->op, &is))
+		return false;
+	*next = is == now ? entry : gfn_entry(is, t->place, pfn);
+	return true;
+}
+
+static const char *residency(enum gfn_state s)
+{
+	return s == GFN_SECURE_RESIDENT ? " and resident" : s == GFN_SECURE_OUT ? " and paged out" : "";
+}
+
+static void refuse_arch_step(const struct target *t, uint64_t gfn, uint64_t entry, struct refusal *why)
+{
+	const struct arch_law *law = t->item->arch_law;
+	const struct arch_op *op = t->item->arch_op;
+	enum gfn_state s = gfn_entry_state(entry);
+	unsigned state = gfn_arch_state(law, entry);
+	bool cell = op->next[state] == ARCH_REFUSED;
+
+	refuse(why, PROBLEM_GFN_TRANSITION, "%s of GFN %" PRIu64 ", which is %s (%s%s)%s: %s", op->name, gfn,
+	       law->states[state].name, gfn_state_name(s), residency(s), cell ? "" : " and not on the frame named",
+	       op->rule);
+	if (why)
+		why->arch_state = law->states[state].name;
+}
+
+static enum pw_problem refuse_gfn(const struct target *t, enum pw_problem p, uint64_t gfn, uint64_t entry,
 				  struct refusal *why)
 {
+	enum gfn_state s = gfn_entry_state(entry);
+
 	if (p == PROBLEM_GFN_OUT_OF_SLOT)
 		refuse(why, p, "GFN %" PRIu64 " is not in the memory slot of its run", gfn);
+	else if (t->item->arch_op)
+		refuse_arch_step(t, gfn, entry, why);
 	else
 		refuse(why, p, "%s of GFN %" PRIu64 ", which is %s%s", gfn_op_name(t->op), gfn, gfn_state_name(s),
-		       s == GFN_SECURE_RESIDENT ? " and resident"
-		       : s == GFN_SECURE_OUT    ? " and paged out"
-						: "");
+		       residency(s));
 	if (why) {
 		why->gfn = gfn;
 		why->gfn_state = s;
-		why->op = gfn_op_name(t->op);
 		why->vm = t->vm->id;
 	}
 	return p;
@@ -178,9 +300,9 @@ static enum pw_problem check_slot(struct target *t, const struct gfn_run *r, str
 	if (!s || r->gfn < s->base || r->gfn - s->base >= s->pages)
 		s = t->slot = vm_slot_at(t->vm, r->gfn);
 	if (!s)
-		return refuse_gfn(t, PROBLEM_GFN_OUT_OF_SLOT, r->gfn, GFN_NORMAL, why);
+		return refuse_gfn(t, PROBLEM_GFN_OUT_OF_SLOT, r->gfn, 0, why);
 	if (r->count > s->pages - (r->gfn - s->base))
-		return refuse_gfn(t, PROBLEM_GFN_OUT_OF_SLOT, s->base + s->pages, GFN_NORMAL, why);
+		return refuse_gfn(t, PROBLEM_GFN_OUT_OF_SLOT, s->base + s->pages, 0, why);
 	return PROBLEM_NONE;
 }
 
@@ -188,22 +310,24 @@ static enum pw_problem check_gfns(struct target *t, const struct gfn_run *r, str
 {
 	for (uint64_t at = r->gfn; at < r->gfn + r->count;) {
 		struct tree_run run = tree_run_at(&t->vm->pages, at, r->gfn + r->count);
-		enum gfn_state next;
+		uint64_t next;
 
-		if (!gfn_step(gfn_entry_state(run.entry), t->op, &next))
-			return refuse_gfn(t, PROBLEM_GFN_TRANSITION, at, gfn_entry_state(run.entry), why);
+		if (!next_entry(t, run.entry, r->pfn + (at - r->gfn), &next))
+			return refuse_gfn(t, PROBLEM_GFN_TRANSITION, at, run.entry, why);
 		at += run.count;
 	}
 	return PROBLEM_NONE;
 }
 
-static enum pw_problem check_frames(const struct ledger *l, const struct target *t, const struct item *it,
-				    const struct gfn_run *r, struct refusal *why)
+static enum pw_problem check_frames(const struct ledger *l, const struct target *t, const struct gfn_run *r,
+				    struct refusal *why)
 {
+	const struct item *it = t->item;
+
 	if (!it->framed)
 		return PROBLEM_NONE;
 	if (t->pool)
-		return pool_claimable(l, t->pool, r->pfn, r->count, why);
+		return pool_claimable(l, t->pool, r->pfn, r->count, t->vm, r->gfn, why);
 	refuse(why, PROBLEM_FRAME_OUT_OF_POOL, "pool %s is not attached to the host", it->pool);
 	if (why)
 		memccpy(why->pool, it->pool, 0, sizeof why->pool - 1);
@@ -216,16 +340,47 @@ static enum pw_status change_gfns(struct ledger *l, struct target *t, const stru
 {
 	for (uint64_t at = r->gfn; at < r->gfn + r->count;) {
 		struct tree_run run = tree_run_at(&t->vm->pages, at, r->gfn + r->count);
-		enum gfn_state now = gfn_entry_state(run.entry), next = now;
+		uint64_t next;
 
-		if (gfn_step(now, t->op, &next) && next != now) {
-			if (vm_change_run(l, t->vm, &run, gfn_entry(next, t->place, r->pfn + (at - r->gfn))) != PW_OK)
+		if (next_entry(t, run.entry, r->pfn + (at - r->gfn), &next) && next != run.entry) {
+			if (vm_change_run(l, t->vm, &run, next) != PW_OK)
 				return PW_NO_MEMORY;
 			*changed = true;
 		}
 		at += run.count;
 	}
 	return PW_OK;
+}
+
+/* One page that has a word of its own, and no frame comes or goes. False: out of memory, nothing done. Forced inline:
+ * it ends the busiest path that there is. */
+static inline __attribute__((always_inline)) bool put_page(struct ledger *l, struct vm *vm, uint64_t gfn,
+							   const struct tree_spot *spot, uint64_t entry)
+{
+	struct tree_run old = { gfn, 1, *spot->word };
+
+	if (undo_reserve(&l->undo, UNDO_RECORD(sizeof old)) != PW_OK)
+		return false;
+	undo_push(&l->undo, &run_changed, vm, &old, sizeof old);
+	tree_put(&vm->pages, gfn, spot, entry);
+	return true;
+}
+
+static bool apply_arch_page(struct ledger *l, const struct target *t, uint64_t gfn, const struct tree_spot *spot,
+			    bool *changed)
+{
+	uint64_t was = *spot->word, entry;
+
+	if (!next_arch_entry(t, was, 0, &entry) || (was ^ entry) & GFN_ENTRY_RESIDENT)
+		return false;
+	if (entry == was)
+		return true;
+	if (!put_page(l, t->vm, gfn, spot, entry))
+		return false;
+	t->vm->counts.pages[gfn_entry_state(was)]--;
+	t->vm->counts.pages[gfn_entry_state(entry)]++;
+	*changed = true;
+	return true;
 }
 
 /*
@@ -236,78 +391,80 @@ static bool apply_page(struct ledger *l, const struct target *t, uint64_t gfn, b
 {
 	enum gfn_state now, next;
 	struct tree_spot spot;
-	struct tree_run old;
 
 	if (!tree_find(&t->vm->pages, gfn, &spot))
 		return false;
+	if (t->item->arch_op)
+		return apply_arch_page(l, t, gfn, &spot, changed);
 	now = gfn_entry_state(*spot.word);
 	if (now == GFN_SECURE_RESIDENT || !gfn_step(now, t->op, &next) || next == GFN_SECURE_RESIDENT)
 		return false;
 	if (next == now)
 		return true;
-	if (undo_reserve(&l->undo, UNDO_RECORD(sizeof old)) != PW_OK)
+	if (!put_page(l, t->vm, gfn, &spot, gfn_entry(next, 0, 0)))
 		return false;
-	old = (struct tree_run){ gfn, 1, *spot.word };
-	undo_push(&l->undo, &run_changed, t->vm, &old, sizeof old);
 	t->vm->counts.pages[now]--;
 	t->vm->counts.pages[next]++;
-	tree_put(&t->vm->pages, gfn, &spot, gfn_entry(next, 0, 0));
 	*changed = true;
 	return true;
 }
 
-static enum pw_problem apply_run(struct ledger *l, struct target *t, const struct item *it, const struct gfn_run *r,
-				 bool *changed, struct refusal *why)
+static enum pw_problem apply_run(struct ledger *l, struct target *t, const struct gfn_run *r, bool *changed,
+				 struct refusal *why)
 {
 	enum pw_problem p = check_slot(t, r, why);
 
-	if (p == PROBLEM_NONE && r->count == 1 && !it->framed && apply_page(l, t, r->gfn, changed))
+	if (p == PROBLEM_NONE && r->count == 1 && !t->item->framed && apply_page(l, t, r->gfn, changed))
 		return PROBLEM_NONE;
 	if (p == PROBLEM_NONE)
 		p = check_gfns(t, r, why);
 	if (p == PROBLEM_NONE)
-		p = check_frames(l, t, it, r, why);
+		p = check_frames(l, t, r, why);
 	if (p == PROBLEM_NONE && change_gfns(l, t, r, changed) != PW_OK)
 		p = refuse_memory(why, "changing GFNs");
+	return p;
+}
+
+/* Who may be named by the item at all? */
+static enum pw_problem check_target(const struct target *t, const struct host *h, struct refusal *why)
+{
+	char id[PW_UUID_TEXT];
+	enum pw_problem p;
+
+	if (!t->vm) {
+		pw_uuid_format(&t->item->vm, id);
+		p = refuse(why, PROBLEM_VM_NOT_FOUND, "there is no VM %s", id);
+	} else if (t->vm->host != h) {
+		pw_uuid_format(&t->vm->host->id, id);
+		p = refuse(why, PROBLEM_VM_NOT_ON_HOST, "the VM is placed on host %s", id);
+	} else if (t->item->arch_op && t->item->arch_law != arch_laws[t->vm->arch]) {
+		p = refuse(why, PROBLEM_ARCH_UNSUPPORTED, "%s is no operation of arch %s, which the VM has",
+			   t->item->arch_op->name, arch_name(t->vm->arch));
+	} else if (t->vm->state == VM_NORMAL) {
+		p = refuse(why, PROBLEM_VM_TRANSITION, "%s needs a VM that is transient or secure: it is normal",
+			   item_op_name(t->item));
+	} else {
+		return PROBLEM_NONE;
+	}
+	if (why) {
+		why->vm = t->item->vm;
+		why->host = t->vm ? t->vm->host->id : why->host;
+	}
 	return p;
 }
 
 static enum pw_problem find_target(const struct ledger *l, const struct host *h, const struct item *it,
 				   struct target *t, struct refusal *why)
 {
-	char id[PW_UUID_TEXT];
+	enum pw_problem p;
 
-	t->vm = ledger_vm(l, &it->vm);
-	t->op = it->op == GFN_UNSHARE && it->framed ? GFN_UNSHARE_IN : it->op;
-	if (!t->vm) {
-		pw_uuid_format(&it->vm, id);
-		refuse(why, PROBLEM_VM_NOT_FOUND, "there is no VM %s", id);
-		if (why)
-			why->vm = it->vm;
-		return PROBLEM_VM_NOT_FOUND;
-	}
-	if (t->vm->host != h) {
-		pw_uuid_format(&t->vm->host->id, id);
-		refuse(why, PROBLEM_VM_NOT_ON_HOST, "the VM is placed on host %s", id);
-		if (why) {
-			why->vm = it->vm;
-			why->host = t->vm->host->id;
-		}
-		return PROBLEM_VM_NOT_ON_HOST;
-	}
-	if (t->vm->state == VM_NORMAL) {
-		refuse(why, PROBLEM_VM_TRANSITION, "%s needs a VM that is transient or secure: it is normal",
-		       gfn_op_name(t->op));
-		if (why) {
-			why->vm = it->vm;
-			why->vm_state = VM_NORMAL;
-			why->op = gfn_op_name(t->op);
-		}
-		return PROBLEM_VM_TRANSITION;
-	}
-	if (it->framed)
+	*t = (struct target){ .vm = ledger_vm(l, &it->vm), .item = it, .op = it->op };
+	if (it->op == GFN_UNSHARE && it->framed)
+		t->op = GFN_UNSHARE_IN;
+	p = check_target(t, h, why);
+	if (p == PROBLEM_NONE && it->framed)
 		t->pool = host_pool(h, it->pool, &t->place);
-	return PROBLEM_NONE;
+	return p;
 }
 
 enum { AHEAD = 16 }; /* runs: so far ahead memory is asked for */
@@ -315,7 +472,7 @@ enum { AHEAD = 16 }; /* runs: so far ahead memory is asked for */
 enum pw_problem ledger_apply(struct ledger *l, struct host *h, const struct item *it, bool *changed,
 			     struct refusal *why)
 {
-	struct target t = { 0 };
+	struct target t;
 	undo_mark mark = ledger_mark(l);
 	enum pw_problem p = find_target(l, h, it, &t, why);
 
@@ -323,11 +480,13 @@ enum pw_problem ledger_apply(struct ledger *l, struct host *h, const struct item
 	for (size_t i = 0; p == PROBLEM_NONE && i < it->run_count; i++) {
 		if (i + AHEAD < it->run_count)
 			tree_prefetch(&t.vm->pages, it->runs[i + AHEAD].gfn);
-		p = apply_run(l, &t, it, &it->runs[i], changed, why);
+		p = apply_run(l, &t, &it->runs[i], changed, why);
 	}
 	if (p != PROBLEM_NONE) {
 		ledger_rollback(l, mark);
 		*changed = false;
+		if (why)
+			why->op = item_op_name(it);
 	}
 	return p;
 }

@@ -401,7 +401,7 @@ static bool host_uses(const struct ledger *l, const struct host *h, const struct
 {
 	struct frame_view f;
 
-	for (uint64_t at = p->base; pool_next_bound(l, p, at, p->base + p->frames, &f); at = f.pfn + f.count)
+	for (uint64_t at = p->base; pool_next_owned(l, p, at, p->base + p->frames, &f); at = f.pfn + f.count)
 		if (f.vm->host == h)
 			return true;
 	return false;

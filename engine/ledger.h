@@ -12,6 +12,7 @@
 #ifndef PW_ENGINE_LEDGER_H
 #define PW_ENGINE_LEDGER_H
 #include "engine/alias.h"
+#include "engine/arch/law.h"
 #include "engine/problem.h"
 #include "engine/tree.h"
 #include "engine/undo.h"
@@ -21,6 +22,8 @@
 #define GFN_ENTRY_OUT      ((uint64_t)1 << 62) /* secure and paged out */
 #define GFN_ENTRY_SHARED   ((uint64_t)1 << 61)
 #define GFN_ENTRY_POOL     40 /* bits 47..40: the pool, by its place in the host's list; 0 is local */
+#define GFN_ENTRY_ARCH     48 /* bits 51..48: 1 + the architecture's state (engine/arch/law.h); 0: the one at rest */
+#define GFN_ENTRY_ARCH_ANY ((uint64_t)0xf << GFN_ENTRY_ARCH)
 enum gfn_state gfn_entry_state(uint64_t entry);
 
 /* An entry of a pool's tree. */
@@ -207,11 +210,18 @@ struct item {
 	const char *pool;           /* of the frames; borrowed */
 	const struct gfn_run *runs; /* borrowed; each with count >= 1 and inside 2^40, as the codec guarantees */
 	size_t run_count;
+	const struct arch_op *arch_op;   /* an arch-level item: decides instead of op; NULL: op does */
+	const struct arch_law *arch_law; /* whose it is */
 };
+const char *item_op_name(const struct item *it); /* as on the wire */
 /*
  * Applies one item for the agent of h: all of its runs in order, or none. Refuses with the first of these that holds
- * for the first run that has one: vm-not-found, vm-not-on-host, vm-transition, gfn-out-of-slot, gfn-transition,
- * frame-out-of-pool, frame-quarantined, frame-conflict. *changed: false if all was so already.
+ * for the first run that has one: vm-not-found, vm-not-on-host, arch-unsupported (the operation is of another
+ * architecture than the VM), vm-transition, gfn-out-of-slot, gfn-transition, frame-out-of-pool, frame-quarantined,
+ * frame-conflict. *changed: false if all was so already.
+ *
+ * An architecture's operation moves pages as engine/arch/law.h has it. One of the law that changes a page leaves it in
+ * its architecture's state at rest.
  */
 enum pw_problem ledger_apply(struct ledger *l, struct host *h, const struct item *it, bool *changed,
 			     struct refusal *why) PW_MUST_CHECK;
@@ -228,13 +238,15 @@ size_t ledger_apply_batch(struct ledger *l, struct host *h, const struct item *i
 			  struct item_result *results);
 void ledger_results_release(struct ledger *l, struct item_result *results, size_t n);
 
-/* Reading. Runs are maximal, cut to the window; a slot's edge, a change of state or residency, or a break in
- * consecutive frames ends one. False when there is none at or after `from` below `end`. */
+/* Reading. Runs are maximal, cut to the window; a slot's edge, a change of state (the architecture's too) or residency,
+ * or a break in consecutive frames ends one. False when there is none at or after `from` below `end`. */
 struct gfn_view {
 	uint64_t gfn, count;
 	enum gfn_state state;
 	const struct pool *pool; /* of a resident run; NULL otherwise */
 	uint64_t pfn;
+	unsigned arch;          /* the architecture's state + 1; 0: the one at rest */
+	const char *arch_state; /* by name; NULL: the VM's architecture has none */
 };
 bool vm_next_run(const struct vm *vm, uint64_t from, uint64_t end, struct gfn_view *out);
 
@@ -242,6 +254,7 @@ struct frame_view {
 	uint64_t pfn, count;
 	const struct vm *vm; /* who has them; NULL: in quarantine */
 	uint64_t gfn;
+	const char *arch_state; /* of these GFNs, as in gfn_view */
 };
 bool pool_next_bound(const struct ledger *l, const struct pool *p, uint64_t from, uint64_t end, struct frame_view *out);
 bool pool_next_quarantined(const struct pool *p, uint64_t from, uint64_t end, struct frame_view *out);
@@ -259,7 +272,8 @@ enum pw_problem ledger_load_vm(struct ledger *l, const struct vm_spec *spec, enu
 /* A slot whose GFNs are normal until their extents are loaded, in whatever state the VM is. */
 enum pw_problem ledger_load_slot(struct ledger *l, struct vm *vm, const struct slot *s,
 				 struct refusal *why) PW_MUST_CHECK;
-/* One run of a VM's tree; a frame in it is claimed like any other. */
+/* One run of a VM's tree; a frame in it is claimed like any other. The entry of a normal GFN is nothing but its
+ * architecture's state. */
 enum pw_problem ledger_load_extent(struct ledger *l, struct vm *vm, uint64_t gfn, uint64_t count, uint64_t entry,
 				   struct refusal *why) PW_MUST_CHECK;
 

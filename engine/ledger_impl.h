@@ -5,6 +5,7 @@
  */
 #ifndef PW_ENGINE_LEDGER_IMPL_H
 #define PW_ENGINE_LEDGER_IMPL_H
+#include "engine/arch/law.h"
 #include "engine/index.h"
 #include "engine/ledger.h"
 
@@ -29,6 +30,15 @@ static inline unsigned gfn_entry_place(uint64_t entry)
 {
 	return (unsigned)(entry >> GFN_ENTRY_POOL) & 0xff;
 }
+static inline unsigned gfn_entry_arch(uint64_t entry)
+{
+	return (unsigned)((entry & GFN_ENTRY_ARCH_ANY) >> GFN_ENTRY_ARCH);
+}
+/* The architecture's state of a GFN: its place in the law. */
+static inline unsigned gfn_arch_state(const struct arch_law *law, uint64_t entry)
+{
+	return gfn_entry_arch(entry) ? gfn_entry_arch(entry) - 1 : law->rest[gfn_entry_state(entry)];
+}
 static inline uint64_t frame_entry(uint32_t vm, uint64_t gfn)
 {
 	return FRAME_ENTRY_BOUND | (uint64_t)vm << FRAME_ENTRY_VM | gfn;
@@ -41,9 +51,14 @@ static inline uint32_t frame_entry_vm(uint64_t entry)
 /* apply.c: gives [gfn, gfn + count), which is one run reading `old`, the new entry, in both trees. Undoable; on
  * PW_NO_MEMORY nothing changed. */
 enum pw_status vm_change_run(struct ledger *l, struct vm *vm, const struct tree_run *old, uint64_t entry) PW_MUST_CHECK;
-/* apply.c: the frames of [pfn, pfn + count) that keep a claim off, as the refusal to give; NONE if it may be made. */
+/* apply.c: the frames of [pfn, pfn + count) that keep a claim off, as the refusal to give; NONE if it may be made.
+ * A frame that vm has for the very page of [gfn, gfn + count) that names it does not. */
 enum pw_problem pool_claimable(const struct ledger *l, const struct pool *p, uint64_t pfn, uint64_t count,
-			       struct refusal *why) PW_MUST_CHECK;
+			       const struct vm *vm, uint64_t gfn, struct refusal *why) PW_MUST_CHECK;
+/* apply.c: is it an entry that the ledger itself would write for a GFN of this VM? 0 is one. */
+bool vm_entry_is_sound(const struct vm *vm, uint64_t entry);
+/* view.c: pool_next_bound, but without looking at the GFNs' state: a run breaks with its frames and GFNs only. */
+bool pool_next_owned(const struct ledger *l, const struct pool *p, uint64_t from, uint64_t end, struct frame_view *out);
 /* vm.c: every GFN to normal, every frame back, the VM to normal with a new epoch. Undoable; all or nothing. */
 enum pw_status vm_reset(struct ledger *l, struct vm *vm) PW_MUST_CHECK;
 void vm_free(struct ledger *l, struct vm *vm);

@@ -50,12 +50,6 @@ enum pw_problem ledger_load_vm(struct ledger *l, const struct vm_spec *spec, enu
 	return p;
 }
 
-/* Is it an entry that the ledger itself would write, of a GFN that is not normal? */
-static bool entry_is_ours(uint64_t entry)
-{
-	return entry && entry == gfn_entry(gfn_entry_state(entry), gfn_entry_place(entry), entry & TREE_NUMBER);
-}
-
 enum pw_problem ledger_load_slot(struct ledger *l, struct vm *vm, const struct slot *s, struct refusal *why)
 {
 	enum vm_state state = vm->state;
@@ -77,7 +71,7 @@ static enum pw_problem extent_frames(const struct ledger *l, const struct vm *vm
 		return PROBLEM_NONE;
 	if (!p)
 		return refuse(why, PROBLEM_FRAME_OUT_OF_POOL, "an extent names a pool that is not attached");
-	return pool_claimable(l, p, entry & TREE_NUMBER, count, why);
+	return pool_claimable(l, p, entry & TREE_NUMBER, count, NULL, 0, why);
 }
 
 enum pw_problem ledger_load_extent(struct ledger *l, struct vm *vm, uint64_t gfn, uint64_t count, uint64_t entry,
@@ -89,7 +83,7 @@ enum pw_problem ledger_load_extent(struct ledger *l, struct vm *vm, uint64_t gfn
 	if (!range_fits(gfn, count) || vm->state == VM_NORMAL)
 		return refuse(why, PROBLEM_INVALID_REQUEST, "extent at GFN %" PRIu64 " of a VM that is %s", gfn,
 			      vm_state_name(vm->state));
-	if (!entry_is_ours(entry))
+	if (!entry || !vm_entry_is_sound(vm, entry))
 		return refuse(why, PROBLEM_INVALID_REQUEST, "extent at GFN %" PRIu64 " reads %#" PRIx64, gfn, entry);
 	now = tree_run_at(&vm->pages, gfn, gfn + count);
 	if (now.entry || now.count != count)

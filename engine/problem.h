@@ -29,7 +29,7 @@
 	X(PROBLEM_VM_BUSY, "vm-busy", "The VM is in use")                                        \
 	X(PROBLEM_SLOT_OVERLAP, "slot-overlap", "Memory slots overlap")                          \
 	X(PROBLEM_SLOT_NOT_FOUND, "slot-not-found", "No such memory slot")                       \
-	X(PROBLEM_ARCH_UNSUPPORTED, "arch-unsupported", "The host has no backend for this arch") \
+	X(PROBLEM_ARCH_UNSUPPORTED, "arch-unsupported", "Not the architecture of host or of VM") \
 	X(PROBLEM_STALE_BATCH, "stale-batch", "An older batch than the last one")                \
 	X(PROBLEM_BATCH_REJECTED, "batch-rejected", "The atomic batch was undone")               \
 	/* operations and tokens */                                                              \
@@ -88,8 +88,9 @@ struct refusal {
 	struct pw_uuid host; /* vm-not-on-host: where it is placed */
 	enum vm_state vm_state;
 	enum vm_event vm_event;
-	const char *op; /* static text: the name of the GFN op that was refused; NULL if it was vm_event */
-	uint64_t gfn;   /* the first offending one */
+	const char *op;         /* static text: the name of the GFN operation that was refused; NULL: it was none */
+	const char *arch_state; /* static text: of the GFN, where the operation was an architecture's; else NULL */
+	uint64_t gfn;           /* the first offending one */
 	enum gfn_state gfn_state;
 	char pool[POOL_NAME_MAX];
 	uint64_t frames;                         /* frame-conflict, frame-quarantined: how many in all */

@@ -19,6 +19,13 @@ static const struct slot *slot_at_or_after(const struct vm *vm, uint64_t gfn)
 	return lo < vm->slot_count ? &vm->slots[lo] : NULL;
 }
 
+static const char *arch_state_name(const struct vm *vm, uint64_t entry)
+{
+	const struct arch_law *law = arch_laws[vm->arch];
+
+	return law ? law->states[gfn_arch_state(law, entry)].name : NULL;
+}
+
 bool vm_next_run(const struct vm *vm, uint64_t from, uint64_t end, struct gfn_view *out)
 {
 	const struct slot *s = slot_at_or_after(vm, from);
@@ -31,7 +38,11 @@ bool vm_next_run(const struct vm *vm, uint64_t from, uint64_t end, struct gfn_vi
 	if (end > s->base + s->pages)
 		end = s->base + s->pages;
 	run = tree_run_at(&vm->pages, from, end);
-	*out = (struct gfn_view){ .gfn = run.first, .count = run.count, .state = gfn_entry_state(run.entry) };
+	*out = (struct gfn_view){ .gfn = run.first,
+				  .count = run.count,
+				  .state = gfn_entry_state(run.entry),
+				  .arch = gfn_entry_arch(run.entry),
+				  .arch_state = arch_state_name(vm, run.entry) };
 	if (out->state == GFN_SECURE_RESIDENT) {
 		out->pool = vm->host->pools[gfn_entry_place(run.entry)];
 		out->pfn = run.entry & TREE_NUMBER;
@@ -53,14 +64,28 @@ static bool next_flagged(const struct pool *p, uint64_t from, uint64_t end, uint
 	return false;
 }
 
-bool pool_next_bound(const struct ledger *l, const struct pool *p, uint64_t from, uint64_t end, struct frame_view *out)
+bool pool_next_owned(const struct ledger *l, const struct pool *p, uint64_t from, uint64_t end, struct frame_view *out)
 {
 	struct tree_run run;
 
 	if (!next_flagged(p, from, end, FRAME_ENTRY_BOUND, &run))
 		return false;
-	*out = (struct frame_view){ run.first, run.count, ledger_vm_by_number(l, frame_entry_vm(run.entry)),
-				    run.entry & TREE_NUMBER };
+	*out = (struct frame_view){ .pfn = run.first,
+				    .count = run.count,
+				    .vm = ledger_vm_by_number(l, frame_entry_vm(run.entry)),
+				    .gfn = run.entry & TREE_NUMBER };
+	return true;
+}
+
+bool pool_next_bound(const struct ledger *l, const struct pool *p, uint64_t from, uint64_t end, struct frame_view *out)
+{
+	struct tree_run pages;
+
+	if (!pool_next_owned(l, p, from, end, out))
+		return false;
+	pages = tree_run_at(&out->vm->pages, out->gfn, out->gfn + out->count);
+	out->count = pages.count;
+	out->arch_state = arch_state_name(out->vm, pages.entry);
 	return true;
 }
 
@@ -84,7 +109,7 @@ uint64_t digest_run(uint64_t digest, const struct gfn_view *run)
 {
 	digest = stir(digest, run->gfn);
 	digest = stir(digest, run->count);
-	digest = stir(digest, (uint64_t)run->state);
+	digest = stir(digest, (uint64_t)run->state | (uint64_t)run->arch << 8);
 	if (run->state != GFN_SECURE_RESIDENT)
 		return digest;
 	for (const char *c = run->pool && !run->pool->host ? run->pool->name : ""; *c; c++)
@@ -116,7 +141,11 @@ static bool check_vm(const struct ledger *l, const struct vm *vm, struct pw_err 
 	}
 	for (uint64_t at = 0; vm_next_run(vm, at, TREE_PAGES, &run); at = run.gfn + run.count) {
 		pages[run.state] += run.count;
-		if (vm->state == VM_NORMAL && run.state != GFN_NORMAL)
+		if (!vm_entry_is_sound(vm, tree_get(&vm->pages, run.gfn)))
+			return pw_fail(err, PW_CONFLICT, "GFN %" PRIu64 " has a state that its architecture lacks",
+				       run.gfn),
+			       false;
+		if (vm->state == VM_NORMAL && (run.state != GFN_NORMAL || run.arch))
 			return pw_fail(err, PW_CONFLICT, "L3: GFN %" PRIu64 " of a normal VM is not normal", run.gfn),
 			       false;
 		if (vm->state == VM_SECURE && run.state == GFN_NORMAL)
@@ -163,7 +192,7 @@ static bool check_pool(const struct ledger *l, const struct pool *p, struct pw_e
 	uint64_t bound = 0, quarantined = 0;
 	struct frame_view f;
 
-	for (uint64_t at = 0; pool_next_bound(l, p, at, TREE_PAGES, &f); at = f.pfn + f.count) {
+	for (uint64_t at = 0; pool_next_owned(l, p, at, TREE_PAGES, &f); at = f.pfn + f.count) {
 		bound += f.count;
 		for (uint64_t i = 0; i < f.count;) {
 			struct gfn_view g;

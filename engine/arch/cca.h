@@ -397,8 +397,9 @@ enum pw_status cca_rmi(struct cca *m, const struct cca_call *call, struct cca_re
 
 /*
  * The same command up to `count` times, each one page, table or entry further, until one is refused: *done are behind
- * it, *r is the last answer. For DELEGATE, UNDELEGATE, DATA_CREATE_UNKNOWN, DATA_DESTROY, RTT_CREATE, RTT_DESTROY and
- * RTT_FOLD; homogeneous stretches cost one command each. PW_INVALID: another command. PW_NO_MEMORY: *done are done.
+ * it, *r is the last answer. For DELEGATE, UNDELEGATE, DATA_CREATE (of one source page), DATA_CREATE_UNKNOWN,
+ * DATA_DESTROY, RTT_CREATE, RTT_DESTROY and RTT_FOLD; homogeneous stretches cost one command each, and DATA_CREATE its
+ * measurements. PW_INVALID: another command. PW_NO_MEMORY: *done are done.
  */
 enum pw_status cca_rmi_run(struct cca *m, const struct cca_call *call, uint64_t count, uint64_t *done,
 			   struct cca_result *r) PW_MUST_CHECK;
@@ -434,6 +435,15 @@ struct cca_walk {
 /* Towards `level` for an IPA below 2^48. */
 struct cca_walk cca_walk(const struct cca_realm *realm, uint64_t ipa, unsigned level);
 uint64_t cca_level_size(unsigned level); /* bytes that one entry covers */
+
+/* The pages from `gfn` on, below `end`, whose entries are alike, with consecutive outputs if they have any: whatever
+ * the tables. Needs gfn < end, and both in one half. */
+struct cca_pages {
+	uint64_t gfn, count;
+	enum cca_entry entry;
+	uint64_t addr; /* output of the first */
+};
+struct cca_pages cca_pages_at(const struct cca_realm *realm, uint64_t gfn, uint64_t end);
 
 /*
  * What a running REC does; other commands may come between. X0.. of its calls into the RMM; exits: the REC is not
@@ -476,6 +486,8 @@ enum gfn_state cca_project(enum cca_realm_state realm, enum cca_entry protected_
 enum gfn_state cca_gfn_state(const struct cca_realm *realm, uint64_t gfn);
 bool cca_aliases_clash(enum cca_entry protected_, enum cca_entry unprotected); /* both mapped: against L9 */
 enum vm_state cca_project_realm(enum cca_realm_state s);
+/* Which state of cca_law that is: the law's, and the protected entry's RIPAS. */
+unsigned cca_law_state(enum gfn_state is, enum cca_entry protected_);
 
 /* A hash of all that commands and realms can change. */
 uint64_t cca_digest(const struct cca *m);

@@ -65,7 +65,9 @@ void cca_explain(const struct cca *m, const struct cca_call *call, const struct 
 		*err = (struct pw_err){ 0 };
 		return;
 	}
-	if (r->failed->kind == CCA_CHECK_GRANULE) {
+	if (r->failed->kind == CCA_CHECK_EL3) {
+		describe_granule(m, call->arg[CCA_ARG_ADDR], what, sizeof what);
+	} else if (r->failed->kind == CCA_CHECK_GRANULE) {
 		describe_granule(m, call->arg[r->failed->arg], what, sizeof what);
 		(void)snprintf(wanted, sizeof wanted, " %s (%s)", cca_granule_name(r->failed->state),
 			       cca_arg_name(r->failed->arg));
@@ -74,7 +76,8 @@ void cca_explain(const struct cca *m, const struct cca_call *call, const struct 
 	} else {
 		describe_realm(m, call, what, sizeof what);
 	}
-	(void)pw_fail(err, PW_CONFLICT, "%s: %s,%u: step %td: must hold: %s%s%s%s (%s)", cca_command_name(call->cmd),
+	(void)pw_fail(err, PW_CONFLICT, "%s: %s,%u: step %td: must hold: %s%s%s%s (%s%s)", cca_command_name(call->cmd),
 		      cca_status_name(r->status), r->index, r->failed - row->checks + 1,
-		      cca_check_text(r->failed->kind), wanted, what[0] ? "; " : "", what, row->source);
+		      cca_check_text(r->failed->kind), wanted, what[0] ? "; " : "", what, row->source,
+		      r->unverified ? ", not verified" : "");
 }

@@ -9,7 +9,42 @@ enum pw_status cca_host_rmi(struct cca_host *h, enum cca_command cmd, const uint
 
 	for (unsigned i = 0; i < row->arg_count; i++)
 		call.arg[row->args[i]] = x[i];
-	return cca_rmi(h->m, &call, &h->last);
+	return cca_host_call(h, &call);
+}
+
+enum pw_status cca_host_call(struct cca_host *h, const struct cca_call *call)
+{
+	h->last_call = *call;
+	h->last_call.source = NULL;
+	return cca_rmi(h->m, call, &h->last);
+}
+
+enum pw_status cca_host_run(struct cca_host *h, const struct cca_call *call, uint64_t count, uint64_t *done)
+{
+	static const enum cca_arg moves[] = { CCA_ARG_ADDR, CCA_ARG_IPA, CCA_ARG_DATA };
+	enum pw_status st = cca_rmi_run(h->m, call, count, done, &h->last);
+
+	h->last_call = *call;
+	h->last_call.source = NULL;
+	for (size_t i = 0; i < PW_ARRAY_LEN(moves); i++)
+		h->last_call.arg[moves[i]] += *done * CCA_GRANULE;
+	return st;
+}
+
+struct cca_host_said cca_host_said(const struct cca_host *h)
+{
+	return (struct cca_host_said){ h->last_call, h->last };
+}
+
+void cca_host_say_again(struct cca_host *h, const struct cca_host_said *s)
+{
+	h->last_call = s->call;
+	h->last = s->answer;
+}
+
+void cca_host_explain(const struct cca_host *h, struct pw_err *err)
+{
+	cca_explain(h->m, &h->last_call, &h->last, err);
 }
 
 /* Realms. */
@@ -57,7 +92,7 @@ static enum pw_status realm_create(struct cca_host_realm *r, const struct cca_ho
 
 	call.arg[CCA_ARG_RD] = r->rd;
 	call.arg[CCA_ARG_PARAMS_PTR] = page;
-	st = cca_rmi(r->host->m, &call, &r->host->last);
+	st = cca_host_call(r->host, &call);
 	if (st == PW_OK && r->host->last.status != CCA_SUCCESS)
 		*code = CCA_HOST_EIO;
 	return st;
@@ -75,7 +110,7 @@ static enum pw_status realm_build(struct cca_host_realm *r, const struct cca_hos
 {
 	struct cca_host *h = r->host;
 	enum pw_status swept, st = own_page(h, code);
-	struct cca_result last;
+	struct cca_host_said said;
 
 	if (st == PW_OK && *code == CCA_HOST_OK)
 		st = realm_take(r, code);
@@ -83,9 +118,9 @@ static enum pw_status realm_build(struct cca_host_realm *r, const struct cca_hos
 		st = realm_create(r, w, h->page, code);
 	if (st == PW_OK && *code == CCA_HOST_OK)
 		return PW_OK;
-	last = h->last;
+	said = cca_host_said(h);
 	swept = cca_pool_sweep(h, r->number);
-	h->last = last;
+	cca_host_say_again(h, &said);
 	return st == PW_OK ? swept : st;
 }
 
@@ -169,7 +204,7 @@ enum pw_status cca_host_rec_new(struct cca_host_realm *r, uint64_t pc, bool runn
 {
 	struct cca_rec_params p = { .flags = runnable, .pc = pc, .mpidr = mpidr_of(r->rec_count) };
 	struct cca_call call = { .cmd = CCA_REC_CREATE, .rec = &p };
-	struct cca_result last;
+	struct cca_host_said said;
 	enum pw_status st, put;
 	uint64_t rec = 0;
 
@@ -181,15 +216,45 @@ enum pw_status cca_host_rec_new(struct cca_host_realm *r, uint64_t pc, bool runn
 		call.arg[CCA_ARG_RD] = r->rd;
 		call.arg[CCA_ARG_REC] = rec;
 		call.arg[CCA_ARG_PARAMS_PTR] = r->host->page;
-		st = cca_rmi(r->host->m, &call, &r->host->last);
+		st = cca_host_call(r->host, &call);
 		if (st == PW_OK && r->host->last.status == CCA_SUCCESS) {
 			r->recs[r->rec_count++] = rec;
 			return PW_OK;
 		}
 		*code = CCA_HOST_EIO;
 	}
-	last = r->host->last;
+	said = cca_host_said(r->host);
 	put = rec_put(r, &p, rec);
-	r->host->last = last;
+	cca_host_say_again(r->host, &said);
 	return st == PW_OK ? put : st;
+}
+
+enum pw_status cca_host_recs_end(struct cca_host_realm *r, enum cca_host_code *code)
+{
+	struct cca_host *h = r->host;
+
+	*code = CCA_HOST_OK;
+	while (r->rec_count) {
+		uint64_t addr = r->recs[r->rec_count - 1], aux[CCA_AUX_MAX];
+		const struct cca_rec *rec = cca_rec_at(h->m, addr);
+		unsigned count = rec ? rec->num_aux : 0;
+		enum pw_status st;
+
+		for (unsigned i = 0; i < count; i++)
+			aux[i] = rec->aux[i] << CCA_SHIFT;
+		st = CCA_HOST_RMI(h, CCA_REC_DESTROY, addr);
+		if (st != PW_OK)
+			return st;
+		if (h->last.status != CCA_SUCCESS) {
+			*code = CCA_HOST_EIO;
+			return PW_OK;
+		}
+		r->rec_count--;
+		st = cca_pool_put(h, addr, 1);
+		for (unsigned i = 0; i < count && st == PW_OK; i++)
+			st = cca_pool_put(h, aux[i], 1);
+		if (st != PW_OK)
+			return st;
+	}
+	return PW_OK;
 }

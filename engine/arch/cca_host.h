@@ -5,8 +5,9 @@
  * RMI_ERROR_RTT, what to do when a granule does not come back.
  *
  * SPARE-1  Each realm has one guaranteed spare granule, delegated before the realm is made. It serves for nothing but
- *          the table that unfolds a block which is torn down, and is back before the next block is touched. Blocks of
- *          level 2 only, so that one is enough: the host never folds further.
+ *          the table that unfolds a block which is torn down, or put back as it was (cca_host_restore_lent), and is
+ *          back before the next block is touched. Blocks of level 2 only, so that one is enough: the host never folds
+ *          further.
  * SPARE-2  What a fold gives back may serve the same operation again; at its end it is given up.
  * SPARE-3  Tearing down takes no granule from the pool.
  * SPARE-4  A table that turns out to be there already leaves its granule as in SPARE-2.
@@ -14,6 +15,9 @@
  *          the command and its code, counted, and the rest goes on.
  * LEAK-2   Every delegated granule has a use in the records (cca_host_check), also when making a realm failed half-way.
  * LEAK-3   A host page of several granules is free only when all of them are undelegated.
+ *
+ * Granules that are lent (cca_host_lend) are in the records like all others, but the host takes none by itself: who
+ * lent them names those that shall hold a realm's data (cca_host_map_lent), and hears of each that does not come back.
  */
 #ifndef PW_ENGINE_ARCH_CCA_HOST_H
 #define PW_ENGINE_ARCH_CCA_HOST_H
@@ -22,6 +26,7 @@
 #define CCA_HOST_USES(X)                                                               \
 	X(CCA_USE_FREE, "free")                                                        \
 	X(CCA_USE_PART, "part of a used host page") /* undelegated, the page is not */ \
+	X(CCA_USE_LENT, "lent")                     /* undelegated */                  \
 	X(CCA_USE_HOST, "host")                     /* parameter and run pages */      \
 	X(CCA_USE_RD, "rd")                                                            \
 	X(CCA_USE_ROOT, "root table")                                                  \
@@ -78,6 +83,14 @@ struct cca_host_leak {
 	enum cca_status status;
 };
 
+/* Who lent granules. */
+struct cca_host_lender {
+	/* How many of the next `count` are undelegated before EL3 refuses one. NULL: all, as far as it goes. */
+	uint64_t (*gives_back)(void *ctx, uint64_t count);
+	void (*kept)(void *ctx, uint64_t addr, const char *why); /* LEAK-1. NULL: nobody asks */
+	void *ctx;
+};
+
 struct cca_host {
 	struct cca *m;      /* borrowed: the RMM */
 	struct pw_mem *mem; /* borrowed */
@@ -90,13 +103,21 @@ struct cca_host {
 	uint64_t page;           /* the host's own, for parameters; 0: not yet taken */
 	uint64_t realms_made;
 	struct cca_host_realm *realms;
-	struct cca_result last; /* of the RMM, for EIO */
+	uint64_t lent, lent_count; /* granules of the pool, from 0 */
+	struct cca_host_lender lender;
+	struct cca_call last_call; /* to the RMM; its pages are void */
+	struct cca_result last;    /* of the RMM, for EIO */
 };
 
 /* page_granules: 1, 4 or 16 granules. PW_INVALID: another number, or a pool that is no multiple of it. */
 enum pw_status cca_host_init(struct cca_host *h, struct cca *m, struct pw_mem *mem, uint64_t base, uint64_t granules,
 			     unsigned page_granules) PW_MUST_CHECK;
 void cca_host_release(struct cca_host *h); /* forgets realms; the RMM keeps its own */
+/* Once. PW_INVALID: not free granules of the pool, or host pages of several granules. */
+enum pw_status cca_host_lend(struct cca_host *h, uint64_t addr, uint64_t count,
+			     const struct cca_host_lender *lender) PW_MUST_CHECK;
+/* What the last command met, in words (cca_explain). */
+void cca_host_explain(const struct cca_host *h, struct pw_err *err);
 
 /*
  * The deepest level that mapping [base, end) needs at base: the largest entry that base is aligned to and that fits, no
@@ -125,6 +146,26 @@ enum pw_status cca_host_populate(struct cca_host_realm *r, uint64_t ipa, const v
 /* Pages of unknown contents for [base, end), aligned 2 MiB stretches as blocks where the pool has them in one piece. */
 enum pw_status cca_host_map(struct cca_host_realm *r, uint64_t base, uint64_t end,
 			    enum cca_host_code *code) PW_MUST_CHECK;
+/*
+ * Lent granules from `data` on (or such as are delegated for this realm already) for the `count` pages from `base` on,
+ * aligned 2 MiB stretches as blocks. source: measured contents of each while NEW; NULL: unknown contents. Whatever the
+ * code, granules that hold no data then are still delegated: cca_host_put_lent.
+ */
+enum pw_status cca_host_map_lent(struct cca_host_realm *r, uint64_t base, uint64_t count, uint64_t data,
+				 const void *source, enum cca_host_code *code) PW_MUST_CHECK;
+/* The same for pages that cca_host_unmap_lent has taken: what was a block needs no granule of the pool to be one. */
+enum pw_status cca_host_restore_lent(struct cca_host_realm *r, uint64_t base, uint64_t count, uint64_t data,
+				     const void *source, enum cca_host_code *code) PW_MUST_CHECK;
+/* Takes pages from the realm that are resident on lent granules. The granules stay delegated, as above. */
+enum pw_status cca_host_unmap_lent(struct cca_host_realm *r, uint64_t base, uint64_t count,
+				   enum cca_host_code *code) PW_MUST_CHECK;
+/* Undelegates what is DELEGATED of these lent granules; what EL3 keeps is a leak. */
+enum pw_status cca_host_put_lent(struct cca_host *h, uint64_t data, uint64_t count) PW_MUST_CHECK;
+/* The same, to be undone where it fails: up to the first that EL3 keeps, which is none (EIO). */
+enum pw_status cca_host_give_lent(struct cca_host *h, uint64_t data, uint64_t count,
+				  enum cca_host_code *code) PW_MUST_CHECK;
+/* Folds the tables of level 3 between base and end (of either half) that fold. Those that do not are left. */
+enum pw_status cca_host_fold(struct cca_host_realm *r, uint64_t base, uint64_t end) PW_MUST_CHECK;
 /* The host's memory from `pa` at the unprotected alias of [base, end), in entries as large as alignment allows. */
 enum pw_status cca_host_map_ns(struct cca_host_realm *r, uint64_t base, uint64_t end, uint64_t pa,
 			       enum cca_host_code *code) PW_MUST_CHECK;

@@ -23,13 +23,32 @@ void cca_pool_set(struct cca_host *h, uint64_t addr, uint64_t count, enum cca_ho
 /* Every granule that the records give to the realm, but leaks, goes back. */
 enum pw_status cca_pool_sweep(struct cca_host *h, uint64_t realm) PW_MUST_CHECK;
 
+/* Lent granules, recorded as the realm's data and delegated. EINVAL: some are not lent, or used. EIO: some are
+ * delegated now, see h->last. */
+enum pw_status cca_pool_take_lent(struct cca_host *h, uint64_t realm, uint64_t addr, uint64_t count,
+				  enum cca_host_code *code) PW_MUST_CHECK;
+
 /* A command; h->last is its answer. */
+enum pw_status cca_host_call(struct cca_host *h, const struct cca_call *call) PW_MUST_CHECK;
+/* Many, as cca_rmi_run: h->last_call is the last one. */
+enum pw_status cca_host_run(struct cca_host *h, const struct cca_call *call, uint64_t count,
+			    uint64_t *done) PW_MUST_CHECK;
 enum pw_status cca_host_rmi(struct cca_host *h, enum cca_command cmd, const uint64_t x[CCA_ARGS_MAX]) PW_MUST_CHECK;
 #define CCA_HOST_RMI(h, cmd, ...) cca_host_rmi(h, cmd, (const uint64_t[CCA_ARGS_MAX]){ __VA_ARGS__ })
+
+/* The last command and its answer, kept while others tidy up. */
+struct cca_host_said {
+	struct cca_call call;
+	struct cca_result answer;
+};
+struct cca_host_said cca_host_said(const struct cca_host *h);
+void cca_host_say_again(struct cca_host *h, const struct cca_host_said *s);
 
 /* Tables of levels from..to for the IPA, where there are none. */
 enum pw_status cca_host_tables(struct cca_host_realm *r, uint64_t ipa, unsigned from, unsigned to,
 			       enum cca_host_code *code) PW_MUST_CHECK;
+/* RECs, from the last on. */
+enum pw_status cca_host_recs_end(struct cca_host_realm *r, enum cca_host_code *code) PW_MUST_CHECK;
 /* Gives the opportunistic spare up, or keeps `addr` as it. */
 enum pw_status cca_host_drain(struct cca_host_realm *r) PW_MUST_CHECK;
 enum pw_status cca_host_keep(struct cca_host_realm *r, uint64_t addr) PW_MUST_CHECK;

@@ -61,10 +61,10 @@ enum pw_status cca_host_drain(struct cca_host_realm *r)
 /* What the operation has done stays; its opportunistic spare does not. */
 static enum pw_status finish(struct cca_host_realm *r, enum pw_status st)
 {
-	struct cca_result last = r->host->last;
+	struct cca_host_said said = cca_host_said(r->host);
 	enum pw_status drained = cca_host_drain(r);
 
-	r->host->last = last;
+	cca_host_say_again(r->host, &said);
 	return st == PW_OK ? drained : st;
 }
 
@@ -171,7 +171,7 @@ static enum pw_status data_retried(struct cca_host_realm *r, struct cca_call *ca
 
 	call->arg[CCA_ARG_RD] = r->rd;
 	do {
-		st = cca_rmi(h->m, call, &h->last);
+		st = cca_host_call(h, call);
 		*code = CCA_HOST_OK;
 		if (st != PW_OK || h->last.status == CCA_SUCCESS)
 			return st;
@@ -184,7 +184,7 @@ static enum pw_status data_retried(struct cca_host_realm *r, struct cca_call *ca
 static enum pw_status data_page(struct cca_host_realm *r, struct cca_call *call, enum cca_host_code *code)
 {
 	struct cca_host *h = r->host;
-	struct cca_result last;
+	struct cca_host_said said;
 	enum pw_status put, st;
 
 	st = cca_pool_take(h, CCA_USE_DATA, r->number, 1, 1, &call->arg[CCA_ARG_DATA], code);
@@ -193,9 +193,9 @@ static enum pw_status data_page(struct cca_host_realm *r, struct cca_call *call,
 	st = data_retried(r, call, code);
 	if (st == PW_OK && *code == CCA_HOST_OK)
 		return PW_OK;
-	last = h->last;
+	said = cca_host_said(h);
 	put = cca_pool_put(h, call->arg[CCA_ARG_DATA], 1);
-	h->last = last;
+	cca_host_say_again(h, &said);
 	return st == PW_OK ? put : st;
 }
 
@@ -218,7 +218,7 @@ static enum pw_status data_block(struct cca_host_realm *r, uint64_t ipa, enum cc
 {
 	struct cca_call call = { .cmd = CCA_DATA_CREATE_UNKNOWN };
 	struct cca_host *h = r->host;
-	struct cca_result last;
+	struct cca_host_said said;
 	uint64_t data, done = 0;
 	enum pw_status put, st;
 
@@ -231,14 +231,14 @@ static enum pw_status data_block(struct cca_host_realm *r, uint64_t ipa, enum cc
 	if (st == PW_OK && *code == CCA_HOST_OK) {
 		call.arg[CCA_ARG_IPA] += CCA_GRANULE;
 		call.arg[CCA_ARG_DATA] += CCA_GRANULE;
-		st = cca_rmi_run(h->m, &call, CCA_HOST_BLOCK - 1, &done, &h->last);
+		st = cca_host_run(h, &call, CCA_HOST_BLOCK - 1, &done);
 		done++;
 		*code = h->last.status == CCA_SUCCESS ? CCA_HOST_OK : CCA_HOST_EEXIST;
 	}
 	if (done < CCA_HOST_BLOCK) {
-		last = h->last;
+		said = cca_host_said(h);
 		put = cca_pool_put(h, data + done * CCA_GRANULE, CCA_HOST_BLOCK - done);
-		h->last = last;
+		cca_host_say_again(h, &said);
 		return st == PW_OK ? put : st;
 	}
 	st = CCA_HOST_RMI(h, CCA_RTT_FOLD, r->rd, ipa, CCA_LEVELS - 1);
@@ -301,8 +301,27 @@ static enum pw_status run_destroy(struct cca_host_realm *r, uint64_t ipa, uint64
 
 	call.arg[CCA_ARG_RD] = r->rd;
 	call.arg[CCA_ARG_IPA] = ipa;
-	st = cca_rmi_run(r->host->m, &call, CCA_HOST_BLOCK, &done, &r->host->last);
+	st = cca_host_run(r->host, &call, CCA_HOST_BLOCK, &done);
 	return st == PW_OK && done ? cca_pool_put(r->host, data, done) : st;
+}
+
+/* The guaranteed spare unfolds a block. */
+static enum pw_status spare_out(struct cca_host_realm *r, uint64_t ipa, enum cca_host_code *code)
+{
+	struct cca_host *h = r->host;
+	enum pw_status st;
+
+	*code = r->spare_is_in ? CCA_HOST_OK : CCA_HOST_ENOSPARE;
+	if (*code != CCA_HOST_OK)
+		return PW_OK;
+	st = CCA_HOST_RMI(h, CCA_RTT_CREATE, r->rd, r->spare, ipa, CCA_LEVELS - 1);
+	if (st != PW_OK)
+		return st;
+	if (h->last.status == CCA_SUCCESS)
+		r->spare_is_in = false;
+	else
+		*code = CCA_HOST_EIO;
+	return PW_OK;
 }
 
 /* The table that the guaranteed spare served as goes, and the spare is in again. */
@@ -325,23 +344,14 @@ static enum pw_status block_destroy(struct cca_host_realm *r, uint64_t ipa, enum
 {
 	struct cca_host *h = r->host;
 	uint64_t data;
-	enum pw_status st;
+	enum pw_status st = CCA_HOST_RMI(h, CCA_RTT_READ_ENTRY, r->rd, ipa, CCA_HOST_BLOCK_LEVEL);
 
-	*code = r->spare_is_in ? CCA_HOST_OK : CCA_HOST_ENOSPARE;
-	if (*code != CCA_HOST_OK)
-		return PW_OK;
-	st = CCA_HOST_RMI(h, CCA_RTT_READ_ENTRY, r->rd, ipa, CCA_HOST_BLOCK_LEVEL);
 	if (st != PW_OK)
 		return st;
 	data = h->last.out[CCA_OUT_DESC];
-	st = CCA_HOST_RMI(h, CCA_RTT_CREATE, r->rd, r->spare, ipa, CCA_LEVELS - 1);
-	if (st != PW_OK)
+	st = spare_out(r, ipa, code);
+	if (st != PW_OK || *code != CCA_HOST_OK)
 		return st;
-	if (h->last.status != CCA_SUCCESS) {
-		*code = CCA_HOST_EIO;
-		return PW_OK;
-	}
-	r->spare_is_in = false;
 	st = data ? run_destroy(r, ipa, data) : pages_destroy(r, ipa, ipa + cca_level_size(CCA_HOST_BLOCK_LEVEL), code);
 	return st == PW_OK && *code == CCA_HOST_OK ? spare_back(r, ipa, code) : st;
 }
@@ -392,6 +402,176 @@ enum pw_status cca_host_unmap(struct cca_host_realm *r, uint64_t base, uint64_t 
 {
 	*code = CCA_HOST_EINVAL;
 	return is_range(r, base, end) ? finish(r, unmap(r, base, end, code)) : PW_OK;
+}
+
+/* Lent granules. */
+
+static uint64_t next_block(uint64_t ipa, uint64_t end)
+{
+	uint64_t size = cca_level_size(CCA_HOST_BLOCK_LEVEL);
+
+	return min_u64(end, (ipa & ~(size - 1)) + size);
+}
+
+/* What a fold gives back: the guaranteed spare, if an operation on its block was broken off. */
+static enum pw_status folded(struct cca_host_realm *r)
+{
+	uint64_t rtt = r->host->last.out[CCA_OUT_RTT];
+
+	if (rtt != r->spare)
+		return cca_host_keep(r, rtt);
+	r->spare_is_in = true;
+	return PW_OK;
+}
+
+static enum pw_status fold_one(struct cca_host_realm *r, uint64_t ipa)
+{
+	uint64_t first = ipa & ~(cca_level_size(CCA_HOST_BLOCK_LEVEL) - 1);
+	enum pw_status st = CCA_HOST_RMI(r->host, CCA_RTT_FOLD, r->rd, first, CCA_LEVELS - 1);
+
+	return st == PW_OK && r->host->last.status == CCA_SUCCESS ? folded(r) : st;
+}
+
+enum pw_status cca_host_fold(struct cca_host_realm *r, uint64_t base, uint64_t end)
+{
+	enum pw_status st = PW_OK;
+
+	for (uint64_t at = base; at < end && st == PW_OK; at = next_block(at, end))
+		st = fold_one(r, at);
+	return finish(r, st);
+}
+
+/* Pages below one table of level 3, which is made where it lacks. */
+static enum pw_status lent_stretch(struct cca_host_realm *r, struct cca_call *call, uint64_t count,
+				   enum cca_host_code *code)
+{
+	uint64_t ipa = call->arg[CCA_ARG_IPA], data = call->arg[CCA_ARG_DATA], done;
+	enum pw_status st = PW_OK;
+
+	call->arg[CCA_ARG_RD] = r->rd;
+	for (uint64_t at = 0; at < count && st == PW_OK && *code == CCA_HOST_OK; at += done) {
+		call->arg[CCA_ARG_IPA] = ipa + at * CCA_GRANULE;
+		call->arg[CCA_ARG_DATA] = data + at * CCA_GRANULE;
+		st = cca_host_run(r->host, call, count - at, &done);
+		if (st == PW_OK && done < count - at)
+			st = retry(r, call->arg[CCA_ARG_IPA], CCA_LEVELS - 1, code);
+	}
+	if (st != PW_OK || *code != CCA_HOST_OK || (ipa ^ data) % cca_level_size(CCA_HOST_BLOCK_LEVEL))
+		return st;
+	return fold_one(r, ipa);
+}
+
+/* The first stretch of at most `count` pages; *done: how many it has. */
+static enum pw_status lent_first(struct cca_host_realm *r, uint64_t ipa, uint64_t count, uint64_t data,
+				 const void *source, uint64_t *done, enum cca_host_code *code)
+{
+	struct cca_call call = { .cmd = source ? CCA_DATA_CREATE : CCA_DATA_CREATE_UNKNOWN, .source = source };
+
+	*done = (next_block(ipa, ipa + count * CCA_GRANULE) - ipa) >> CCA_SHIFT;
+	call.arg[CCA_ARG_IPA] = ipa;
+	call.arg[CCA_ARG_DATA] = data;
+	call.arg[CCA_ARG_SRC] = r->host->page;
+	call.arg[CCA_ARG_FLAGS] = source != NULL;
+	return lent_stretch(r, &call, *done, code);
+}
+
+enum pw_status cca_host_map_lent(struct cca_host_realm *r, uint64_t base, uint64_t count, uint64_t data,
+				 const void *source, enum cca_host_code *code)
+{
+	uint64_t done;
+	enum pw_status st;
+
+	*code = is_range(r, base, base + count * CCA_GRANULE) ? CCA_HOST_OK : CCA_HOST_EINVAL;
+	if (*code != CCA_HOST_OK)
+		return PW_OK;
+	st = cca_pool_take_lent(r->host, r->number, data, count, code);
+	for (uint64_t at = 0; at < count && st == PW_OK && *code == CCA_HOST_OK; at += done)
+		st = lent_first(r, base + at * CCA_GRANULE, count - at, data + at * CCA_GRANULE, source, &done, code);
+	return finish(r, st);
+}
+
+/* The spare unfolds what was a block, if there is no table; folding it again brings it back. */
+static enum pw_status spare_for_block(struct cca_host_realm *r, uint64_t ipa, uint64_t data, uint64_t count,
+				      enum cca_host_code *code)
+{
+	uint64_t block = cca_level_size(CCA_HOST_BLOCK_LEVEL);
+	enum pw_status st;
+
+	if ((ipa | data) % block || count < CCA_HOST_BLOCK)
+		return PW_OK;
+	st = spare_out(r, ipa, code);
+	if (st == PW_OK && *code == CCA_HOST_EIO && r->host->last.status == CCA_ERROR_RTT)
+		*code = CCA_HOST_OK;
+	return st;
+}
+
+enum pw_status cca_host_restore_lent(struct cca_host_realm *r, uint64_t base, uint64_t count, uint64_t data,
+				     const void *source, enum cca_host_code *code)
+{
+	uint64_t done;
+	enum pw_status st;
+
+	*code = is_range(r, base, base + count * CCA_GRANULE) ? CCA_HOST_OK : CCA_HOST_EINVAL;
+	if (*code != CCA_HOST_OK)
+		return PW_OK;
+	st = cca_pool_take_lent(r->host, r->number, data, count, code);
+	for (uint64_t at = 0; at < count && st == PW_OK && *code == CCA_HOST_OK; at += done) {
+		uint64_t ipa = base + at * CCA_GRANULE, from = data + at * CCA_GRANULE;
+
+		st = spare_for_block(r, ipa, from, count - at, code);
+		if (st == PW_OK && *code == CCA_HOST_OK)
+			st = lent_first(r, ipa, count - at, from, source, &done, code);
+	}
+	return finish(r, st);
+}
+
+/* A whole block, by the spare; or a table for the pages that stay. */
+static enum pw_status lent_block(struct cca_host_realm *r, uint64_t ipa, uint64_t end, uint64_t *next,
+				 enum cca_host_code *code)
+{
+	struct cca_call call = { .cmd = CCA_DATA_DESTROY };
+	uint64_t size = cca_level_size(CCA_HOST_BLOCK_LEVEL), done;
+	enum pw_status st;
+
+	*next = ipa;
+	if (ipa % size || end - ipa < size)
+		return cca_host_tables(r, ipa, CCA_LEVELS - 1, CCA_LEVELS - 1, code);
+	st = spare_out(r, ipa, code);
+	if (st != PW_OK || *code != CCA_HOST_OK)
+		return st;
+	call.arg[CCA_ARG_RD] = r->rd;
+	call.arg[CCA_ARG_IPA] = ipa;
+	st = cca_host_run(r->host, &call, CCA_HOST_BLOCK, &done);
+	if (st == PW_OK && done < CCA_HOST_BLOCK)
+		*code = CCA_HOST_EIO;
+	*next = ipa + size;
+	return st == PW_OK && *code == CCA_HOST_OK ? spare_back(r, ipa, code) : st;
+}
+
+enum pw_status cca_host_unmap_lent(struct cca_host_realm *r, uint64_t base, uint64_t count, enum cca_host_code *code)
+{
+	uint64_t end = base + count * CCA_GRANULE, done;
+	struct cca_host *h = r->host;
+	enum pw_status st = PW_OK;
+
+	*code = is_range(r, base, end) ? CCA_HOST_OK : CCA_HOST_EINVAL;
+	for (uint64_t at = base; at < end && st == PW_OK && *code == CCA_HOST_OK;) {
+		struct cca_call call = { .cmd = CCA_DATA_DESTROY };
+		uint64_t n = (next_block(at, end) - at) >> CCA_SHIFT;
+
+		call.arg[CCA_ARG_RD] = r->rd;
+		call.arg[CCA_ARG_IPA] = at;
+		st = cca_host_run(h, &call, n, &done);
+		at += done * CCA_GRANULE;
+		if (st != PW_OK || done == n)
+			continue;
+		if (h->last.status == CCA_ERROR_RTT && h->last.index == CCA_HOST_BLOCK_LEVEL &&
+		    h->last.out[CCA_OUT_TOP] == at)
+			st = lent_block(r, at, end, &at, code);
+		else
+			*code = CCA_HOST_EIO;
+	}
+	return finish(r, st);
 }
 
 /* The host's own memory, at the unprotected alias. */
@@ -525,36 +705,6 @@ static enum pw_status tables_destroy(struct cca_host_realm *r, unsigned level, u
 	return st;
 }
 
-static enum pw_status recs_destroy(struct cca_host_realm *r, enum cca_host_code *code)
-{
-	struct cca_host *h = r->host;
-
-	*code = CCA_HOST_OK;
-	while (r->rec_count) {
-		uint64_t addr = r->recs[r->rec_count - 1], aux[CCA_AUX_MAX];
-		const struct cca_rec *rec = cca_rec_at(h->m, addr);
-		unsigned count = rec ? rec->num_aux : 0;
-		enum pw_status st;
-
-		for (unsigned i = 0; i < count; i++)
-			aux[i] = rec->aux[i] << CCA_SHIFT;
-		st = CCA_HOST_RMI(h, CCA_REC_DESTROY, addr);
-		if (st != PW_OK)
-			return st;
-		if (h->last.status != CCA_SUCCESS) {
-			*code = CCA_HOST_EIO;
-			return PW_OK;
-		}
-		r->rec_count--;
-		st = cca_pool_put(h, addr, 1);
-		for (unsigned i = 0; i < count && st == PW_OK; i++)
-			st = cca_pool_put(h, aux[i], 1);
-		if (st != PW_OK)
-			return st;
-	}
-	return PW_OK;
-}
-
 static void forget(struct cca_host_realm *r)
 {
 	struct cca_host_realm **at = &r->host->realms;
@@ -587,7 +737,7 @@ enum pw_status cca_host_realm_end(struct cca_host_realm *r, enum cca_host_code *
 
 	*code = CCA_HOST_OK;
 	if (!r->gone) {
-		st = recs_destroy(r, code);
+		st = cca_host_recs_end(r, code);
 		if (st == PW_OK && *code == CCA_HOST_OK)
 			st = memory_end(r, code);
 		if (st != PW_OK || *code != CCA_HOST_OK)

@@ -1,11 +1,124 @@
+/* What the ledger knows of a realm's pages: entries of its translation table, as far as the law's state leaves open. */
+#include "engine/arch/cca.h"
 #include "engine/arch/law.h"
+
+/* clang-format off */
+
+/* N, A, O, S: normal, resident, paged out, shared; E, R, D: RIPAS of the protected entry. That a page of a realm which
+ * is NEW is paged out, and not normal, is in the host's books alone. */
+enum state { N_E, N_R, N_D, A_E, A_R, A_D, O_E, O_R, O_D, S_E, S_R, S_D, STATES, NO = ARCH_REFUSED };
+
+#define ROW(ne, nr, nd, ae, ar, ad, oe, or_, od, se, sr, sd) \
+	{ [N_E] = ne, [N_R] = nr, [N_D] = nd, [A_E] = ae, [A_R] = ar, [A_D] = ad, \
+	  [O_E] = oe, [O_R] = or_, [O_D] = od, [S_E] = se, [S_R] = sr, [S_D] = sd }
+#define SAME ROW(N_E, N_R, N_D, A_E, A_R, A_D, O_E, O_R, O_D, S_E, S_R, S_D)
+
+/* The names of items that trails have too. */
+#define CREATE           "cca.data_create"
+#define CREATE_UNKNOWN   "cca.data_create_unknown"
+#define DESTROY          "cca.data_destroy"
+#define SET_RAM          "cca.rtt_set_ripas_ram_cd"
+#define POPULATE         "cca.populate"
+#define SHARE            "cca.share"
+#define UNSHARE          "cca.unshare"
+#define UNSHARE_POPULATE "cca.unshare_populate"
+#define UNSHARE_UNKNOWN  "cca.unshare_create_unknown"
+
+static const struct arch_op ops[] = {
+	/* Commands, as engine/arch/cca_tables.c has their cells; mapping both aliases is refused by L9, not by the RMM. */
+	/*                N: E  R    D        A: E  R    D        O: E  R    D        S: E  R    D   */
+	{ CREATE, true, "RMM B4.3.1, A5.3.5",
+		ROW(        A_R, A_R, A_R,    NO,  NO,  NO,     A_R, A_R, A_R,    NO,  NO,  NO) },
+	{ CREATE_UNKNOWN, true, "RMM B4.3.2, A5.3.5",
+		ROW(        A_E, A_R, A_D,    NO,  NO,  NO,     A_E, A_R, A_D,    NO,  NO,  NO) },
+	{ DESTROY, false, "RMM B4.3.3, A5.3.5",
+		ROW(        NO,  NO,  NO,     O_E, O_D, O_D,    NO,  NO,  NO,     NO,  NO,  NO) },
+	{ "cca.rtt_init_ripas", false, "RMM B4.3.18, A5.2.4; DESTROYED as TF-RMM rtt.c",
+		ROW(        N_R, N_R, NO,     NO,  NO,  NO,     O_R, O_R, NO,     S_R, S_R, NO) },
+	{ SET_RAM, false, "RMM B4.3.21, A5.4: the realm asked for RAM, change_destroyed",
+		ROW(        NO,  NO,  NO,     A_R, A_R, A_R,    O_R, O_R, O_R,    S_R, S_R, S_R) },
+	{ "cca.rtt_set_ripas_empty_cd", false, "RMM B4.3.21, A5.4: the realm asked for EMPTY, change_destroyed",
+		ROW(        NO,  NO,  NO,     A_E, A_E, A_E,    O_E, O_E, O_E,    S_E, S_E, S_E) },
+	{ "cca.rtt_set_ripas_ram", false, "RMM B4.3.21, A5.4: the realm asked for RAM",
+		ROW(        NO,  NO,  NO,     A_R, A_R, NO,     O_R, O_R, NO,     S_R, S_R, NO) },
+	{ "cca.rtt_set_ripas_empty", false, "RMM B4.3.21, A5.4: the realm asked for EMPTY",
+		ROW(        NO,  NO,  NO,     A_E, A_E, NO,     O_E, O_E, NO,     S_E, S_E, NO) },
+	{ "cca.rtt_map_unprotected", false, "RMM B4.3.19, A5.3.5; with a protected alias: L9",
+		ROW(        S_E, S_R, S_D,    NO,  NO,  NO,     S_E, S_R, S_D,    NO,  NO,  NO) },
+	{ "cca.rtt_unmap_unprotected", false, "RMM B4.3.22, A5.3.5",
+		ROW(        NO,  NO,  NO,     NO,  NO,  NO,     NO,  NO,  NO,     O_E, O_R, O_D) },
+	{ "cca.rtt_destroy", false, "RMM B4.3.16, A5.5.8: what the parent of dead entries becomes",
+		ROW(        N_D, N_D, N_D,    NO,  NO,  NO,     O_D, O_D, O_D,    S_D, S_D, S_D) },
+	{ "cca.rtt_create", false, "RMM B4.3.15, A5.5.7", SAME },
+	{ "cca.rtt_fold", false, "RMM B4.3.17, A5.5.6", SAME },
+
+	/* What an agent does to a page in one go: the commands above, in this order, where the entry calls for them. */
+	{ POPULATE, true, "RMM B4.3.1, B4.3.2: DATA_CREATE; DATA_CREATE_UNKNOWN only where RIPAS is RAM",
+		ROW(        A_R, A_R, A_R,    NO,  NO,  NO,     A_R, A_R, A_R,    NO,  NO,  NO) },
+	{ SHARE, false, "RMM B4.3.3, B4.3.19: DATA_DESTROY, RTT_MAP_UNPROTECTED",
+		ROW(        S_E, S_R, S_D,    S_E, S_D, S_D,    S_E, S_R, S_D,    S_E, S_R, S_D) },
+	{ UNSHARE, false, "RMM B4.3.22: RTT_UNMAP_UNPROTECTED; a page that nothing maps is only booked",
+		ROW(        O_E, O_R, O_D,    A_E, A_R, A_D,    O_E, O_R, O_D,    O_E, O_R, O_D) },
+	{ UNSHARE_POPULATE, true, "RMM B4.3.22, B4.3.1, B4.3.2: RTT_UNMAP_UNPROTECTED, then the same",
+		ROW(        A_R, A_R, A_R,    NO,  NO,  NO,     A_R, A_R, A_R,    A_R, A_R, A_R) },
+	{ UNSHARE_UNKNOWN, true, "RMM B4.3.22, B4.3.2: RTT_UNMAP_UNPROTECTED, DATA_CREATE_UNKNOWN",
+		ROW(        A_E, A_R, A_D,    NO,  NO,  NO,     A_E, A_R, A_D,    A_E, A_R, A_D) },
+};
+#undef ROW
+#undef SAME
 
 extern const struct arch_law cca_law;
 const struct arch_law cca_law = {
 	.name = "cca",
-	.state_count = 4,
+	.state_count = STATES,
 	.states = {
-		{ "UNASSIGNED", GFN_NORMAL }, { "ASSIGNED", GFN_SECURE_RESIDENT }, { "UNASSIGNED", GFN_SECURE_OUT }, { "ASSIGNED_NS", GFN_SHARED },
+		[N_E] = { "UNASSIGNED/EMPTY", GFN_NORMAL },
+		[N_R] = { "UNASSIGNED/RAM", GFN_NORMAL },
+		[N_D] = { "UNASSIGNED/DESTROYED", GFN_NORMAL },
+		[A_E] = { "ASSIGNED/EMPTY", GFN_SECURE_RESIDENT },
+		[A_R] = { "ASSIGNED/RAM", GFN_SECURE_RESIDENT },
+		[A_D] = { "ASSIGNED/DESTROYED", GFN_SECURE_RESIDENT },
+		[O_E] = { "UNASSIGNED/EMPTY", GFN_SECURE_OUT },
+		[O_R] = { "UNASSIGNED/RAM", GFN_SECURE_OUT },
+		[O_D] = { "UNASSIGNED/DESTROYED", GFN_SECURE_OUT },
+		[S_E] = { "ASSIGNED_NS, UNASSIGNED/EMPTY", GFN_SHARED },
+		[S_R] = { "ASSIGNED_NS", GFN_SHARED },
+		[S_D] = { "ASSIGNED_NS, UNASSIGNED/DESTROYED", GFN_SHARED },
 	},
-	.rest = { [GFN_NORMAL] = 0, [GFN_SECURE_RESIDENT] = 1, [GFN_SECURE_OUT] = 2, [GFN_SHARED] = 3 },
+	/* RIPAS is RAM wherever the host has initialised it or the realm could ask for it. */
+	.rest = { [GFN_NORMAL] = N_R, [GFN_SECURE_RESIDENT] = A_R, [GFN_SECURE_OUT] = O_R, [GFN_SHARED] = S_R },
+	.ops = ops,
+	.op_count = PW_ARRAY_LEN(ops),
+	.trails = {
+		/* Nobody can ask for RAM yet: what was resident stays DESTROYED until it is created again. */
+		[VM_TRANSIENT] = {
+			[GFN_PAGE_IN] = { POPULATE, NULL },
+			[GFN_UNSHARE_IN] = { UNSHARE_POPULATE, NULL },
+			[GFN_SHARE] = { SHARE, NULL },
+			[GFN_UNSHARE] = { UNSHARE, NULL },
+			[GFN_PAGE_OUT] = { DESTROY, NULL },
+		},
+		[VM_SECURE] = {
+			[GFN_PAGE_IN] = { CREATE_UNKNOWN, SET_RAM },
+			[GFN_UNSHARE_IN] = { UNSHARE_UNKNOWN, SET_RAM },
+			[GFN_SHARE] = { SHARE, SET_RAM },
+			[GFN_UNSHARE] = { UNSHARE, SET_RAM },
+			[GFN_PAGE_OUT] = { DESTROY, SET_RAM },
+		},
+	},
 };
+/* clang-format on */
+
+unsigned cca_law_state(enum gfn_state is, enum cca_entry protected_)
+{
+	static const unsigned first[GFN_STATE_COUNT] = {
+		[GFN_NORMAL] = N_E, [GFN_SECURE_RESIDENT] = A_E, [GFN_SECURE_OUT] = O_E, [GFN_SHARED] = S_E
+	};
+	unsigned ripas = 0;
+
+	if (protected_ >= CCA_ASSIGNED_EMPTY && protected_ <= CCA_ASSIGNED_DESTROYED)
+		ripas = (unsigned)(protected_ - CCA_ASSIGNED_EMPTY);
+	else if (protected_ <= CCA_UNASSIGNED_DESTROYED)
+		ripas = (unsigned)(protected_ - CCA_UNASSIGNED_EMPTY);
+	return first[is] + ripas;
+}

@@ -67,16 +67,20 @@ static void describe(const struct cca_rim *r, enum descriptor type, uint8_t d[DE
 	memcpy(d + AT_RIM, r->value, CCA_RIM_BYTES);
 }
 
-void cca_rim_data(struct cca_rim *r, uint64_t ipa, uint64_t flags, const void *source)
+void cca_rim_data(struct cca_rim *r, uint64_t ipa, uint64_t count, uint64_t flags, const void *source)
 {
-	uint8_t d[DESCRIPTOR_BYTES];
+	uint8_t content[CCA_RIM_BYTES] = { 0 }, d[DESCRIPTOR_BYTES];
 
-	describe(r, DESCRIPTOR_DATA, d);
-	put_u64(d + AT_IPA, ipa);
-	put_u64(d + AT_FLAGS, flags);
 	if (flags & 1)
-		hash(r->hash, source, CCA_GRANULE, d + AT_CONTENT);
-	hash(r->hash, d, sizeof d, r->value);
+		hash(r->hash, source, CCA_GRANULE, content);
+	describe(r, DESCRIPTOR_DATA, d);
+	put_u64(d + AT_FLAGS, flags);
+	memcpy(d + AT_CONTENT, content, sizeof content);
+	for (uint64_t i = 0; i < count; i++) {
+		put_u64(d + AT_IPA, ipa + i * CCA_GRANULE);
+		memcpy(d + AT_RIM, r->value, CCA_RIM_BYTES);
+		hash(r->hash, d, sizeof d, r->value);
+	}
 }
 
 void cca_rim_rec(struct cca_rim *r, const struct cca_rec_params *p)

@@ -14,8 +14,8 @@ struct cca_rim {
 size_t cca_hash_bytes(enum cca_hash h);
 
 void cca_rim_start(struct cca_rim *r, const struct cca_realm_params *p); /* r->hash is read */
-/* source: the 4 KiB page, hashed if flags bit 0 is set. */
-void cca_rim_data(struct cca_rim *r, uint64_t ipa, uint64_t flags, const void *source);
+/* `count` pages from `ipa` on. source: the 4 KiB page that all are filled from, hashed if flags bit 0 is set. */
+void cca_rim_data(struct cca_rim *r, uint64_t ipa, uint64_t count, uint64_t flags, const void *source);
 void cca_rim_rec(struct cca_rim *r, const struct cca_rec_params *p);
 void cca_rim_ripas(struct cca_rim *r, uint64_t base, uint64_t top); /* one entry */
 

@@ -95,7 +95,7 @@ static enum pw_status data_create(struct cca_ctx *c, uint64_t count, struct cca_
 {
 	struct cca_rim rim = rim_of(c->realm);
 
-	cca_rim_data(&rim, arg(c, CCA_ARG_IPA), arg(c, CCA_ARG_FLAGS), c->call->source);
+	cca_rim_data(&rim, arg(c, CCA_ARG_IPA), count, arg(c, CCA_ARG_FLAGS), c->call->source);
 	rim_put(c->realm, &rim);
 	return data_unknown(c, count, r);
 }

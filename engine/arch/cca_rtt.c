@@ -84,6 +84,15 @@ struct cca_walk cca_walk(const struct cca_realm *realm, uint64_t ipa, unsigned l
 
 /* Stretches. */
 
+struct cca_pages cca_pages_at(const struct cca_realm *realm, uint64_t gfn, uint64_t end)
+{
+	struct tree_run run = tree_run_at(&realm->entries, gfn, end);
+	enum cca_entry e = cca_word_entry(run.entry, cca_is_unprotected(realm, gfn));
+	uint64_t addr = cca_entry_kind(e)->live ? (run.entry & TREE_NUMBER) << CCA_SHIFT : 0;
+
+	return (struct cca_pages){ gfn, run.count, e, addr };
+}
+
 bool cca_any_table(const struct cca_realm *r, unsigned level, uint64_t first, uint64_t end, uint64_t *where)
 {
 	uint64_t from = cca_table_index(level, first), to = cca_table_index(level, end);

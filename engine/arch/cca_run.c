@@ -18,6 +18,7 @@ struct stride {
 static const struct stride strides[CCA_COMMAND_COUNT] = {
 	[CCA_GRANULE_DELEGATE] = { true, false, CCA_ARG_ADDR },
 	[CCA_GRANULE_UNDELEGATE] = { true, false, CCA_ARG_ADDR },
+	[CCA_DATA_CREATE] = { true, false, CCA_ARG_DATA },
 	[CCA_DATA_CREATE_UNKNOWN] = { true, false, CCA_ARG_DATA },
 	[CCA_DATA_DESTROY] = { true, false, CCA_ARG_COUNT },
 	[CCA_RTT_CREATE] = { true, true, CCA_ARG_RTT },
@@ -102,7 +103,7 @@ static uint64_t run_length(const struct cca_ctx *c, uint64_t count)
 
 	if (strides[c->call->cmd].tables)
 		n = table_run(c, count);
-	else if (c->call->cmd == CCA_DATA_CREATE_UNKNOWN || c->call->cmd == CCA_DATA_DESTROY)
+	else if (strides[c->call->cmd].moves != CCA_ARG_ADDR)
 		n = data_run(c, count);
 	else
 		n = min_u64(alike(&c->m->granules, arg_page(c, CCA_ARG_ADDR), count),

@@ -6,14 +6,19 @@
  * operation does to frames follows from the projections of the states before and after. Nothing else asks which
  * architecture a VM has.
  *
+ * Frames: a page that becomes resident takes the frame that its item names, one that no longer is gives its frame back,
+ * one that stays resident keeps its own. An item that names frames is about these frames: it is refused
+ * (gfn-transition) where a resident page has another frame than the one named.
+ *
  * A new architecture adds its files, a line of ARCHES (engine/ledger.h) and one of arch_laws (engine/arch/laws.c).
  */
 #ifndef PW_ENGINE_ARCH_LAW_H
 #define PW_ENGINE_ARCH_LAW_H
 #include "engine/lifecycle.h"
 
-#define ARCH_STATES_MAX 15
-#define ARCH_REFUSED    0xff
+#define ARCH_STATES_MAX  15
+#define ARCH_REFUSED     0xff
+#define ARCH_OP_NAME_MAX 64 /* bytes, the NUL included */
 
 struct arch_op {
 	const char *name; /* on the wire: "snp.rmpupdate"; one name may have two rows, with and without frames */
@@ -47,8 +52,10 @@ struct arch_law {
 /* By enum arch; NULL: the architecture has no page states of its own. */
 extern const struct arch_law *const arch_laws[];
 
-/* The row of a wire name; NULL: no architecture has it. *arch (may be NULL) is whose it is. */
+/* The row of a wire name; NULL: no architecture has it. *law (may be NULL) is whose it is. */
 const struct arch_op *arch_op_find(const char *name, size_t len, bool framed, const struct arch_law **law);
+/* The place of a state in the law by its name and what it is in the law; ARCH_REFUSED: it has none. */
+unsigned arch_state_find(const struct arch_law *law, const char *name, enum gfn_state is);
 /* An operation without frames that leads from one state to the other within one law state; NULL: none does. */
 const struct arch_op *arch_op_between(const struct arch_law *law, unsigned from, unsigned to);
 /* May the law's state of a page become that, by any of its transitions? */

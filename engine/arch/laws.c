@@ -26,6 +26,14 @@ const struct arch_op *arch_op_find(const char *name, size_t len, bool framed, co
 	return NULL;
 }
 
+unsigned arch_state_find(const struct arch_law *law, const char *name, enum gfn_state is)
+{
+	for (unsigned s = 0; s < law->state_count; s++)
+		if (law->states[s].is == is && strcmp(law->states[s].name, name) == 0)
+			return s;
+	return ARCH_REFUSED;
+}
+
 const struct arch_op *arch_op_between(const struct arch_law *law, unsigned from, unsigned to)
 {
 	for (size_t i = 0; i < law->op_count; i++)
@@ -47,7 +55,8 @@ bool arch_move_is_lawful(enum gfn_state now, enum gfn_state next)
 
 static bool op_is_sound(const struct arch_law *l, const struct arch_op *op)
 {
-	if (strncmp(op->name, l->name, strlen(l->name)) != 0 || op->name[strlen(l->name)] != '.' || !op->rule)
+	if (strncmp(op->name, l->name, strlen(l->name)) != 0 || op->name[strlen(l->name)] != '.' || !op->rule ||
+	    strlen(op->name) >= ARCH_OP_NAME_MAX)
 		return false;
 	for (unsigned s = 0; s < l->state_count; s++) {
 		enum gfn_state now = l->states[s].is, next;
@@ -61,6 +70,8 @@ static bool op_is_sound(const struct arch_law *l, const struct arch_op *op)
 			return false;
 		if (!op->framed && next == GFN_SECURE_RESIDENT && now != GFN_SECURE_RESIDENT)
 			return false; /* a frame is needed */
+		if (op->framed && next != GFN_SECURE_RESIDENT && now != GFN_SECURE_RESIDENT)
+			return false; /* of what use is the frame? */
 	}
 	return true;
 }
@@ -74,15 +85,26 @@ static bool trail_is_sound(const struct arch_law *l, const struct arch_trail *t,
 	return whose == l && (!t->done || (arch_op_find(t->done, strlen(t->done), false, &whose) && whose == l));
 }
 
+/* Is each state, and each row, found by its name? */
+static bool names_are_sound(const struct arch_law *l)
+{
+	const struct arch_law *whose;
+
+	for (unsigned s = 0; s < l->state_count; s++)
+		if (!l->states[s].name || arch_state_find(l, l->states[s].name, l->states[s].is) != s)
+			return false;
+	for (size_t i = 0; i < l->op_count; i++)
+		if (arch_op_find(l->ops[i].name, strlen(l->ops[i].name), l->ops[i].framed, &whose) != &l->ops[i])
+			return false;
+	return true;
+}
+
 static bool law_is_sound(const struct arch_law *l)
 {
-	if (l->state_count == 0 || l->state_count > ARCH_STATES_MAX)
+	if (l->state_count == 0 || l->state_count > ARCH_STATES_MAX || !names_are_sound(l))
 		return false;
 	for (int s = 0; s < GFN_STATE_COUNT; s++)
 		if (l->rest[s] >= l->state_count || l->states[l->rest[s]].is != (enum gfn_state)s)
-			return false;
-	for (unsigned s = 0; s < l->state_count; s++)
-		if (!l->states[s].name)
 			return false;
 	for (size_t i = 0; i < l->op_count; i++)
 		if (!op_is_sound(l, &l->ops[i]))

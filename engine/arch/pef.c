@@ -62,12 +62,12 @@ static void bits_clear(uint64_t *map, uint64_t first, uint64_t count)
 
 static bool frame_is_free(const struct pef *m, uint64_t frame)
 {
-	return !bit(m->in_use, frame) && !bit(m->is_held, frame);
+	return !bit(m->in_use, frame);
 }
 
 static uint64_t free_frames(const struct pef *m)
 {
-	return m->frames - m->used - m->held;
+	return m->frames - m->used;
 }
 
 /* The lowest run of free frames, of at most `most`; there must be one. */
@@ -75,7 +75,7 @@ static uint64_t lowest_free(struct pef *m, uint64_t most, uint64_t *count)
 {
 	uint64_t first, n = 0;
 
-	while (!(~(m->in_use[m->low / 64] | m->is_held[m->low / 64]) >> (m->low % 64)))
+	while (!(~m->in_use[m->low / 64] >> (m->low % 64)))
 		m->low = (m->low / 64 + 1) * 64;
 	while (!frame_is_free(m, m->low))
 		m->low++;
@@ -98,39 +98,6 @@ static void frames_give_back(struct pef *m, uint64_t first, uint64_t count)
 	m->low = min_u64(m->low, first);
 }
 
-bool pef_is_held(const struct pef *m, uint64_t frame)
-{
-	return frame < m->frames && bit(m->is_held, frame);
-}
-
-bool pef_hold(struct pef *m, uint64_t count, uint64_t *frames)
-{
-	uint64_t n;
-
-	if (count > free_frames(m))
-		return false;
-	for (uint64_t at = 0; at < count; at += n) {
-		uint64_t first = lowest_free(m, count - at, &n);
-
-		for (uint64_t i = 0; i < n; i++)
-			frames[at + i] = first + i;
-		bits_set(m->is_held, first, n);
-		m->held += n;
-	}
-	return true;
-}
-
-void pef_unhold(struct pef *m, uint64_t count, const uint64_t *frames)
-{
-	for (uint64_t i = 0; i < count; i++) {
-		if (!pef_is_held(m, frames[i]))
-			continue;
-		bits_clear(m->is_held, frames[i], 1);
-		m->held--;
-		m->low = min_u64(m->low, frames[i]);
-	}
-}
-
 /* Life. */
 
 enum pw_status pef_init(struct pef *m, struct pw_mem *mem, uint64_t frames, enum pef_left left)
@@ -143,12 +110,7 @@ enum pw_status pef_init(struct pef *m, struct pw_mem *mem, uint64_t frames, enum
 	arena_init(&m->arena, mem);
 	size = bitmap_words(frames) * sizeof(uint64_t);
 	m->in_use = pw_mem_zalloc(mem, size);
-	m->is_held = pw_mem_zalloc(mem, size);
-	if (m->in_use && m->is_held)
-		return PW_OK;
-	pw_mem_free(mem, m->in_use, size);
-	pw_mem_free(mem, m->is_held, size);
-	return PW_NO_MEMORY;
+	return m->in_use ? PW_OK : PW_NO_MEMORY;
 }
 
 void pef_release(struct pef *m)
@@ -159,7 +121,6 @@ void pef_release(struct pef *m)
 		pef_vm_free(m, m->vms);
 	arena_release(&m->arena);
 	pw_mem_free(m->mem, m->in_use, size);
-	pw_mem_free(m->mem, m->is_held, size);
 }
 
 enum pw_status pef_vm_new(struct pef *m, bool radix, bool opted_in, struct pef_vm **out)
@@ -258,28 +219,6 @@ bool pef_run_at(const struct pef_vm *vm, uint64_t from, uint64_t end, struct pef
 	return true;
 }
 
-bool pef_next_used(const struct pef *m, uint64_t frame, struct pef_vm **vm, struct pef_run *out)
-{
-	uint64_t best = UINT64_MAX;
-	struct pef_run run;
-
-	for (struct pef_vm *v = m->vms; v; v = v->next) {
-		for (uint64_t at = 0; at < TREE_PAGES && pef_run_at(v, at, TREE_PAGES, &run);
-		     at = run.first + run.count) {
-			uint64_t skip = frame > run.frame && frame < run.frame + run.count ? frame - run.frame : 0;
-			uint64_t found = run.frame + skip;
-			uint64_t distance = found >= frame ? found - frame : m->frames - frame + found;
-
-			if (run.state != PEF_SI || distance >= best)
-				continue;
-			best = distance;
-			*vm = v;
-			*out = (struct pef_run){ run.first + skip, run.count - skip, PEF_SI, found };
-		}
-	}
-	return best != UINT64_MAX;
-}
-
 /* Page calls: first what would happen to all pages of the run, then doing it. */
 
 struct plan {
@@ -336,7 +275,7 @@ static void must_set(struct pef_vm *vm, uint64_t first, uint64_t count, uint64_t
 	(void)st;
 }
 
-/* Takes frames for [first, first + count): those named, which were held, or the lowest free ones. */
+/* Takes frames for [first, first + count): those named, or the lowest free ones. */
 static void settle(struct pef *m, struct pef_vm *vm, uint64_t first, uint64_t count, const uint64_t *frames)
 {
 	uint64_t n, frame;
@@ -346,7 +285,6 @@ static void settle(struct pef *m, struct pef_vm *vm, uint64_t first, uint64_t co
 			frame = frames[at];
 			for (n = 1; at + n < count && frames[at + n] == frame + n; n++)
 				;
-			pef_unhold(m, n, frames + at);
 		} else {
 			frame = lowest_free(m, count - at, &n);
 		}
@@ -382,15 +320,15 @@ static bool run_is_sane(uint64_t gfn, uint64_t count)
 	return count > 0 && gfn < TREE_PAGES && count <= TREE_PAGES - gfn;
 }
 
-/* All named frames are held, and none is named twice: holding is given up and taken again to see that. */
-static bool all_held(struct pef *m, const uint64_t *frames, uint64_t count)
+/* All named frames are free, and none is named twice: they are taken and given up again to see that. */
+static bool all_free(struct pef *m, const uint64_t *frames, uint64_t count)
 {
 	uint64_t n = 0;
 
-	while (n < count && pef_is_held(m, frames[n]))
-		bits_clear(m->is_held, frames[n++], 1);
+	while (n < count && frames[n] < m->frames && frame_is_free(m, frames[n]))
+		bits_set(m->in_use, frames[n++], 1);
 	for (uint64_t i = 0; i < n; i++)
-		bits_set(m->is_held, frames[i], 1);
+		bits_clear(m->in_use, frames[i], 1);
 	return n == count;
 }
 
@@ -404,7 +342,7 @@ static enum pw_status operate(struct pef *m, struct pef_vm *vm, enum pef_gfn_op 
 	if (!plan_run(vm, op, p->gfn, end, &plan, code))
 		return PW_OK;
 	*code = PEF_H_PARAMETER;
-	if (plan.frames && p->frames ? !all_held(m, p->frames, p->count) : plan.frames > free_frames(m))
+	if (plan.frames && p->frames ? !all_free(m, p->frames, p->count) : plan.frames > free_frames(m))
 		return PW_OK;
 	*code = plan.refused;
 	if (plan.asks && how->uv_refuse)
@@ -792,7 +730,6 @@ static bool check_vm(const struct pef *m, const struct pef_vm *vm, struct tally 
 bool pef_check(const struct pef *m)
 {
 	struct tally named = { 0 }, marked = { 0 };
-	uint64_t held = 0;
 
 	for (const struct pef_vm *vm = m->vms; vm; vm = vm->next)
 		if (!check_vm(m, vm, &named))
@@ -800,11 +737,8 @@ bool pef_check(const struct pef *m)
 	for (uint64_t n = 0; n < m->frames; n++) {
 		if (bit(m->in_use, n))
 			tally_add(&marked, n);
-		held += bit(m->is_held, n);
-		if (bit(m->in_use, n) && bit(m->is_held, n))
-			return false;
 		if (frame_is_free(m, n) && n < m->low)
 			return false;
 	}
-	return marked.count == m->used && held == m->held && named.count == marked.count && named.sum == marked.sum;
+	return marked.count == m->used && named.count == marked.count && named.sum == marked.sum;
 }

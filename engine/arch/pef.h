@@ -14,7 +14,6 @@
  *                         2. At most one flag per word; the number is 0 unless the GFN is resident.
  *                         3. Every used frame backs exactly one GFN of all VMs; resident GFNs have used frames only.
  *                         4. Words lie inside slots; slots are sorted and do not overlap.
- *                         5. A frame is not used and held at once.
  */
 #ifndef PW_ENGINE_ARCH_PEF_H
 #define PW_ENGINE_ARCH_PEF_H
@@ -97,6 +96,7 @@ struct pef_vm_cell {
 	enum { PEF_VM_UNDECIDED, PEF_VM_MOVE, PEF_VM_STAY, PEF_VM_REFUSE } kind;
 	enum pef_vm_state next;
 	enum pef_code code;
+	bool inferred; /* the design's table says so, the kernel checks nothing */
 };
 struct pef_gfn_cell {
 	enum { PEF_GFN_UNDECIDED, PEF_GFN_MOVE, PEF_GFN_STAY, PEF_GFN_REFUSE } kind;
@@ -104,6 +104,7 @@ struct pef_gfn_cell {
 	enum pef_contents contents;
 	unsigned asks_uv; /* ultracalls; if one is refused, `code` */
 	enum pef_code code;
+	bool inferred; /* no source says all of it: no such hypercall, or contents that nobody states */
 };
 const struct pef_vm_cell *pef_vm_cell(enum pef_vm_state s, enum pef_vm_event e);
 const struct pef_gfn_cell *pef_gfn_cell(enum pef_gfn_state s, enum pef_gfn_op op);
@@ -136,11 +137,11 @@ struct pef {
 	struct pw_mem *mem; /* borrowed */
 	struct arena arena;
 	enum pef_left left;
-	uint64_t frames;            /* size of the secure pool; frames are 0..frames-1 */
-	uint64_t used, held;        /* how many of them */
-	uint64_t *in_use, *is_held; /* bitmaps: back a GFN; promised to a page-in that names them */
-	uint64_t low;               /* no frame below is free */
-	struct pef_vm *vms;         /* in order of their making */
+	uint64_t frames;    /* size of the secure pool; frames are 0..frames-1 */
+	uint64_t used;      /* how many of them */
+	uint64_t *in_use;   /* bitmap: they back a GFN */
+	uint64_t low;       /* no frame below is free */
+	struct pef_vm *vms; /* in order of their making */
 };
 
 /* PW_NO_MEMORY; PW_INVALID: more frames than a word can name. mem is borrowed and must outlive the model. */
@@ -175,7 +176,7 @@ struct pef_pages {
 	uint64_t gfn, count;
 	uint64_t flags;
 	unsigned order;
-	const uint64_t *frames; /* page-in: held frames to take, one for each GFN; NULL: the lowest free ones */
+	const uint64_t *frames; /* page-in: free frames to take, one for each GFN; NULL: the lowest free ones */
 };
 enum pw_status pef_page_in(struct pef *m, struct pef_vm *vm, const struct pef_pages *p, const struct pef_call *how,
 			   enum pef_code *code) PW_MUST_CHECK;
@@ -192,11 +193,6 @@ enum pw_status pef_slot_add(struct pef *m, struct pef_vm *vm, const struct pef_s
 			    enum pef_code *code) PW_MUST_CHECK;
 enum pw_status pef_slot_remove(struct pef *m, struct pef_vm *vm, uint32_t number, enum pef_code *code) PW_MUST_CHECK;
 
-/* Promises the `count` lowest free frames to a coming page-in; false if there are fewer, and nothing is held. */
-bool pef_hold(struct pef *m, uint64_t count, uint64_t *frames) PW_MUST_CHECK;
-void pef_unhold(struct pef *m, uint64_t count, const uint64_t *frames); /* ignores frames that are not held */
-bool pef_is_held(const struct pef *m, uint64_t frame);
-
 struct pef_run {
 	uint64_t first, count;
 	enum pef_gfn_state state;
@@ -208,8 +204,54 @@ bool pef_run_at(const struct pef_vm *vm, uint64_t from, uint64_t end, struct pef
 enum pef_gfn_state pef_state(const struct pef_vm *vm, uint64_t gfn);
 bool pef_covers(const struct pef_vm *vm, uint64_t gfn, uint64_t count); /* is all of it inside slots? */
 
-/* Which GFN the used frame next at or after `frame` backs, going round at the pool's end. False: none is used. */
-bool pef_next_used(const struct pef *m, uint64_t frame, struct pef_vm **vm, struct pef_run *out) PW_MUST_CHECK;
+/*
+ * What a call must find, in the order in which it is looked at: text, where the rule is from, and whether it was read
+ * there or is inferred.
+ */
+/* clang-format off */
+#define PEF_RULES(X) \
+	X(PEF_RULE_MSR_S, "the caller's SRR1 has MSR_S", "Linux book3s_hv.c, kvmppc_pseries_do_hcall", true) \
+	X(PEF_RULE_STARTED, "the VM is transient or secure", "Linux book3s_hv_uvmem.c, kvmppc_h_svm_page_in, _out", true) \
+	X(PEF_RULE_ORDER, "the order is 16", "Linux book3s_hv_uvmem.c, kvmppc_h_svm_page_in, _out", true) \
+	X(PEF_RULE_FLAGS, "no flag but H_PAGE_IN_SHARED, and for page-out none", "Linux book3s_hv_uvmem.c, kvmppc_h_svm_page_in, _out", true) \
+	X(PEF_RULE_SLOT, "the page lies in a memory slot", "Linux book3s_hv_uvmem.c, kvmppc_svm_page_in, _out", true) \
+	X(PEF_RULE_OUT, "the page is not paged in already", "Linux book3s_hv_uvmem.c, kvmppc_svm_page_in", true) \
+	X(PEF_RULE_POOL, "the secure pool has a page for it", "Linux book3s_hv_uvmem.c, kvmppc_uvmem_get_page", true) \
+	X(PEF_RULE_FRAME, "the secure page that is named for it is free", "the law, L1", true) \
+	X(PEF_RULE_UV_PAGE, "the ultravisor accepts the page", "ultravisor svm_host.c", true) \
+	X(PEF_RULE_STEP, "the VM's life cycle has that step", "Linux book3s_hv_uvmem.c, kvmppc_h_svm_init_done, _abort", true) \
+	X(PEF_RULE_DESIGN, "the design's life cycle has that step; the kernel does not look", "Linux, 'track the state GFNs', VM table", false) \
+	X(PEF_RULE_HAS_POOL, "there is a secure pool", "Linux book3s_hv_uvmem.c, kvmppc_h_svm_init_start", true) \
+	X(PEF_RULE_RADIX, "the guest uses radix translation", "Linux book3s_hv_uvmem.c, kvmppc_h_svm_init_start", true) \
+	X(PEF_RULE_OPT_IN, "userspace enabled KVM_CAP_PPC_SECURE_GUEST", "Linux book3s_hv_uvmem.c, kvmppc_h_svm_init_start", true) \
+	X(PEF_RULE_REGISTER, "the ultravisor registers every slot, numbered below 512", "ultravisor svm_host.c", true) \
+	X(PEF_RULE_LEFT, "each page that is left over can be migrated", "Linux book3s_hv_uvmem.c, kvmppc_uv_migrate_mem_slot", true) \
+	X(PEF_RULE_NO_VCPU, "no vCPU is running", "Linux book3s_hv.c, kvmhv_svm_off", true) \
+	X(PEF_RULE_TERMINATE, "the ultravisor ends the VM", "Linux book3s_hv.c, kvmhv_svm_off", true) \
+	X(PEF_RULE_NEW_SLOT, "the slot is new, not empty, below 2^40, and overlaps none", "Linux kvm_main.c, kvm_set_memory_region", false) \
+	X(PEF_RULE_PLUG, "the ultravisor registers the slot, numbered below 512", "Linux book3s_hv_uvmem.c, kvmppc_uvmem_memslot_create", false) \
+	X(PEF_RULE_PLUG_POOL, "the secure pool has a page for each of the slot's", "Linux book3s_hv_uvmem.c, kvmppc_uvmem_memslot_create", false) \
+	X(PEF_RULE_OLD_SLOT, "there is such a slot", "Linux kvm_main.c, kvm_set_memory_region", false)
+/* clang-format on */
+#define PW_ENUM4_(name, text, source, verified) name,
+enum pef_rule { PEF_RULES(PW_ENUM4_) PEF_RULE_COUNT };
+#undef PW_ENUM4_
+const char *pef_rule_text(enum pef_rule r);
+const char *pef_rule_source(enum pef_rule r);
+bool pef_rule_is_verified(enum pef_rule r);
+
+/*
+ * Why a call was refused, in words: the operation, the page, its state, the code, the rule and its source, and "not
+ * verified" where the rule is inferred. To be asked right after the refusal, with what the call was given: it has
+ * changed nothing, so its reason is still there. PEF_RULE_COUNT: there is none, *err is untouched; else PW_CONFLICT.
+ */
+enum pef_rule pef_explain(const struct pef *m, const struct pef_vm *vm, enum pef_gfn_op op, const struct pef_pages *p,
+			  const struct pef_call *how, enum pef_code code, struct pw_err *err);
+enum pef_rule pef_explain_event(const struct pef *m, const struct pef_vm *vm, enum pef_vm_event ev,
+				const struct pef_call *how, enum pef_code code, struct pw_err *err);
+/* s->pages 0: the slot was to be removed. */
+enum pef_rule pef_explain_slot(const struct pef *m, const struct pef_vm *vm, const struct pef_slot *s,
+			       const struct pef_call *how, enum pef_code code, struct pw_err *err);
 
 /*
  * Puts a state back that was read before: unlike the calls above it asks nobody. pef_check judges the result.
@@ -218,7 +260,7 @@ bool pef_next_used(const struct pef *m, uint64_t frame, struct pef_vm **vm, stru
  */
 enum pw_status pef_put_run(struct pef *m, struct pef_vm *vm, const struct pef_run *run) PW_MUST_CHECK;
 
-/* A hash of all that calls can change, but for abort_owed and held frames. */
+/* A hash of all that calls can change, but for abort_owed. */
 uint64_t pef_digest(const struct pef *m);
 bool pef_check(const struct pef *m);
 

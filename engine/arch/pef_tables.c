@@ -43,27 +43,30 @@ const char *pef_gfn_op_name(enum pef_gfn_op op)
 /* The tables. Where the design says Error and the kernel has no code for it, H_STATE. */
 
 /* clang-format off */
-#define MOVE(s, c)  { PEF_VM_MOVE, PEF_VM_##s, PEF_H_##c }
-#define STAY(s)     { PEF_VM_STAY, PEF_VM_##s, PEF_H_SUCCESS }
-#define REFUSE(s, c) { PEF_VM_REFUSE, PEF_VM_##s, PEF_H_##c }
+#define MOVE(s, c)   { PEF_VM_MOVE, PEF_VM_##s, PEF_H_##c, false }
+#define STAY(s)      { PEF_VM_STAY, PEF_VM_##s, PEF_H_SUCCESS, false }
+#define REFUSE(s, c) { PEF_VM_REFUSE, PEF_VM_##s, PEF_H_##c, false }
+#define ERROR(s)     { PEF_VM_REFUSE, PEF_VM_##s, PEF_H_STATE, true } /* the design's; the kernel does not check */
 #define ROW(start, done, abort, off) \
 	{ [PEF_INIT_START] = start, [PEF_INIT_DONE] = done, [PEF_INIT_ABORT] = abort, [PEF_SVM_OFF] = off }
 
 static const struct pef_vm_cell vm_cells[PEF_VM_STATE_COUNT][PEF_VM_EVENT_COUNT] = {
 	/*                        INIT_START                 INIT_DONE                    INIT_ABORT                   SVM_OFF */
 	[PEF_VM_NORMAL]    = ROW(MOVE(TRANSIENT, SUCCESS),  REFUSE(NORMAL, UNSUPPORTED), REFUSE(NORMAL, UNSUPPORTED), STAY(NORMAL)         ),
-	[PEF_VM_TRANSIENT] = ROW(REFUSE(TRANSIENT, STATE),  MOVE(SECURE, SUCCESS),       MOVE(NORMAL, PARAMETER),     MOVE(NORMAL, SUCCESS)),
-	[PEF_VM_SECURE]    = ROW(REFUSE(SECURE, STATE),     REFUSE(SECURE, STATE),       REFUSE(SECURE, STATE),       MOVE(NORMAL, SUCCESS)),
+	[PEF_VM_TRANSIENT] = ROW(ERROR(TRANSIENT),          MOVE(SECURE, SUCCESS),       MOVE(NORMAL, PARAMETER),     MOVE(NORMAL, SUCCESS)),
+	[PEF_VM_SECURE]    = ROW(ERROR(SECURE),             ERROR(SECURE),               REFUSE(SECURE, STATE),       MOVE(NORMAL, SUCCESS)),
 };
 #undef MOVE
 #undef STAY
 #undef REFUSE
+#undef ERROR
 #undef ROW
 
-#define TO(s, contents, uv, c) { PEF_GFN_MOVE, PEF_##s, PEF_##contents, uv, PEF_##c }
-#define STAY(s)                { PEF_GFN_STAY, PEF_##s, PEF_KEPT, 0, PEF_H_SUCCESS }
-#define ASK(s)                 { PEF_GFN_STAY, PEF_##s, PEF_KEPT, 1, PEF_H_PARAMETER }
-#define REFUSE(s)              { PEF_GFN_REFUSE, PEF_##s, PEF_KEPT, 0, PEF_H_PARAMETER }
+#define TO(s, contents, uv, c) { PEF_GFN_MOVE, PEF_##s, PEF_##contents, uv, PEF_##c, false }
+#define INFER(s, contents, uv, c) { PEF_GFN_MOVE, PEF_##s, PEF_##contents, uv, PEF_##c, true }
+#define STAY(s)                { PEF_GFN_STAY, PEF_##s, PEF_KEPT, 0, PEF_H_SUCCESS, false }
+#define ASK(s)                 { PEF_GFN_STAY, PEF_##s, PEF_KEPT, 1, PEF_H_PARAMETER, false }
+#define REFUSE(s)              { PEF_GFN_REFUSE, PEF_##s, PEF_KEPT, 0, PEF_H_PARAMETER, false }
 #define ROW(page_in, share, page_out, touch, seal, migrate, seal_left, drop, abort)                    \
 	{ [PEF_PAGE_IN] = page_in, [PEF_SHARE] = share, [PEF_PAGE_OUT] = page_out, [PEF_TOUCH] = touch, \
 	  [PEF_SEAL] = seal, [PEF_MIGRATE] = migrate, [PEF_SEAL_LEFT] = seal_left, [PEF_DROP] = drop,   \
@@ -80,7 +83,7 @@ static const struct pef_gfn_cell gfn_cells[PEF_GFN_STATE_COUNT][PEF_GFN_OP_COUNT
 		/* migrate       */ STAY(SI),
 		/* seal left     */ STAY(SI),
 		/* drop          */ TO(NO, LOST, 0, H_SUCCESS),
-		/* abort         */ TO(NO, KEPT, 1, H_SUCCESS)),
+		/* abort         */ INFER(NO, KEPT, 1, H_SUCCESS)),
 	[PEF_SO] = ROW(
 		/* page-in       */ TO(SI, KEPT, 1, H_PARAMETER),
 		/* share         */ TO(SH, ZEROED, 1, H_PARAMETER),
@@ -96,7 +99,7 @@ static const struct pef_gfn_cell gfn_cells[PEF_GFN_STATE_COUNT][PEF_GFN_OP_COUNT
 		/* share         */ ASK(SH),
 		/* page-out      */ STAY(SH),
 		/* touch         */ STAY(SH),
-		/* seal          */ TO(SO, ZEROED, 2, H_PARAMETER),
+		/* seal          */ INFER(SO, ZEROED, 2, H_PARAMETER),
 		/* migrate       */ STAY(SH),
 		/* seal left     */ STAY(SH),
 		/* drop          */ TO(NO, LOST, 0, H_SUCCESS),
@@ -106,13 +109,14 @@ static const struct pef_gfn_cell gfn_cells[PEF_GFN_STATE_COUNT][PEF_GFN_OP_COUNT
 		/* share         */ TO(SH, ZEROED, 1, H_PARAMETER),
 		/* page-out      */ STAY(NO),
 		/* touch         */ STAY(NO),
-		/* seal          */ TO(SO, KEPT, 2, H_PARAMETER),
-		/* migrate       */ TO(SI, ZEROED, 0, H_STATE),
-		/* seal left     */ TO(SO, ZEROED, 0, H_STATE),
+		/* seal          */ INFER(SO, KEPT, 2, H_PARAMETER),
+		/* migrate       */ INFER(SI, ZEROED, 0, H_STATE),
+		/* seal left     */ INFER(SO, ZEROED, 0, H_STATE),
 		/* drop          */ TO(NO, LOST, 0, H_SUCCESS),
 		/* abort         */ STAY(NO)),
 };
 #undef TO
+#undef INFER
 #undef STAY
 #undef ASK
 #undef REFUSE

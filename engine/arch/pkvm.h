@@ -72,7 +72,8 @@
 	X(PKVM_TUNE, "TUNE", "host relaxes or tests a permission") \
 	X(PKVM_GSH, "GSH", "guest shares with host")               \
 	X(PKVM_GUH, "GUH", "guest unshares from host")             \
-	X(PKVM_RCL, "RCL", "host reclaims from a dying VM")
+	X(PKVM_RCL, "RCL", "host reclaims from a dying VM")        \
+	X(PKVM_RLQ, "RLQ", "guest relinquishes, android")
 
 #define PKVM_KINDS(X)                          \
 	X(PKVM_PROTECTED, "protected")         \
@@ -239,8 +240,8 @@ struct pkvm_answer {
 /*
  * One operation. PW_OK: out->code is the hypervisor's answer; anything but PKVM_OK has changed nothing. Checks come
  * first, over the whole range, in the kernel's order. Several calls are answered by the first that refuses. The VM's
- * kind is checked as hypercalls do; that a vCPU is loaded is not: pkvm_hypercall_vm does it. HUG, TUNE, GSH, GUH, RCL
- * go by the GFN; their pfn is not looked at. PW_NO_MEMORY  the model's own memory; nothing changed.
+ * kind is checked as hypercalls do; that a vCPU is loaded is not: pkvm_hypercall_vm does it. HUG, TUNE, GSH, GUH, RCL,
+ * RLQ go by the GFN; their pfn is not looked at. PW_NO_MEMORY  the model's own memory; nothing changed.
  */
 enum pw_status pkvm_page_call(struct pkvm *m, enum pkvm_page_op op, const struct pkvm_call *c,
 			      struct pkvm_answer *out) PW_MUST_CHECK;

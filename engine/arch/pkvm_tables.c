@@ -201,8 +201,9 @@ static const struct pkvm_page_cell page_cells[PKVM_JOINT_COUNT][PKVM_PAGE_OP_COU
 #define WIPE_TO(s, leaf, src) { PKVM_MOVE, PKVM_##s, PKVM_##leaf, PKVM_ZEROED, PKVM_OK, PKVM_##src }
 #define STAY(leaf, src)       { PKVM_STAY, PKVM_A, PKVM_##leaf, PKVM_KEPT, PKVM_OK, PKVM_##src }
 #define NO(leaf, code, src)   { PKVM_REFUSE, PKVM_A, PKVM_##leaf, PKVM_KEPT, PKVM_##code, PKVM_##src }
-#define ROW(hug, tune, gsh, guh, rcl)                                                             \
-	{ [PKVM_HUG] = hug, [PKVM_TUNE] = tune, [PKVM_GSH] = gsh, [PKVM_GUH] = guh, [PKVM_RCL] = rcl }
+#define ROW(hug, tune, gsh, guh, rcl, rlq)                                                         \
+	{ [PKVM_HUG] = hug, [PKVM_TUNE] = tune, [PKVM_GSH] = gsh, [PKVM_GUH] = guh, [PKVM_RCL] = rcl, \
+	  [PKVM_RLQ] = rlq }
 
 static const struct pkvm_leaf_cell leaf_cells[PKVM_PAGE_STATE_COUNT][PKVM_LEAF_OP_COUNT] = {
 	[PKVM_NOPAGE] = ROW(
@@ -210,31 +211,36 @@ static const struct pkvm_leaf_cell leaf_cells[PKVM_PAGE_STATE_COUNT][PKVM_LEAF_O
 		/* TUNE */ NO(NOPAGE, ENOENT, INFERRED),
 		/* GSH  */ NO(NOPAGE, ENOENT, READ),
 		/* GUH  */ NO(NOPAGE, ENOENT, READ),
-		/* RCL  */ NO(NOPAGE, ENOENT, READ)),
+		/* RCL  */ NO(NOPAGE, ENOENT, READ),
+		/* RLQ  */ STAY(NOPAGE, READ)),
 	[PKVM_BORROWED] = ROW(
 		/* HUG  */ TO(A, NOPAGE, READ),
 		/* TUNE */ STAY(BORROWED, INFERRED),
 		/* GSH  */ NO(BORROWED, EPERM, READ),
 		/* GUH  */ NO(BORROWED, EPERM, READ),
-		/* RCL  */ NO(BORROWED, EPERM, READ)),
+		/* RCL  */ NO(BORROWED, EPERM, READ),
+		/* RLQ  */ STAY(BORROWED, READ)),
 	[PKVM_OWNED] = ROW(
 		/* HUG  */ NO(OWNED, EPERM, READ),
 		/* TUNE */ NO(OWNED, EPERM, READ),
 		/* GSH  */ TO(G, SHARED_OWNED, READ),
 		/* GUH  */ NO(OWNED, EPERM, READ),
-		/* RCL  */ WIPE_TO(A, NOPAGE, READ)),
+		/* RCL  */ WIPE_TO(A, NOPAGE, READ),
+		/* RLQ  */ WIPE_TO(A, NOPAGE, READ)),
 	[PKVM_SHARED_OWNED] = ROW(
 		/* HUG  */ NO(SHARED_OWNED, EPERM, READ),
 		/* TUNE */ NO(SHARED_OWNED, EPERM, READ),
 		/* GSH  */ NO(SHARED_OWNED, EPERM, READ),
 		/* GUH  */ TO(F, OWNED, READ),
-		/* RCL  */ TO(A, NOPAGE, READ)),
+		/* RCL  */ TO(A, NOPAGE, READ),
+		/* RLQ  */ NO(SHARED_OWNED, EPERM, READ)),
 	[PKVM_POISON] = ROW(
 		/* HUG  */ NO(POISON, ENOENT, READ),
 		/* TUNE */ NO(POISON, ENOENT, INFERRED),
 		/* GSH  */ NO(POISON, EHWPOISON, READ),
 		/* GUH  */ NO(POISON, EHWPOISON, READ),
-		/* RCL  */ STAY(POISON, READ)),
+		/* RCL  */ STAY(POISON, READ),
+		/* RLQ  */ STAY(POISON, READ)),
 };
 #undef TO
 #undef WIPE_TO

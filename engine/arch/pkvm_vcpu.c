@@ -333,7 +333,7 @@ bool pkvm_psci_call(enum pkvm_generation g, const uint64_t x[4], struct pkvm_hvc
 {
 	enum pkvm_exit exit;
 
-	if (is_hypervisors(x[0]))
+	if (is_hypervisors(x[0]) || (g == PKVM_ANDROID && x[0] == PKVM_FN_MEM_RELINQUISH))
 		return false;
 	*out = (struct pkvm_hvc){ .result = PKVM_PSCI_NOT_SUPPORTED };
 	if (x[0] == FN_VERSION)
@@ -391,10 +391,24 @@ uint64_t pkvm_id_value(enum pkvm_id_register r, uint64_t host, bool sve, bool pt
 static const char *const x_names[] = { X_NAMES(X_TEXT_) };
 static const char *const sysreg_names[] = { PKVM_SYSREGS(REG_TEXT_) };
 
+enum {
+	ITEM_SP = PW_ARRAY_LEN(x_names),
+	ITEM_PC,
+	ITEM_PSTATE,
+	ITEM_SYSREGS,
+	ITEM_ESR = ITEM_SYSREGS + PKVM_SYSREG_COUNT,
+	ITEM_IPA,
+	ITEM_VA,
+	ITEM_VECTORS,
+	ITEM_COUNT
+};
+
 #define HIDDEN_GUESTS "the guest's own; the hypervisor shows it at no exit"
 #define HIDDEN_EXIT   "the guest's own; this exit does not show it"
 #define HIDDEN_RUNS   "the guest's own; there is no exit that awaits the host"
 #define HIDDEN_WIDE   "wider than an item; the register interface has it"
+#define SHOWN_WHOLE   "this exit shows it to the host"
+#define SHOWN_BITS    "this exit shows these bits to the host; the others are the guest's own"
 
 static const char *why_hidden(const struct pkvm_vcpu *v)
 {
@@ -407,18 +421,18 @@ static struct pkvm_item item(const char *name, bool shown, uint64_t value, const
 }
 
 /* The fault record, SIMD. */
-static bool last_items(const struct pkvm_vcpu *v, unsigned n, struct pkvm_item *out)
+static struct pkvm_item last_item(const struct pkvm_vcpu *v, unsigned n)
 {
 	const struct pkvm_exit_row *row = pkvm_exit_row(v->hyp.exit);
 	bool all = !v->is_protected, exited = v->hyp.exited;
 
-	switch (n) {
-	case 0: *out = item("ESR_EL2", exited, v->view.esr, why_hidden(v)); return true;
-	case 1: *out = item("fault IPA", exited && (all || row->page), v->view.ipa, why_hidden(v)); return true;
-	case 2: *out = item("fault VA", exited && (all || row->va_low), v->view.va, why_hidden(v)); return true;
-	case 3: *out = item("v0-v31", false, 0, all ? HIDDEN_WIDE : HIDDEN_GUESTS); return true;
-	default: return false;
-	}
+	if (n == ITEM_ESR)
+		return item("ESR_EL2", exited, v->view.esr, why_hidden(v));
+	if (n == ITEM_IPA)
+		return item("fault IPA", exited && (all || row->page), v->view.ipa, why_hidden(v));
+	if (n == ITEM_VA)
+		return item("fault VA", exited && (all || row->va_low), v->view.va, why_hidden(v));
+	return item("v0-v31", false, 0, all ? HIDDEN_WIDE : HIDDEN_GUESTS);
 }
 
 static struct pkvm_item x_item(const struct pkvm_vcpu *v, unsigned n)
@@ -435,9 +449,9 @@ static struct pkvm_item core_item(const struct pkvm_vcpu *v, unsigned n)
 	bool all = !v->is_protected;
 	bool mode = v->hyp.exited && pkvm_exit_row(v->hyp.exit)->mode != PKVM_MODE_HIDDEN;
 
-	if (n == 0)
+	if (n == ITEM_SP)
 		return item("sp", all, v->ctxt.sp, HIDDEN_GUESTS);
-	if (n == 1)
+	if (n == ITEM_PC)
 		return item("pc", all, v->ctxt.pc, HIDDEN_GUESTS);
 	return item("pstate", all || mode, all ? v->ctxt.pstate : v->view.pstate, why_hidden(v));
 }
@@ -453,16 +467,78 @@ static struct pkvm_item sysreg_item(const struct pkvm_vcpu *v, unsigned n)
 
 bool pkvm_vcpu_item(const struct pkvm_vcpu *v, unsigned n, struct pkvm_item *out)
 {
-	enum { XS = 31, CORE = 3 };
-
-	if (n < XS)
+	if (n >= ITEM_COUNT)
+		return false;
+	if (n < ITEM_SP)
 		*out = x_item(v, n);
-	else if (n < XS + CORE)
-		*out = core_item(v, n - XS);
-	else if (n < XS + CORE + PKVM_SYSREG_COUNT)
-		*out = sysreg_item(v, n - XS - CORE);
+	else if (n < ITEM_SYSREGS)
+		*out = core_item(v, n);
+	else if (n < ITEM_ESR)
+		*out = sysreg_item(v, n - ITEM_SYSREGS);
 	else
-		return last_items(v, n - XS - CORE - PKVM_SYSREG_COUNT, out);
+		*out = last_item(v, n);
+	return true;
+}
+
+/* The same by the table alone. */
+
+static uint64_t syndrome_bits(const struct pkvm_exit_row *row, enum pkvm_exit e)
+{
+	return shown_syndrome(row->syndrome, e, UINT64_MAX);
+}
+
+static uint64_t x_bits(const struct pkvm_exit_row *row, enum pkvm_exit e, uint64_t esr, unsigned n)
+{
+	if (n == 0 && row->value)
+		return is_data_abort(e) ? clamp(UINT64_MAX, access_bits(esr)) : UINT64_MAX;
+	return n < row->regs ? UINT64_MAX : 0;
+}
+
+static uint64_t exit_bits(enum pkvm_exit e, uint64_t esr, unsigned n)
+{
+	const struct pkvm_exit_row *row;
+
+	if (e >= PKVM_EXIT_COUNT)
+		return 0;
+	row = pkvm_exit_row(e);
+	switch (n) {
+	case ITEM_PSTATE: return shown_pstate(row->mode, UINT64_MAX);
+	case ITEM_SYSREGS + PKVM_SCTLR: return row->endianness ? SCTLR_ENDIAN : 0;
+	case ITEM_ESR: return syndrome_bits(row, e);
+	case ITEM_IPA: return row->page ? ~PAGE_BITS : 0;
+	case ITEM_VA: return row->va_low ? PAGE_BITS : 0;
+	default: return n < ITEM_SP ? x_bits(row, e, esr, n) : 0;
+	}
+}
+
+/* May any exit show it? */
+static bool is_ever_shown(unsigned n)
+{
+	return n < PW_ARRAY_LEN(((struct pkvm_host_view *)0)->x) || n == ITEM_PSTATE ||
+	       n == ITEM_SYSREGS + PKVM_SCTLR || n == ITEM_ESR || n == ITEM_IPA || n == ITEM_VA;
+}
+
+static const char *item_name(unsigned n)
+{
+	static const char *const core[] = { "sp", "pc", "pstate" };
+	static const char *const last[] = { "ESR_EL2", "fault IPA", "fault VA", "v0-v31" };
+
+	if (n < ITEM_SP)
+		return x_names[n];
+	if (n < ITEM_SYSREGS)
+		return core[n - ITEM_SP];
+	return n < ITEM_ESR ? sysreg_names[n - ITEM_SYSREGS] : last[n - ITEM_ESR];
+}
+
+bool pkvm_exit_item(enum pkvm_exit e, uint64_t esr, unsigned n, struct pkvm_exit_item *out)
+{
+	if (n >= ITEM_COUNT)
+		return false;
+	*out = (struct pkvm_exit_item){ .name = item_name(n), .bits = exit_bits(e, esr, n), .why = HIDDEN_GUESTS };
+	if (out->bits)
+		out->why = out->bits == UINT64_MAX ? SHOWN_WHOLE : SHOWN_BITS;
+	else if (is_ever_shown(n))
+		out->why = e < PKVM_EXIT_COUNT ? HIDDEN_EXIT : HIDDEN_RUNS;
 	return true;
 }
 

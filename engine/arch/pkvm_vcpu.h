@@ -246,6 +246,18 @@ struct pkvm_item {
 bool pkvm_vcpu_item(const struct pkvm_vcpu *v, unsigned n,
 		    struct pkvm_item *out) PW_MUST_CHECK; /* false: past the end */
 
+/*
+ * The same for an exit of a protected vCPU that somebody else had: which bits of each item it shows. What a store shows
+ * is as wide as the access that its syndrome (`esr`, as the host saw it) names. PKVM_EXIT_COUNT: no exit awaits.
+ */
+struct pkvm_exit_item {
+	const char *name;
+	uint64_t bits;   /* those that the host may see; 0: hidden */
+	const char *why; /* of what is shown, and of what is hidden */
+};
+bool pkvm_exit_item(enum pkvm_exit e, uint64_t esr, unsigned n,
+		    struct pkvm_exit_item *out) PW_MUST_CHECK; /* false: past the end */
+
 uint64_t pkvm_vcpu_digest(const struct pkvm_vcpu *v);
 
 /* What userspace is answered; PKVM_OK for a non-protected VM. */
@@ -268,15 +280,16 @@ int pkvm_cpu_on(struct pkvm_vcpu *target, uint64_t entry, uint64_t x0);
 void pkvm_power_failed(struct pkvm_vcpu *target); /* the host could not: OFF again */
 
 /* Hypercalls. x0 is the function. */
-#define PKVM_FN_FEATURES    0x86000000u
-#define PKVM_FEATURES       0x1du /* what FEATURES answers: bits 0, 2, 3, 4 */
-#define PKVM_FN_MEMINFO     0xC6000002u
-#define PKVM_FN_MEM_SHARE   0xC6000003u
-#define PKVM_FN_MEM_UNSHARE 0xC6000004u
-#define PKVM_FN_MMIO_GUARD  0xC6000007u
-#define PKVM_FN_AFFINITY    0xC4000004u
-#define PKVM_FN_AFFINITY_32 0x84000004u
-#define PKVM_HVC_INVALID    (-3)
+#define PKVM_FN_FEATURES       0x86000000u
+#define PKVM_FEATURES          0x1du /* what FEATURES answers: bits 0, 2, 3, 4 */
+#define PKVM_FN_MEMINFO        0xC6000002u
+#define PKVM_FN_MEM_SHARE      0xC6000003u
+#define PKVM_FN_MEM_UNSHARE    0xC6000004u
+#define PKVM_FN_MMIO_GUARD     0xC6000007u
+#define PKVM_FN_MEM_RELINQUISH 0xC6000009u /* android */
+#define PKVM_FN_AFFINITY       0xC4000004u
+#define PKVM_FN_AFFINITY_32    0x84000004u
+#define PKVM_HVC_INVALID       (-3)
 struct pkvm_hvc {
 	enum {
 		PKVM_HVC_ANSWERED, /* at EL2: result is in x0 */
@@ -286,7 +299,8 @@ struct pkvm_hvc {
 	int64_t result;
 	enum pkvm_exit exit;
 };
-/* Those that touch no memory: PSCI, and what is not supported. False: FEATURES, MEMINFO, sharing, MMIO_GUARD. */
+/* Those that touch no memory: PSCI, and what is not supported. False: FEATURES, MEMINFO, sharing, MMIO_GUARD, and
+ * MEM_RELINQUISH where there is one. */
 bool pkvm_psci_call(enum pkvm_generation g, const uint64_t x[4], struct pkvm_hvc *out) PW_MUST_CHECK;
 
 /* Feature registers of a protected VM: each field is the lesser of the host's value and a maximum. */

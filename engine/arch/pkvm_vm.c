@@ -438,6 +438,26 @@ static enum pw_status guest_share(struct pkvm *m, struct pkvm_vm *vm, const uint
 	return PW_OK;
 }
 
+/* A page that was given back is the host's business as well. */
+static enum pw_status guest_relinquish(struct pkvm *m, struct pkvm_vm *vm, const uint64_t x[4], struct pkvm_hvc *out)
+{
+	struct pkvm_call c = { .vm = vm, .gfn = x[1] >> PKVM_PAGE_SHIFT };
+	struct pkvm_answer a;
+	enum pw_status st;
+
+	*out = (struct pkvm_hvc){ .result = PKVM_HVC_INVALID };
+	if (x[1] % (1u << PKVM_PAGE_SHIFT) || x[2] || x[3])
+		return PW_OK;
+	st = pkvm_leaf_call(m, PKVM_RLQ, &c, &a);
+	if (st != PW_OK)
+		return st;
+	if (a.code == PKVM_OK && a.contents == PKVM_ZEROED)
+		*out = (struct pkvm_hvc){ .end = PKVM_HVC_TO_HOST, .exit = PKVM_EXIT_MEM_RELINQUISH };
+	else if (a.code == PKVM_OK)
+		out->result = 0;
+	return PW_OK;
+}
+
 static enum pw_status guest_guard(struct pkvm *m, struct pkvm_vm *vm, const uint64_t x[4], struct pkvm_hvc *out)
 {
 	uint64_t gfn = x[1] >> PKVM_PAGE_SHIFT;
@@ -486,6 +506,7 @@ enum pw_status pkvm_guest_call(struct pkvm *m, struct pkvm_vm *vm, const uint64_
 	switch (x[0]) {
 	case PKVM_FN_MEM_SHARE:
 	case PKVM_FN_MEM_UNSHARE: return guest_share(m, vm, x, out);
+	case PKVM_FN_MEM_RELINQUISH: return guest_relinquish(m, vm, x, out);
 	case PKVM_FN_MMIO_GUARD: return guest_guard(m, vm, x, out);
 	case PKVM_FN_MEMINFO:
 		*out = (struct pkvm_hvc){ .result = x[1] | x[2] | x[3] ? PKVM_HVC_INVALID : 1 << PKVM_PAGE_SHIFT };

@@ -69,7 +69,7 @@ void snp_release(struct snp *m)
 	tree_release(&m->perms);
 	arena_release(&m->arena);
 	pw_mem_free(m->mem, m->guests, m->guest_room * sizeof *m->guests);
-	pw_mem_free(m->mem, m->md, m->md_room * sizeof *m->md);
+	md_release(m);
 	pw_mem_free(m->mem, m->fixed, m->fixed_count * sizeof *m->fixed);
 	pw_mem_free(m->mem, m->iommu, m->iommu_count * sizeof *m->iommu);
 	*m = (struct snp){ .mem = m->mem };
@@ -291,6 +291,8 @@ static bool guests_are_sound(const struct snp *m)
 
 static bool md_is_sound(const struct snp *m, const struct snp_md *e)
 {
+	if (md_find(m, e->kind, e->place, e->slot) != e)
+		return false;
 	switch (e->kind) {
 	case SNP_MD_IN_PAGE: return state_at(m, e->place) == SNP_METADATA;
 	case SNP_MD_IN_CONTEXT: return snp_guest(m, e->place) != NULL;

@@ -400,6 +400,7 @@ struct snp {
 	bool smt;
 	uint16_t abi;
 	bool strict;              /* refuse what hardware lets pass: an RMPUPDATE that takes a page from its owner */
+	bool unmeasured;          /* launch digests are not computed: for a machine whose pages hold nothing */
 	bool up;                  /* the platform is in state INIT */
 	bool owes_wbinvd;         /* DF_FLUSH would ask for it */
 	struct tree entries;      /* words: see snp_impl.h */
@@ -407,6 +408,7 @@ struct snp {
 	struct snp_guest *guests; /* sorted by context */
 	size_t guest_count, guest_room;
 	struct snp_md *md; /* in no order */
+	uint32_t *md_at;   /* hash of their places: 1 + index, or 0 */
 	size_t md_count, md_room;
 	uint64_t md_next; /* id */
 	uint64_t pages[SNP_COUNTERS];

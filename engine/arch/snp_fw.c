@@ -25,7 +25,7 @@ static enum pw_status do_init(struct fw *f)
 	tree_release(&m->entries);
 	tree_release(&m->perms);
 	m->guest_count = 0;
-	m->md_count = 0;
+	md_clear(m);
 	memset(m->pages, 0, sizeof m->pages);
 	set_ranges(f, m->fixed, m->fixed_count, word_in(0, SNP_HV_FIXED));
 	set_ranges(f, m->iommu, m->iommu_count, word_numbered(word_in(0, SNP_FIRMWARE_IOMMU), SNP_TAG_IOMMU | 1));
@@ -162,7 +162,8 @@ static enum pw_status do_launch_update(struct fw *f)
 
 	if (rmp_reserve(f->m, 1) != PW_OK)
 		return PW_NO_MEMORY;
-	measure(f);
+	if (!f->m->unmeasured)
+		measure(f);
 	for (unsigned i = 1; i < SNP_VMPLS; i++)
 		perms |= (uint32_t)c->perms[i] << (8 * i);
 	put(f, c->pfn, f->word, c->type == SNP_TYPE_VMSA ? word | WORD_VMSA : word);

@@ -367,7 +367,7 @@ static const struct fw_check df_flush_checks[] = {
 static const struct fw_check gctx_create_checks[] = {
 	FW_PREFIX,
 	FW_CELL(DO_CREATE, CONTEXT, STATE),
-	FW_CHECK(context_large, INVALID_PAGE_SIZE, CONTEXT_SIZE),
+	FW_CHECK_CONTEXT(context_large, INVALID_PAGE_SIZE, CONTEXT_SIZE),
 	FW_END,
 };
 static const struct fw_check decommission_checks[] = {

@@ -72,6 +72,8 @@ void update_undo(struct snp *m, uint64_t pfn, uint64_t count);
 /* snp_swap.c */
 const struct snp_md *md_find(const struct snp *m, enum snp_md_kind kind, uint64_t place, unsigned slot);
 enum pw_status md_reserve(struct snp *m);
+void md_clear(struct snp *m); /* no entries */
+void md_release(struct snp *m);
 void md_put(struct snp *m, const struct snp_md *md); /* over what is there; md_reserve came before */
 void md_drop_place(struct snp *m, enum snp_md_kind kind, uint64_t place, uint64_t count);
 void md_move_place(struct snp *m, enum snp_md_kind kind, uint64_t place, uint64_t count, enum snp_md_kind to_kind,
@@ -107,6 +109,10 @@ struct fw_check {
 	{                                                                       \
 		NULL, fn, SNP_##st, SNP_RULE_##why, (enum snp_page_op)0, FW_DST \
 	}
+#define FW_CHECK_CONTEXT(fn, st, why)                                               \
+	{                                                                           \
+		NULL, fn, SNP_##st, SNP_RULE_##why, (enum snp_page_op)0, FW_CONTEXT \
+	}
 #define FW_CHECK_IF(if_, fn, st, why)                                           \
 	{                                                                       \
 		if_, fn, SNP_##st, SNP_RULE_##why, (enum snp_page_op)0, FW_PAGE \
@@ -132,7 +138,7 @@ bool fw_dst_not_owner(const struct fw *f);
 bool fw_not_owner_md(const struct fw *f); /* snp_swap.c */
 #define FW_PREFIX                                                                                            \
 	FW_CHECK(fw_reserved, INVALID_PARAM, RESERVED), FW_CHECK(fw_down, INVALID_PLATFORM_STATE, PLATFORM), \
-		FW_CHECK(fw_context_in_rmp, INVALID_PARAM, IN_RMP)
+		FW_CHECK_CONTEXT(fw_context_in_rmp, INVALID_PARAM, IN_RMP)
 #define FW_GUEST FW_CELL(DO_DECOMMISSION, CONTEXT, NOT_CONTEXT)
 
 extern const struct fw_check *const fw_checks[SNP_COMMAND_COUNT]; /* snp_fw_checks.c */

@@ -2,36 +2,106 @@
 
 #include <string.h>
 
-/* Metadata entries. */
+/* Metadata entries, found by a hash of their place: m->md_at has twice as many cells as m->md has room. */
 
-static bool md_is_at(const struct snp_md *e, enum snp_md_kind kind, uint64_t place, uint64_t count)
+static size_t md_cells(const struct snp *m)
 {
-	return e->kind == kind && e->place >= place && e->place - place < count;
+	return 2 * m->md_room;
+}
+
+static size_t md_home(const struct snp *m, enum snp_md_kind kind, uint64_t place, unsigned slot)
+{
+	uint64_t h = ((place * SNP_MD_SLOTS + slot) * 4 + (uint64_t)kind) * 0x9e3779b97f4a7c15u;
+
+	return (size_t)(h >> 32) & (md_cells(m) - 1);
+}
+
+static size_t md_home_of(const struct snp *m, const struct snp_md *e)
+{
+	return md_home(m, e->kind, e->place, e->slot);
+}
+
+/* The cell of the entry with that place, or the empty one where it would be. m has room for entries. */
+static size_t md_cell(const struct snp *m, enum snp_md_kind kind, uint64_t place, unsigned slot)
+{
+	size_t at = md_home(m, kind, place, slot);
+
+	for (; m->md_at[at]; at = (at + 1) & (md_cells(m) - 1)) {
+		const struct snp_md *e = &m->md[m->md_at[at] - 1];
+
+		if (e->kind == kind && e->place == place && e->slot == slot)
+			break;
+	}
+	return at;
 }
 
 const struct snp_md *md_find(const struct snp *m, enum snp_md_kind kind, uint64_t place, unsigned slot)
 {
-	for (size_t i = 0; i < m->md_count; i++)
-		if (md_is_at(&m->md[i], kind, place, 1) && m->md[i].slot == slot)
-			return &m->md[i];
-	return NULL;
+	uint32_t i = m->md_room ? m->md_at[md_cell(m, kind, place, slot)] : 0;
+
+	return i ? &m->md[i - 1] : NULL;
+}
+
+static void md_enter(struct snp *m, size_t i)
+{
+	const struct snp_md *e = &m->md[i];
+
+	m->md_at[md_cell(m, e->kind, e->place, e->slot)] = (uint32_t)(i + 1);
+}
+
+/* Empties the entry's cell, and moves back what had to go past it. */
+static void md_leave(struct snp *m, size_t i)
+{
+	size_t mask = md_cells(m) - 1, hole = md_cell(m, m->md[i].kind, m->md[i].place, m->md[i].slot), at = hole;
+
+	for (;;) {
+		at = (at + 1) & mask;
+		if (!m->md_at[at])
+			break;
+		if (((at - md_home_of(m, &m->md[m->md_at[at] - 1])) & mask) < ((at - hole) & mask))
+			continue;
+		m->md_at[hole] = m->md_at[at];
+		hole = at;
+	}
+	m->md_at[hole] = 0;
+}
+
+void md_clear(struct snp *m)
+{
+	if (m->md_room)
+		memset(m->md_at, 0, md_cells(m) * sizeof *m->md_at);
+	m->md_count = 0;
+}
+
+void md_release(struct snp *m)
+{
+	pw_mem_free(m->mem, m->md, m->md_room * sizeof *m->md);
+	pw_mem_free(m->mem, m->md_at, md_cells(m) * sizeof *m->md_at);
 }
 
 enum pw_status md_reserve(struct snp *m)
 {
 	size_t room = m->md_room ? 2 * m->md_room : 16;
 	struct snp_md *grown;
+	uint32_t *cells;
 
 	if (m->md_count < m->md_room)
 		return PW_OK;
 	grown = pw_mem_alloc(m->mem, room * sizeof *grown);
-	if (!grown)
+	cells = pw_mem_zalloc(m->mem, 2 * room * sizeof *cells);
+	if (!grown || !cells) {
+		pw_mem_free(m->mem, grown, room * sizeof *grown);
+		pw_mem_free(m->mem, cells, 2 * room * sizeof *cells);
 		return PW_NO_MEMORY;
+	}
 	if (m->md_count)
 		memcpy(grown, m->md, m->md_count * sizeof *grown);
-	pw_mem_free(m->mem, m->md, m->md_room * sizeof *m->md);
+	md_release(m);
 	m->md = grown;
+	m->md_at = cells;
 	m->md_room = room;
+	for (size_t i = 0; i < m->md_count; i++)
+		md_enter(m, i);
 	return PW_OK;
 }
 
@@ -40,34 +110,42 @@ static void md_remove(struct snp *m, size_t i)
 {
 	struct snp_md gone = m->md[i];
 
-	m->md[i] = m->md[--m->md_count];
+	md_leave(m, i);
+	if (i != --m->md_count) {
+		md_leave(m, m->md_count);
+		m->md[i] = m->md[m->md_count];
+		md_enter(m, i);
+	}
 	if (gone.type == SNP_SWAP_METADATA)
 		md_drop_place(m, SNP_MD_SWAPPED, gone.id, 1);
 }
 
 void md_drop_place(struct snp *m, enum snp_md_kind kind, uint64_t place, uint64_t count)
 {
-	size_t i = 0;
+	for (uint64_t at = place; m->md_count && at < place + count; at++)
+		for (unsigned slot = 0; slot < SNP_MD_SLOTS; slot++) {
+			const struct snp_md *e = md_find(m, kind, at, slot);
 
-	while (i < m->md_count) {
-		if (!md_is_at(&m->md[i], kind, place, count)) {
-			i++;
-			continue;
+			if (e)
+				md_remove(m, (size_t)(e - m->md));
 		}
-		md_remove(m, i);
-		i = 0; /* others may have gone with it */
-	}
 }
 
 void md_move_place(struct snp *m, enum snp_md_kind kind, uint64_t place, uint64_t count, enum snp_md_kind to_kind,
 		   uint64_t to)
 {
-	for (size_t i = 0; i < m->md_count; i++) {
-		if (!md_is_at(&m->md[i], kind, place, count))
-			continue;
-		m->md[i].place = to + (m->md[i].place - place);
-		m->md[i].kind = to_kind;
-	}
+	for (uint64_t at = 0; m->md_count && at < count; at++)
+		for (unsigned slot = 0; slot < SNP_MD_SLOTS; slot++) {
+			const struct snp_md *e = md_find(m, kind, place + at, slot);
+			size_t i = e ? (size_t)(e - m->md) : 0;
+
+			if (!e)
+				continue;
+			md_leave(m, i);
+			m->md[i].place = to + at;
+			m->md[i].kind = to_kind;
+			md_enter(m, i);
+		}
 }
 
 void md_put(struct snp *m, const struct snp_md *md)
@@ -77,7 +155,8 @@ void md_put(struct snp *m, const struct snp_md *md)
 	if (old)
 		md_remove(m, (size_t)(old - m->md));
 	m->md[m->md_count] = *md;
-	m->md[m->md_count++].id = m->md_next++;
+	m->md[m->md_count].id = m->md_next++;
+	md_enter(m, m->md_count++);
 }
 
 /* Checks of both commands. */

@@ -1,11 +1,80 @@
 #include "engine/arch/law.h"
 
+/* A GFN's states: those of its secure EPT entry. The module keeps one FREE, whosever the page is; the VMM knows whose.
+ */
+enum { NORMAL, PENDING, MAPPED, BLOCKED, PENDING_BLOCKED, OUT, SHARED };
+#define NO ARCH_REFUSED
+
+/* clang-format off */
+#define ROW(normal, pending, mapped, blocked, pending_blocked, out, shared)                               \
+	{ [NORMAL] = normal, [PENDING] = pending, [MAPPED] = mapped, [BLOCKED] = blocked,                 \
+	  [PENDING_BLOCKED] = pending_blocked, [OUT] = out, [SHARED] = shared }
+#define FRAMED true
+#define PLAIN  false
+
+/*
+ * The tdx.mem.* rows are what the module answers to a RUNNABLE TD (PAGE.ADD: to one before FINALIZE), after the TRACK that
+ * it asks for. It would also ADD or AUG under a shared alias, which it cannot see: L9 refuses that here, and a
+ * conversion has a name of its own. The tdx.mapgpa.* rows are the VMM's half of MapGPA, its calls in order.
+ */
+static const struct arch_op ops[] = {
+	{ "tdx.mem.page.add", FRAMED, "tdx-module 1.5 sept_state_lookup, TDH.MEM.PAGE.ADD",
+	  ROW(MAPPED, NO, NO, NO, NO, MAPPED, NO) },
+	{ "tdx.mem.page.aug", FRAMED, "tdx-module 1.5 sept_state_lookup, TDH.MEM.PAGE.AUG",
+	  ROW(PENDING, NO, NO, NO, NO, PENDING, NO) },
+	{ "tdx.mapgpa.private", FRAMED, "GHCI MapGPA; Linux tdx.c: unmap the shared alias, TDH.MEM.PAGE.AUG",
+	  ROW(PENDING, NO, NO, NO, NO, PENDING, PENDING) },
+	{ "tdx.mem.page.accept", PLAIN, "tdx-module 1.5 tdg_mem_page_accept",
+	  ROW(NO, MAPPED, NO, NO, NO, NO, NO) },
+	{ "tdx.mem.range.block", PLAIN, "tdx-module 1.5 sept_state_lookup, TDH.MEM.RANGE.BLOCK",
+	  ROW(NO, PENDING_BLOCKED, BLOCKED, NO, NO, NO, NO) },
+	{ "tdx.mem.range.unblock", PLAIN, "tdx-module 1.5 sept_state_lookup, TDH.MEM.RANGE.UNBLOCK, tracked",
+	  ROW(NO, NO, NO, MAPPED, PENDING, NO, NO) },
+	{ "tdx.mem.page.remove", PLAIN, "tdx-module 1.5 sept_state_lookup, TDH.MEM.PAGE.REMOVE, tracked",
+	  ROW(NO, NO, NO, OUT, OUT, NO, NO) },
+	{ "tdx.mapgpa.shared", PLAIN, "GHCI MapGPA; Linux tdx.c: RANGE.BLOCK, TRACK, PAGE.REMOVE, map the shared alias",
+	  ROW(SHARED, SHARED, SHARED, SHARED, SHARED, SHARED, SHARED) },
+	{ "tdx.mapgpa.private", PLAIN, "GHCI MapGPA; Linux tdx.c: unmap the shared alias",
+	  ROW(OUT, PENDING, MAPPED, BLOCKED, PENDING_BLOCKED, OUT, OUT) },
+};
+/* clang-format on */
+#undef NO
+
+#define TRAIL(item, done)  \
+	{                  \
+		item, done \
+	}
+
 extern const struct arch_law tdx_law;
 const struct arch_law tdx_law = {
 	.name = "tdx",
-	.state_count = 4,
+	.state_count = SHARED + 1,
 	.states = {
-		{ "FREE", GFN_NORMAL }, { "MAPPED", GFN_SECURE_RESIDENT }, { "FREE", GFN_SECURE_OUT }, { "FREE", GFN_SHARED },
+		[NORMAL] = { "FREE", GFN_NORMAL },
+		[PENDING] = { "PENDING", GFN_SECURE_RESIDENT },
+		[MAPPED] = { "MAPPED", GFN_SECURE_RESIDENT },
+		[BLOCKED] = { "BLOCKED", GFN_SECURE_RESIDENT },
+		[PENDING_BLOCKED] = { "PENDING_BLOCKED", GFN_SECURE_RESIDENT },
+		[OUT] = { "FREE", GFN_SECURE_OUT },
+		[SHARED] = { "FREE", GFN_SHARED },
 	},
-	.rest = { [GFN_NORMAL] = 0, [GFN_SECURE_RESIDENT] = 1, [GFN_SECURE_OUT] = 2, [GFN_SHARED] = 3 },
+	.rest = {
+		[GFN_NORMAL] = NORMAL, [GFN_SECURE_RESIDENT] = MAPPED,
+		[GFN_SECURE_OUT] = OUT, [GFN_SHARED] = SHARED,
+	},
+	.ops = ops,
+	.op_count = PW_ARRAY_LEN(ops),
+	/* A guest that does not run yet asks for no MapGPA: what the VMM then shares and takes back is the law's own
+	 * operation. So is page_out: block, track and remove, of which the ledger hears when the frames are back. */
+	.trails = {
+		[VM_TRANSIENT] = {
+			[GFN_PAGE_IN] = TRAIL("tdx.mem.page.add", NULL),
+		},
+		[VM_SECURE] = {
+			[GFN_PAGE_IN] = TRAIL("tdx.mem.page.aug", "tdx.mem.page.accept"),
+			[GFN_UNSHARE_IN] = TRAIL("tdx.mapgpa.private", "tdx.mem.page.accept"),
+			[GFN_SHARE] = TRAIL("tdx.mapgpa.shared", NULL),
+			[GFN_UNSHARE] = TRAIL("tdx.mapgpa.private", NULL),
+		},
+	},
 };

@@ -154,7 +154,9 @@ static void bench_whole_vm(void)
 	apply(&b, &it);
 	ledger_commit(b.ledger);
 	report("ledger_share_1tib", (now_s() - from) * 1e6, "us");
-	it = (struct item){ it.vm, GFN_UNSHARE, true, "local", &run, 1 };
+	it = (struct item){
+		.vm = it.vm, .op = GFN_UNSHARE, .framed = true, .pool = "local", .runs = &run, .run_count = 1
+	};
 	from = now_s();
 	apply(&b, &it);
 	ledger_commit(b.ledger);

@@ -659,7 +659,7 @@ Test(cca, smc_packs_code_and_outputs)
 		cr_expect(x[0] == RTT(1) && x[1] == 0 && x[2] == WORLD_NS, "%#" PRIx64 " %#" PRIx64, x[0], x[2]);
 	}
 	{
-		uint64_t x[6] = { 0xC4000150, 0x20000 };
+		uint64_t x[6] = { 0xC4000150, 0x20000, CCA_VERSION }; /* X2 is no argument */
 
 		cr_assert_eq(cca_smc(&w.m, x, &none), PW_OK);
 		cr_expect(x[0] == INPUT && x[1] == CCA_VERSION && x[2] == CCA_VERSION);
@@ -709,6 +709,7 @@ Test(cca, refusals_name_page_owner_and_rule)
 Test(cca, el3_refusals_change_nothing_and_are_marked)
 {
 	struct world w;
+	struct pw_err err;
 
 	world_realm(&w);
 	w.m.el3_refuses = 2;
@@ -716,6 +717,8 @@ Test(cca, el3_refusals_change_nothing_and_are_marked)
 	cr_expect_null(w.r.unverified);
 	cr_expect_eq(RMI(&w, CCA_GRANULE_UNDELEGATE, G(2)), INPUT);
 	cr_expect_not_null(w.r.unverified);
+	cca_explain(&w.m, &(struct cca_call){ .cmd = CCA_GRANULE_UNDELEGATE, .arg[CCA_ARG_ADDR] = G(2) }, &w.r, &err);
+	cr_expect(strstr(err.msg, "RMM B4.3.6, not verified"), "%s", err.msg);
 	cr_expect_eq(RMI(&w, CCA_GRANULE_UNDELEGATE, G(2)), OK);
 	world_end(&w);
 }

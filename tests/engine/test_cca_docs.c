@@ -1,10 +1,9 @@
-/* The tables of docs/arch-cca.md are those of the model. CCA_DOCS=1 prints them. */
+/* The tables of docs/arch-cca.md are those of the model. */
 #include <criterion/criterion.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "engine/arch/cca.h"
+#include "tests/lib/docs.h"
 
 static void print_entries(FILE *out)
 {
@@ -55,38 +54,9 @@ static void print_commands(FILE *out)
 	}
 }
 
-static char *printed(void (*print)(FILE *out))
-{
-	char *text = NULL;
-	size_t size;
-	FILE *out = open_memstream(&text, &size);
-
-	cr_assert(out);
-	print(out);
-	fclose(out);
-	return text;
-}
-
-static char *document(void)
-{
-	FILE *in = fopen("docs/arch-cca.md", "r");
-	char *text = calloc(1, 65536);
-
-	cr_assert(in && text, "run it from the project's root");
-	cr_assert_lt(fread(text, 1, 65535, in), 65535);
-	fclose(in);
-	return text;
-}
-
 Test(cca_docs, tables_are_those_of_the_model)
 {
-	char *doc = document(), *entries = printed(print_entries), *commands = printed(print_commands);
+	static const docs_print_fn tables[] = { print_entries, print_commands };
 
-	if (getenv("CCA_DOCS"))
-		printf("%s\n%s", entries, commands);
-	cr_expect(strstr(doc, entries), "the table of entries has changed: CCA_DOCS=1 prints it");
-	cr_expect(strstr(doc, commands), "the table of commands has changed: CCA_DOCS=1 prints it");
-	free(doc);
-	free(entries);
-	free(commands);
+	docs_expect("docs/arch-cca.md", tables, PW_ARRAY_LEN(tables));
 }

@@ -1,6 +1,7 @@
-#include "engine/arch/cca_host.h"
+#include "engine/arch/cca_host_impl.h"
 
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -562,4 +563,133 @@ Test(cca_host, codes_have_the_kernels_numbers)
 	cr_expect_eq(cca_host_code_value(CCA_HOST_EINVAL), -22);
 	cr_expect_str_eq(cca_host_code_name(CCA_HOST_ENOMEM), "ENOMEM");
 	cr_expect_str_eq(cca_host_use_name(CCA_USE_LEAKED), "leaked");
+}
+
+/* Lent granules: the lender names them, and hears of those that stay. */
+
+struct lender {
+	uint64_t until_refused;
+	uint64_t kept;
+	char why[192];
+};
+
+static uint64_t gives_back(void *ctx, uint64_t count)
+{
+	struct lender *l = ctx;
+	uint64_t n = count <= l->until_refused ? count : l->until_refused;
+
+	l->until_refused = n < count ? UINT64_MAX : l->until_refused - n;
+	return n;
+}
+
+static void kept(void *ctx, uint64_t addr, const char *why)
+{
+	struct lender *l = ctx;
+
+	l->kept = addr;
+	(void)snprintf(l->why, sizeof l->why, "%s", why);
+}
+
+#define LENT       (4096)
+#define LENT_COUNT (2048)
+
+static void begin_lent(struct site *s, struct lender *l)
+{
+	struct cca_host_lender lender = { gives_back, kept, l };
+
+	*l = (struct lender){ .until_refused = UINT64_MAX };
+	begin(s);
+	cr_assert_eq(cca_host_lend(&s->h, G(LENT), LENT_COUNT, &lender), PW_OK);
+	sound(s);
+}
+
+Test(cca_host, lent_granules_are_taken_by_name_alone)
+{
+	struct site s;
+	struct lender l;
+	uint64_t before;
+
+	begin_lent(&s, &l);
+	before = s.h.free;
+	cr_expect_eq(DO(&s, map, s.r, 0, 4 * BLOCK), CCA_HOST_OK);
+	for (uint64_t i = 0; i < LENT_COUNT; i++)
+		cr_assert_eq(cca_host_use(&s.h, G(LENT + i)), CCA_USE_LENT);
+	cr_expect_eq(DO(&s, map_lent, s.r, 8 * BLOCK, 700, G(LENT + 512), NULL), CCA_HOST_OK);
+	cr_expect_eq(at(&s, 8 * BLOCK).level, 2, "a block");
+	cr_expect_eq(at(&s, 9 * BLOCK).addr, G(LENT + 1024));
+	cr_expect_eq(DO(&s, map_lent, s.r, 20 * BLOCK, 1, G(LENT + 600), NULL), CCA_HOST_EINVAL, "used");
+	cr_expect_eq(DO(&s, map_lent, s.r, 20 * BLOCK, 1, G(0), NULL), CCA_HOST_EINVAL, "not lent");
+	cr_expect_eq(DO(&s, map_lent, s.r, 20 * BLOCK, 2, G(LENT + LENT_COUNT - 1), NULL), CCA_HOST_EINVAL);
+	cr_expect_eq(DO(&s, unmap_lent, s.r, 8 * BLOCK, 700), CCA_HOST_OK);
+	cr_expect_eq(cca_host_put_lent(&s.h, G(LENT), LENT_COUNT), PW_OK);
+	cr_expect_eq(cca_host_use(&s.h, G(LENT + 600)), CCA_USE_LENT);
+	cr_expect_lt(s.h.free, before);
+	cr_expect_eq(DO(&s, realm_end, s.r), CCA_HOST_OK);
+	cr_expect_eq(s.h.free, POOL - LENT_COUNT - 1, "all but the host's own page");
+	end(&s);
+}
+
+Test(cca_host, lending_needs_free_granules_and_small_pages)
+{
+	struct cca_host_lender lender = { NULL, NULL, NULL };
+	struct site s;
+
+	begin(&s);
+	cr_expect_eq(cca_host_lend(&s.h, G(0), 16, &lender), PW_INVALID, "used");
+	cr_expect_eq(cca_host_lend(&s.h, G(POOL - 1), 2, &lender), PW_INVALID);
+	cr_expect_eq(cca_host_lend(&s.h, G(64) + 1, 2, &lender), PW_INVALID);
+	cr_expect_eq(cca_host_lend(&s.h, G(64), 0, &lender), PW_INVALID);
+	cr_expect_eq(cca_host_lend(&s.h, G(64), 16, &lender), PW_OK);
+	cr_expect_eq(cca_host_lend(&s.h, G(128), 16, &lender), PW_INVALID, "once");
+	end(&s);
+	begin_with(&s, POOL, 4);
+	cr_expect_eq(cca_host_lend(&s.h, G(64), 16, &lender), PW_INVALID);
+	end(&s);
+}
+
+Test(cca_host, lent_granules_that_stay_are_told_to_the_lender)
+{
+	struct cca_host_leak leak;
+	struct site s;
+	struct lender l;
+
+	begin_lent(&s, &l);
+	cr_expect_eq(DO(&s, map_lent, s.r, 0, 600, G(LENT), NULL), CCA_HOST_OK);
+	cr_expect_eq(DO(&s, unmap_lent, s.r, 0, 600), CCA_HOST_OK);
+	l.until_refused = 530;
+	cr_expect_eq(DO(&s, give_lent, &s.h, G(LENT), 600), CCA_HOST_EIO);
+	cr_expect(s.h.leaked == 0 && cca_granule_state(&s.m, G(LENT + 530)) == CCA_DELEGATED);
+	cr_expect_eq(cca_granule_state(&s.m, G(LENT + 529)), CCA_UNDELEGATED);
+	cr_expect_eq(DO(&s, restore_lent, s.r, 0, 600, G(LENT), NULL), CCA_HOST_OK, "half of them delegated");
+	sound(&s);
+	cr_expect_eq(DO(&s, unmap_lent, s.r, 0, 600), CCA_HOST_OK);
+	l.until_refused = 7;
+	cr_expect_eq(cca_host_put_lent(&s.h, G(LENT), 600), PW_OK);
+	cr_expect_eq(l.kept, G(LENT + 7));
+	cr_expect(strstr(l.why, "GRANULE_UNDELEGATE") && strstr(l.why, "RMM B4.3.6"), "%s", l.why);
+	cr_assert(cca_host_next_leak(&s.h, 0, &leak));
+	cr_expect(leak.addr == G(LENT + 7) && leak.last == CCA_USE_DATA && leak.status == CCA_ERROR_INPUT);
+	cr_expect_eq(DO(&s, realm_end, s.r), CCA_HOST_OK);
+	end(&s);
+}
+
+/* SPARE-1: what was a block is one again without a granule of the pool. */
+Test(cca_host, a_block_is_put_back_by_the_spare)
+{
+	struct site s;
+	struct lender l;
+	uint64_t taken = 0;
+
+	begin_lent(&s, &l);
+	cr_expect_eq(DO(&s, map_lent, s.r, 0, 1024, G(LENT), NULL), CCA_HOST_OK);
+	while (cca_pool_has(&s.h, 1, 1)) {
+		cr_assert_eq(cca_pool_take(&s.h, CCA_USE_HOST, 0, 1, 1, &(uint64_t){ 0 }, &s.code), PW_OK);
+		taken++;
+	}
+	cr_expect_eq(DO(&s, unmap_lent, s.r, 0, 1024), CCA_HOST_OK);
+	cr_expect_eq(DO(&s, map_lent, s.r, 0, 512, G(LENT), NULL), CCA_HOST_ENOMEM);
+	cr_expect_eq(DO(&s, restore_lent, s.r, 0, 1024, G(LENT), NULL), CCA_HOST_OK);
+	cr_expect(s.r->spare_is_in && at(&s, 0).level == 2 && at(&s, BLOCK).level == 2);
+	cr_expect_gt(taken, 0);
+	end(&s);
 }

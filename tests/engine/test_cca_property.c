@@ -313,8 +313,9 @@ Test(cca_property, random_commands_keep_the_invariants, .timeout = 120)
 /* A run is what its commands are one by one. */
 static bool has_runs(enum cca_command c)
 {
-	return c == CCA_GRANULE_DELEGATE || c == CCA_GRANULE_UNDELEGATE || c == CCA_DATA_CREATE_UNKNOWN ||
-	       c == CCA_DATA_DESTROY || c == CCA_RTT_CREATE || c == CCA_RTT_DESTROY || c == CCA_RTT_FOLD;
+	return c == CCA_GRANULE_DELEGATE || c == CCA_GRANULE_UNDELEGATE || c == CCA_DATA_CREATE ||
+	       c == CCA_DATA_CREATE_UNKNOWN || c == CCA_DATA_DESTROY || c == CCA_RTT_CREATE || c == CCA_RTT_DESTROY ||
+	       c == CCA_RTT_FOLD;
 }
 
 static uint64_t one_by_one(struct world *w, struct cca_call call, uint64_t count)
@@ -346,16 +347,21 @@ static struct cca_call some_run(struct random *r, struct pages *p)
 {
 	struct cca_call call = some_call(r, p);
 	static const enum cca_command with_runs[] = {
-		CCA_GRANULE_DELEGATE, CCA_GRANULE_UNDELEGATE, CCA_DATA_CREATE_UNKNOWN,
-		CCA_DATA_DESTROY,     CCA_RTT_CREATE,         CCA_RTT_DESTROY,
-		CCA_RTT_FOLD
+		CCA_GRANULE_DELEGATE, CCA_GRANULE_UNDELEGATE, CCA_DATA_CREATE_UNKNOWN, CCA_DATA_DESTROY, CCA_RTT_CREATE,
+		CCA_RTT_DESTROY,      CCA_RTT_FOLD,           CCA_DATA_CREATE
 	};
+	static const uint8_t source[CCA_GRANULE] = { 3 };
 
 	if (below(r, 3)) {
 		call.cmd = with_runs[below(r, PW_ARRAY_LEN(with_runs))];
 		call.arg[CCA_ARG_RD] = WORLD_RD;
 		call.arg[CCA_ARG_LEVEL] = 2 + below(r, 2);
 		call.arg[CCA_ARG_IPA] = below(r, 3) * WORLD_BLOCK;
+	}
+	if (call.cmd == CCA_DATA_CREATE) {
+		call.arg[CCA_ARG_SRC] = WORLD_HOST;
+		call.arg[CCA_ARG_FLAGS] = below(r, 2);
+		call.source = source;
 	}
 	if (below(r, 3) && call.cmd != CCA_RTT_CREATE)
 		call.arg[CCA_ARG_ADDR] = call.arg[CCA_ARG_DATA] = G(1024 + 512 * below(r, 4));
@@ -448,7 +454,7 @@ Test(cca_property, runs_end_where_their_commands_do)
 
 Test(cca_property, runs_of_other_commands_are_refused)
 {
-	struct cca_call call = world_call(CCA_DATA_CREATE, (const uint64_t[5]){ 0 });
+	struct cca_call call = world_call(CCA_REALM_ACTIVATE, (const uint64_t[5]){ 0 });
 	struct world w;
 	uint64_t done;
 

@@ -873,7 +873,9 @@ static void batch_of_three(struct scene *s, struct gfn_run runs[3], struct item 
 	runs[1] = (struct gfn_run){ 1020, 10, 0 }; /* refused */
 	runs[2] = (struct gfn_run){ 0, 20, 0 };
 	for (int i = 0; i < 3; i++)
-		items[i] = (struct item){ s->vm->id, i == 2 ? GFN_UNSHARE : GFN_SHARE, false, NULL, &runs[i], 1 };
+		items[i] = (struct item){
+			.vm = s->vm->id, .op = i == 2 ? GFN_UNSHARE : GFN_SHARE, .runs = &runs[i], .run_count = 1
+		};
 }
 
 Test(ledger_batch, without_atomic_each_item_stands_alone_and_sees_those_before)
@@ -979,10 +981,13 @@ Test(ledger_undo, callers_registries_take_part)
 
 Test(ledger_view, runs_are_maximal_and_cut_by_slots_states_and_frames)
 {
-	static const struct gfn_view expected[] = {
-		{ 0, 10, GFN_SECURE_RESIDENT, NULL, 50 }, { 10, 10, GFN_SECURE_RESIDENT, NULL, 70 },
-		{ 20, 5, GFN_SHARED, NULL, 0 },           { 25, 999, GFN_SECURE_OUT, NULL, 0 },
-		{ 2048, 1024, GFN_SECURE_OUT, NULL, 0 },
+	static const struct {
+		uint64_t gfn, count;
+		enum gfn_state state;
+		uint64_t pfn;
+	} expected[] = {
+		{ 0, 10, GFN_SECURE_RESIDENT, 50 }, { 10, 10, GFN_SECURE_RESIDENT, 70 }, { 20, 5, GFN_SHARED, 0 },
+		{ 25, 999, GFN_SECURE_OUT, 0 },     { 2048, 1024, GFN_SECURE_OUT, 0 },
 	};
 	struct scene s;
 	struct gfn_view v;

@@ -2,6 +2,7 @@
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/ledger_impl.h"
 #include "tests/lib/ledger_world.h"
@@ -65,12 +66,28 @@ static enum pw_problem event(struct world *w, unsigned n, enum vm_event e)
 static enum pw_problem scatter(struct world *w, unsigned n)
 {
 	struct gfn_run runs[64];
-	struct item it = { id_of_vm(n), GFN_UNSHARE, true, "local", runs, PW_ARRAY_LEN(runs) };
+	struct item it = { .vm = id_of_vm(n),
+			   .op = GFN_UNSHARE,
+			   .framed = true,
+			   .pool = "local",
+			   .runs = runs,
+			   .run_count = PW_ARRAY_LEN(runs) };
 	bool changed;
 
 	for (uint64_t i = 0; i < PW_ARRAY_LEN(runs); i++)
 		runs[i] = (struct gfn_run){ i * 31, 1 + i % 3, (i * 1237) % FRAMES / 4 * 4 };
 	return ledger_apply(w->ledger, host_at(w, 1), &it, &changed, &w->why);
+}
+
+static enum pw_problem arch_apply(struct world *w, unsigned n, const char *op, uint64_t gfn, uint64_t count,
+				  const char *pool, uint64_t pfn)
+{
+	struct gfn_run run = { gfn, count, pfn };
+	struct item it = { .vm = id_of_vm(n), .framed = pool, .pool = pool, .runs = &run, .run_count = 1 };
+	bool changed;
+
+	it.arch_op = arch_op_find(op, strlen(op), it.framed, &it.arch_law);
+	return ledger_apply(w->ledger, vm_at(w, n)->host, &it, &changed, &w->why);
 }
 
 static enum pw_problem quarantine(struct world *w, uint64_t pfn, uint64_t count)
@@ -95,7 +112,7 @@ static enum pw_problem slot_put(struct world *w, unsigned n, uint32_t number, ui
 	return ledger_slot_put(w->ledger, vm_at(w, n), &s, &created, &w->why);
 }
 
-enum { STEPS = 36 };
+enum { STEPS = 39 };
 static enum pw_problem step(struct world *w, int n)
 {
 	switch (n) {
@@ -123,17 +140,20 @@ static enum pw_problem step(struct world *w, int n)
 	case 21: return slot_put(w, 0, 1, 5, 1);
 	case 22: return event(w, 1, VM_INIT_START);
 	case 23: return world_apply(w, host_at(w, 2), vm_at(w, 1), GFN_PAGE_IN, 0, 2000, "cxl", 1000);
-	case 24: return pool_put(w, "cxm", 2);
-	case 25: return host_put(w, 1, "boot-2", FRAMES);
-	case 26: return host_put(w, 1, "boot-2", 2 * FRAMES);
-	case 27: return ledger_slot_delete(w->ledger, vm_at(w, 0), 7, &w->why);
-	case 28: return ledger_slot_delete(w->ledger, vm_at(w, 0), 1, &w->why);
-	case 29: return ledger_vm_delete(w->ledger, vm_at(w, 0), &w->why);
-	case 30: return vm_create(w, 0, 2);
-	case 31: return ledger_host_fence(w->ledger, host_at(w, 2), &w->why);
-	case 32: return host_put(w, 2, "boot-1", FRAMES);
-	case 33: return pool_put(w, "cxm", 0);
-	case 34: return event(w, 0, VM_INIT_START);
+	case 24: return arch_apply(w, 1, "snp.pvalidate_rescind", 3, 1500, NULL, 0);
+	case 25: return arch_apply(w, 1, "snp.pvalidate", 777, 1, NULL, 0);
+	case 26: return arch_apply(w, 1, "snp.rmpupdate", 4099, 700, "cxl", 3001);
+	case 27: return pool_put(w, "cxm", 2);
+	case 28: return host_put(w, 1, "boot-2", FRAMES);
+	case 29: return host_put(w, 1, "boot-2", 2 * FRAMES);
+	case 30: return ledger_slot_delete(w->ledger, vm_at(w, 0), 7, &w->why);
+	case 31: return ledger_slot_delete(w->ledger, vm_at(w, 0), 1, &w->why);
+	case 32: return ledger_vm_delete(w->ledger, vm_at(w, 0), &w->why);
+	case 33: return vm_create(w, 0, 2);
+	case 34: return ledger_host_fence(w->ledger, host_at(w, 2), &w->why);
+	case 35: return host_put(w, 2, "boot-1", FRAMES);
+	case 36: return pool_put(w, "cxm", 0);
+	case 37: return event(w, 0, VM_INIT_START);
 	case STEPS - 1: return event(w, 0, VM_INIT_ABORT);
 	}
 	return PROBLEM_INTERNAL;

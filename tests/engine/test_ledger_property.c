@@ -26,6 +26,7 @@ enum {
 /* The model. Pools 0..HOSTS-1 are the hosts' local ones. */
 struct m_page {
 	int state, pool, frame; /* pool and frame of a resident one */
+	int arch;               /* of a resident one: I, P, W, or 0 for Guest-Valid */
 };
 struct m_slot {
 	bool used;
@@ -87,6 +88,49 @@ static const enum gfn_state states[] = {
 	[N] = GFN_NORMAL, [R] = GFN_SECURE_RESIDENT, [O] = GFN_SECURE_OUT, [S] = GFN_SHARED
 };
 
+/* And of SNP's own operations: from the RMP's states in the manuals. R is Guest-Valid, at rest. */
+enum { I = S + 1, P, W, FULL, LAW_OPS = 5 };
+static const char *const full_names[FULL] = {
+	[N] = "Hypervisor",    [R] = "Guest-Valid", [O] = "Paged-Out", [S] = "Hypervisor",
+	[I] = "Guest-Invalid", [P] = "Pre-Guest",   [W] = "Pre-Swap"
+};
+static const struct {
+	const char *name;
+	bool framed;
+	int next[FULL];
+} arch_ops[] = {
+	/*                                         N    R    O    S    I    P    W */
+	{ "snp.rmpupdate", true, { I, ERR, I, I, ERR, ERR, ERR } },
+	{ "snp.rmpupdate_immutable", true, { P, ERR, P, P, ERR, ERR, ERR } },
+	{ "snp.rmpupdate", false, { S, S, S, S, S, ERR, ERR } },
+	{ "snp.rmpupdate_immutable", false, { ERR, W, ERR, ERR, P, ERR, ERR } },
+	{ "snp.launch_update", false, { ERR, ERR, ERR, ERR, ERR, R, ERR } },
+	{ "snp.pvalidate", false, { ERR, R, ERR, ERR, R, ERR, ERR } },
+	{ "snp.pvalidate_rescind", false, { ERR, I, ERR, ERR, I, ERR, ERR } },
+	{ "snp.swap_out", false, { ERR, O, ERR, ERR, O, O, O } },
+};
+enum { OPS = LAW_OPS + (int)PW_ARRAY_LEN(arch_ops) };
+
+static int full(const struct m_page *p)
+{
+	return p->arch ? p->arch : p->state;
+}
+
+static int m_step(const struct m_page *p, int op)
+{
+	int to;
+
+	if (op >= LAW_OPS)
+		return arch_ops[op - LAW_OPS].next[full(p)];
+	to = gfn_law[p->state][op];
+	return to == p->state ? full(p) : to;
+}
+
+static bool m_framed(int op)
+{
+	return op >= LAW_OPS ? arch_ops[op - LAW_OPS].framed : op == 2 || op == 4;
+}
+
 static uint64_t next(uint64_t *seed)
 {
 	uint64_t z = (*seed += 0x9e3779b97f4a7c15u);
@@ -125,7 +169,7 @@ static void m_unbind(struct model *m, struct m_page *p, int state)
 
 static void m_bind(struct model *m, int vm, int page, int pool, int frame)
 {
-	m->vm[vm].page[page] = (struct m_page){ R, pool, frame };
+	m->vm[vm].page[page] = (struct m_page){ R, pool, frame, 0 };
 	m->pool[pool].frame[frame] = (struct m_frame){ vm, page };
 }
 
@@ -165,7 +209,7 @@ struct m_run {
 	int page, count, frame;
 };
 struct m_item {
-	int host, vm, op, pool; /* op 4: unshare with a frame. pool POOLS: not attached */
+	int host, vm, op, pool; /* op 4: unshare with a frame; LAW_OPS and up: arch_ops. pool POOLS: not attached */
 	struct m_run run[RUNS];
 	int runs;
 };
@@ -183,9 +227,9 @@ static enum pw_problem m_run_apply(struct model *m, const struct m_item *it, con
 	if (!slot || r->page + r->count > slot->base + slot->pages)
 		return PROBLEM_GFN_OUT_OF_SLOT;
 	for (int i = r->page; i < r->page + r->count; i++)
-		if (gfn_law[vm->page[i].state][it->op] == ERR)
+		if (m_step(&vm->page[i], it->op) == ERR)
 			return PROBLEM_GFN_TRANSITION;
-	if (it->op == 2 || it->op == 4) {
+	if (m_framed(it->op)) {
 		const struct m_pool *p = &m->pool[it->pool];
 
 		if (!m_attached(m, it->host, it->pool) || r->frame < p->first || r->frame + r->count > p->end)
@@ -197,13 +241,15 @@ static enum pw_problem m_run_apply(struct model *m, const struct m_item *it, con
 	}
 	for (int i = 0; i < r->count; i++) {
 		struct m_page *p = &vm->page[r->page + i];
-		int to = gfn_law[p->state][it->op];
+		int to = m_step(p, it->op), law = to > S ? R : to;
 
-		if (to == p->state)
+		if (to == full(p))
 			continue;
-		m_unbind(m, p, to);
-		if (to == R)
+		if (law != R || p->state != R)
+			m_unbind(m, p, law);
+		if (law == R && m_framed(it->op))
 			m_bind(m, it->vm, r->page + i, it->pool, r->frame + i);
+		p->arch = to > S ? to : 0;
 	}
 	return PROBLEM_NONE;
 }
@@ -261,10 +307,19 @@ static void expect(struct run *t, const char *what, enum pw_problem got, enum pw
 static enum pw_problem item_apply(struct run *t, const struct m_item *m)
 {
 	static const enum gfn_op ops[] = { GFN_SHARE, GFN_UNSHARE, GFN_PAGE_IN, GFN_PAGE_OUT, GFN_UNSHARE };
-	bool framed = m->op == 2 || m->op == 4, changed;
+	bool framed = m_framed(m->op), changed;
 	struct gfn_run runs[RUNS];
-	struct item it = { uuid_of(100 + (unsigned)m->vm), ops[m->op], framed, NULL, runs, (size_t)m->runs };
+	struct item it = { .vm = uuid_of(100 + (unsigned)m->vm),
+			   .op = ops[m->op < LAW_OPS ? m->op : 0],
+			   .framed = framed,
+			   .runs = runs,
+			   .run_count = (size_t)m->runs };
 
+	if (m->op >= LAW_OPS) {
+		const char *name = arch_ops[m->op - LAW_OPS].name;
+
+		it.arch_op = arch_op_find(name, strlen(name), framed, &it.arch_law);
+	}
 	it.pool = m->pool == POOLS ? "nowhere" : m->pool < HOSTS ? "local" : pool_names[m->pool - HOSTS];
 	for (int i = 0; i < m->runs; i++)
 		runs[i] = (struct gfn_run){ gfn_base[m->vm] + (uint64_t)m->run[i].page, (uint64_t)m->run[i].count,
@@ -298,7 +353,7 @@ static struct m_run some_run(struct run *t, const struct m_vm *vm, const struct 
 
 static void do_item(struct run *t)
 {
-	struct m_item it = { .vm = below(t, VMS), .op = below(t, 5), .runs = chance(t, 60) ? 1 : 1 + below(t, RUNS) };
+	struct m_item it = { .vm = below(t, VMS), .op = below(t, OPS), .runs = chance(t, 60) ? 1 : 1 + below(t, RUNS) };
 	const struct m_vm *vm;
 
 	for (int tries = 0; tries < 4 && (!t->m.vm[it.vm].exists || t->m.vm[it.vm].state == VM_NORMAL); tries++)
@@ -312,8 +367,8 @@ static void do_item(struct run *t)
 		it.pool = POOLS;
 	for (int i = 0; i < it.runs; i++)
 		it.run[i] = some_run(t, vm, it.pool < POOLS ? &t->m.pool[it.pool] : NULL);
-	for (int tries = 0; tries < 4 && gfn_law[vm->page[it.run[0].page].state][it.op] == ERR; tries++)
-		it.op = below(t, 5);
+	for (int tries = 0; tries < 4 && m_step(&vm->page[it.run[0].page], it.op) == ERR; tries++)
+		it.op = below(t, OPS);
 	expect(t, "item", item_apply(t, &it), m_item_apply(&t->m, &it));
 }
 
@@ -560,6 +615,7 @@ static void same_vm(struct run *t, int v)
 			continue;
 		counts[view.state]++;
 		cr_assert_eq(view.state, states[p->state], "vm %d page %d", v, i);
+		cr_assert_str_eq(view.arch_state, full_names[full(p)], "vm %d page %d", v, i);
 		if (p->state == R)
 			cr_assert(view.pool == pool_of(t, p->pool) &&
 				  view.pfn == pfn_base[p->pool] + (uint64_t)p->frame);
@@ -582,7 +638,8 @@ static void same_pool(struct run *t, int p)
 		cr_assert_eq(pool_next_bound(t->w.ledger, pool, pfn, pfn + 1, &view), f->vm >= 0, "pool %d frame %d", p,
 			     i);
 		if (f->vm >= 0)
-			cr_assert(view.vm == vm_of(t, f->vm) && view.gfn == gfn_base[f->vm] + (uint64_t)f->page);
+			cr_assert(view.vm == vm_of(t, f->vm) && view.gfn == gfn_base[f->vm] + (uint64_t)f->page &&
+				  strcmp(view.arch_state, full_names[full(&t->m.vm[f->vm].page[f->page])]) == 0);
 		cr_assert_eq(pool_next_quarantined(pool, pfn, pfn + 1, &view), f->vm == IN_QUARANTINE,
 			     "pool %d frame %d", p, i);
 	}

@@ -236,10 +236,10 @@ Test(pef, a_run_is_all_or_nothing)
 	end(&x);
 }
 
-Test(pef, page_in_takes_exactly_the_held_frames)
+Test(pef, page_in_takes_exactly_the_named_frames)
 {
 	struct machine x;
-	uint64_t frames[3], other = 7;
+	uint64_t frames[3] = { 1, 0, 3 };
 	struct pef_pages p = { .gfn = 0, .count = 3, .order = 16, .frames = frames };
 	struct pef_run run;
 	enum pef_code code;
@@ -247,55 +247,35 @@ Test(pef, page_in_takes_exactly_the_held_frames)
 	begin(&x, POOL, GFNS, PEF_LEFT_OUT);
 	reach_vm(&x, PEF_VM_TRANSIENT);
 	reach_gfn(&x, 3, PEF_SI);
-	cr_assert(pef_hold(&x.m, 3, frames));
-	cr_expect(frames[0] == 1 && frames[1] == 2 && frames[2] == 3);
-	frames[1] = other;
 	cr_assert_eq(pef_page_in(&x.m, x.vm, &p, &usual, &code), PW_OK);
-	cr_expect_eq(code, PEF_H_PARAMETER, "a frame that is not held");
+	cr_expect_eq(code, PEF_H_PARAMETER, "a frame in use");
+	frames[1] = POOL;
+	cr_assert_eq(pef_page_in(&x.m, x.vm, &p, &usual, &code), PW_OK);
+	cr_expect_eq(code, PEF_H_PARAMETER, "a frame outside the pool");
 	frames[1] = 1;
 	cr_assert_eq(pef_page_in(&x.m, x.vm, &p, &usual, &code), PW_OK);
 	cr_expect_eq(code, PEF_H_PARAMETER, "a frame named twice");
-	cr_expect_eq(x.m.held, 3);
+	cr_expect_eq(x.m.used, 1);
 	frames[0] = 3, frames[1] = 1, frames[2] = 2;
 	cr_assert_eq(pef_page_in(&x.m, x.vm, &p, &usual, &code), PW_OK);
 	cr_expect_eq(code, PEF_H_SUCCESS);
 	cr_assert(pef_run_at(x.vm, 0, 1, &run));
-	cr_expect(run.frame == 3 && x.m.held == 0 && x.m.used == 4);
-	cr_expect_not(pef_hold(&x.m, 5, (uint64_t[5]){ 0 }));
-	end(&x);
-}
-
-Test(pef, the_next_used_frame_is_found_going_round)
-{
-	struct machine x;
-	struct pef_vm *vm;
-	struct pef_run run;
-
-	begin(&x, POOL, 16, PEF_LEFT_RESIDENT);
-	cr_expect_not(pef_next_used(&x.m, 0, &vm, &run));
-	reach_vm(&x, PEF_VM_TRANSIENT);
-	cr_assert_eq(page_in(&x, 8, 4, 0), PEF_H_SUCCESS);
-	cr_assert(pef_next_used(&x.m, 2, &vm, &run));
-	cr_expect(vm == x.vm && run.first == 10 && run.count == 2 && run.frame == 2);
-	cr_assert(pef_next_used(&x.m, 5, &vm, &run));
-	cr_expect(run.first == 8 && run.count == 4 && run.frame == 0);
+	cr_expect(run.frame == 3 && x.m.used == 4);
 	end(&x);
 }
 
 Test(pef, check_sees_what_is_broken)
 {
 	struct machine x;
-	struct pef_run run = { 0, 1, PEF_SI, 5 };
 
 	begin(&x, POOL, GFNS, PEF_LEFT_RESIDENT);
-	cr_assert_eq(pef_put_run(&x.m, x.vm, &run), PW_OK);
+	reach_vm(&x, PEF_VM_TRANSIENT);
+	reach_gfn(&x, 0, PEF_SI);
+	cr_expect(pef_check(&x.m));
+	x.vm->state = PEF_VM_NORMAL;
 	cr_expect_not(pef_check(&x.m), "a resident page of a normal VM");
 	x.vm->state = PEF_VM_TRANSIENT;
-	cr_expect(pef_check(&x.m));
-	run.first = 1;
-	cr_expect_eq(pef_put_run(&x.m, x.vm, &run), PW_INVALID, "a frame in use");
-	cr_expect_eq(x.m.used, 1);
-	cr_assert_eq(tree_set(&x.vm->words, 2, 1, PEF_WORD_RESIDENT | 5), PW_OK);
+	cr_assert_eq(tree_set(&x.vm->words, 2, 1, PEF_WORD_RESIDENT | 0), PW_OK);
 	cr_expect_not(pef_check(&x.m), "one frame, two pages");
 	cr_assert_eq(tree_set(&x.vm->words, 2, 1, PEF_WORD_SHARED | PEF_WORD_OUT), PW_OK);
 	cr_expect_not(pef_check(&x.m), "two flags");

@@ -174,6 +174,7 @@ enum call {
 	GSH,
 	GUH,
 	RCL,
+	RLQ,
 	FRC,
 	CALLS
 };
@@ -197,6 +198,7 @@ static const struct {
 	[GSH] = { "GSH", { "NOENT", "*", "*", "*", "PERM", "G", "PERM", "HWPOISON" } },
 	[GUH] = { "GUH", { "NOENT", "*", "*", "*", "PERM", "PERM", "F", "HWPOISON" } },
 	[RCL] = { "RCL", { "NOENT", "*", "*", "*", "PERM", "A", "A", "A" } },
+	[RLQ] = { "RLQ", { "A", "*", "*", "*", "E", "A", "PERM", "A" } },
 	[FRC] = { "FRC", { "AGAIN", "PERM", "AGAIN", "AGAIN", "AGAIN", "A", "AGAIN", "AGAIN" } },
 };
 
@@ -214,7 +216,8 @@ static enum pkvm_code call(struct machine *x, enum call what, struct pkvm_call c
 		[HSG_S] = { PKVM_HSG, false, false, false },    [HUG] = { PKVM_HUG, true, false, false },
 		[HDG_O] = { PKVM_HDG, false, false, true },     [HDG_S] = { PKVM_HDG, false, false, false },
 		[GSH] = { PKVM_GSH, true, false, false },       [GUH] = { PKVM_GUH, true, false, false },
-		[RCL] = { PKVM_RCL, true, false, false },       [FRC] = { PKVM_FRC, false, false, false },
+		[RCL] = { PKVM_RCL, true, false, false },       [RLQ] = { PKVM_RLQ, true, false, false },
+		[FRC] = { PKVM_FRC, false, false, false },
 	};
 
 	if (calls[what].pinned)
@@ -253,8 +256,9 @@ Test(pkvm, every_cell_of_the_law)
 				cr_expect_str_eq(pkvm_joint_name(page_at(&x, PAGE).joint), want, "%s in %c",
 						 law[what].name, 'A' + s);
 			}
-			cr_expect_eq(a.contents == PKVM_ZEROED, s == STATE_F && (what == RCL || what == FRC),
-				     "%s in %c", law[what].name, 'A' + s);
+			cr_expect_eq(a.contents == PKVM_ZEROED,
+				     s == STATE_F && (what == RCL || what == RLQ || what == FRC), "%s in %c",
+				     law[what].name, 'A' + s);
 			end(&x);
 		}
 }
@@ -487,6 +491,7 @@ Test(pkvm, blocks)
 	cr_expect_eq(leaf_op(&x, PKVM_GSH, one), PKVM_E2BIG);
 	cr_expect_eq(leaf_op(&x, PKVM_GUH, one), PKVM_E2BIG);
 	cr_expect_eq(leaf_op(&x, PKVM_RCL, one), PKVM_E2BIG);
+	cr_expect_eq(leaf_op(&x, PKVM_RLQ, one), PKVM_E2BIG);
 	cr_expect_eq(leaf_op(&x, PKVM_TUNE, one), PKVM_OK);
 	one.nr = N;
 	cr_expect_eq(leaf_op(&x, PKVM_HUG, one), PKVM_EINVAL, "not aligned");
@@ -872,6 +877,7 @@ Test(pkvm, a_guests_hypercalls)
 		{ { PKVM_FN_MEM_UNSHARE, page + 4096 }, PKVM_HVC_ANSWERED, -3 },
 		{ { PKVM_FN_MEM_SHARE, BYTES(TREE_PAGES) }, PKVM_HVC_ANSWERED, -3 },
 		{ { PKVM_FN_MMIO_GUARD, page }, PKVM_HVC_ANSWERED, -1 },
+		{ { PKVM_FN_MEM_RELINQUISH, page }, PKVM_HVC_ANSWERED, -1 },
 		{ { 0x86000001u }, PKVM_HVC_ANSWERED, -1 },
 		{ { 0x84000000u }, PKVM_HVC_ANSWERED, 0x10001 },
 		{ { 0x8400000Au, 0x84000003u }, PKVM_HVC_ANSWERED, 0 },
@@ -900,6 +906,13 @@ Test(pkvm, a_guests_hypercalls)
 	cr_expect(hvc.result == 0 && pkvm_is_guarded(vm, 99) && !pkvm_is_guarded(vm, 98));
 	cr_assert_eq(pkvm_guest_call(&x.m, vm, (uint64_t[4]){ PKVM_FN_MMIO_GUARD, page }, &hvc), PW_OK);
 	cr_expect_eq(hvc.result, -3, "a page of memory is not MMIO");
+	cr_assert_eq(pkvm_guest_call(&x.m, vm, (uint64_t[4]){ PKVM_FN_MEM_RELINQUISH, page + 1 }, &hvc), PW_OK);
+	cr_expect_eq(hvc.result, -3);
+	cr_assert_eq(pkvm_guest_call(&x.m, vm, (uint64_t[4]){ PKVM_FN_MEM_RELINQUISH, page }, &hvc), PW_OK);
+	cr_expect(hvc.end == PKVM_HVC_TO_HOST && hvc.exit == PKVM_EXIT_MEM_RELINQUISH, "the host is told");
+	cr_expect(page_at(&x, PAGE).joint == PKVM_A && leaf_at(vm, GFN) == PKVM_NOPAGE);
+	cr_assert_eq(pkvm_guest_call(&x.m, vm, (uint64_t[4]){ PKVM_FN_MEM_RELINQUISH, page }, &hvc), PW_OK);
+	cr_expect(hvc.end == PKVM_HVC_ANSWERED && hvc.result == 0, "nothing was there");
 	make_vcpu(&x, vm, 0);
 	cr_assert_eq(pkvm_guest_call(&x.m, vm, (uint64_t[4]){ PKVM_FN_AFFINITY, 0 }, &hvc), PW_OK);
 	cr_expect(hvc.end == PKVM_HVC_ANSWERED && hvc.result == 0, "at EL2: it is on");

@@ -1,10 +1,8 @@
-/* The tables of docs/arch-pkvm.md are those of the model. PKVM_DOCS=1 prints them. */
+/* The tables of docs/arch-pkvm.md are those of the model. */
 #include <criterion/criterion.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "engine/arch/pkvm.h"
+#include "tests/lib/docs.h"
 
 static const char *mark(enum pkvm_source s)
 {
@@ -107,24 +105,7 @@ static void exit_table(FILE *out)
 
 Test(pkvm_docs, show_the_tables_of_the_code)
 {
-	static void (*const tables[])(FILE *) = { page_table, leaf_table, vm_table, exit_table };
-	static char page[1 << 16];
-	FILE *in = fopen("docs/arch-pkvm.md", "r");
+	static const docs_print_fn tables[] = { page_table, leaf_table, vm_table, exit_table };
 
-	cr_assert(in, "run it from the project's root");
-	page[fread(page, 1, sizeof page - 1, in)] = '\0';
-	fclose(in);
-	for (size_t i = 0; i < PW_ARRAY_LEN(tables); i++) {
-		char *text = NULL;
-		size_t size = 0;
-		FILE *out = open_memstream(&text, &size);
-
-		cr_assert(out);
-		tables[i](out);
-		fclose(out);
-		if (getenv("PKVM_DOCS"))
-			printf("%s\n", text);
-		cr_expect(strstr(page, text), "docs/arch-pkvm.md has another table: PKVM_DOCS=1 prints it");
-		free(text);
-	}
+	docs_expect("docs/arch-pkvm.md", tables, PW_ARRAY_LEN(tables));
 }

@@ -23,6 +23,13 @@ static void expect_digest(const uint8_t digest[SNP_DIGEST], const char *expected
 	cr_assert_str_eq(text, expected);
 }
 
+/* The answer, and the rule that the refusal names. */
+static void refused(struct snp_world *w, struct snp_cmd c, enum snp_status status, enum snp_rule rule)
+{
+	cr_expect_eq(snp_w_do(w, &c), status, "%s: %s", snp_command_name(c.op), snp_rule_text(rule));
+	cr_expect_eq(w->m.why.rule, rule, "%s: %s", snp_command_name(c.op), snp_rule_text(w->m.why.rule));
+}
+
 /* The launch digest: vectors of the reference. */
 
 static void fill_pattern(uint8_t page[SNP_PAGE])
@@ -181,13 +188,14 @@ Test(snp_fw, an_imi_page_extends_both_chains_and_an_imi_guest_takes_no_others)
 	cr_assert_eq(snp_w_do(&w, &start), SNP_SUCCESS);
 	cr_assert_eq(snp_w_do(&w, &(struct snp_cmd){ .op = SNP_CMD_ACTIVATE, .context = CTX, .asid = ASID }), 0);
 	cr_assert_eq(snp_w_update(&w, 700, ASID, 1, SNP_4K, true), SNP_OK);
-	cr_assert_eq(snp_w_do(&w, &c), SNP_INVALID_PARAM);
+	refused(&w, c, SNP_INVALID_PARAM, SNP_RULE_IMI);
+	cr_expect_eq(w.m.why.pfn, 700);
 	c.imi = true;
 	cr_assert_eq(snp_w_do(&w, &c), SNP_SUCCESS);
 	g = snp_guest(&w.m, CTX);
 	cr_assert_arr_eq(g->digest, g->imi_digest, SNP_DIGEST);
-	cr_assert_eq(snp_w_do(&w, &(struct snp_cmd){ .op = SNP_CMD_LAUNCH_FINISH, .context = CTX }),
-		     SNP_INVALID_GUEST_STATE);
+	refused(&w, (struct snp_cmd){ .op = SNP_CMD_LAUNCH_FINISH, .context = CTX }, SNP_INVALID_GUEST_STATE,
+		SNP_RULE_GUEST_STATE);
 	snp_world_close(&w);
 }
 
@@ -197,120 +205,303 @@ static const struct order {
 	const char *what;
 	struct snp_cmd c;
 	enum snp_status status;
+	enum snp_rule rule; /* what the refusal says */
 } orders[] = {
 	/* contexts: 256 RUNNING with ASID 5, 257 LAUNCH without, 258 INIT, 259 LAUNCH with ASID 6, 260 Firmware */
 	{ "reserved bits first",
 	  { .op = SNP_CMD_LAUNCH_UPDATE, .reserved = true, .context = SNP_W_RMP },
-	  SNP_INVALID_PARAM },
-	{ "the RMP's own frame", { .op = SNP_CMD_LAUNCH_UPDATE, .context = SNP_W_RMP }, SNP_INVALID_PARAM },
-	{ "no context", { .op = SNP_CMD_LAUNCH_UPDATE, .context = 260, .pfn = SNP_W_RMP }, SNP_INVALID_GUEST },
-	{ "no context: past the RMP", { .op = SNP_CMD_LAUNCH_UPDATE, .context = SNP_W_FRAMES }, SNP_INVALID_GUEST },
-	{ "page in the RMP", { .op = SNP_CMD_LAUNCH_UPDATE, .context = 258, .pfn = SNP_W_RMP }, SNP_INVALID_PARAM },
+	  SNP_INVALID_PARAM,
+	  SNP_RULE_RESERVED },
+	{ "the RMP's own frame",
+	  { .op = SNP_CMD_LAUNCH_UPDATE, .context = SNP_W_RMP },
+	  SNP_INVALID_PARAM,
+	  SNP_RULE_IN_RMP },
+	{ "no context",
+	  { .op = SNP_CMD_LAUNCH_UPDATE, .context = 260, .pfn = SNP_W_RMP },
+	  SNP_INVALID_GUEST,
+	  SNP_RULE_NOT_CONTEXT },
+	{ "no context: past the RMP",
+	  { .op = SNP_CMD_LAUNCH_UPDATE, .context = SNP_W_FRAMES },
+	  SNP_INVALID_GUEST,
+	  SNP_RULE_NOT_CONTEXT },
+	{ "page in the RMP",
+	  { .op = SNP_CMD_LAUNCH_UPDATE, .context = 258, .pfn = SNP_W_RMP },
+	  SNP_INVALID_PARAM,
+	  SNP_RULE_IN_RMP },
 	{ "page state",
 	  { .op = SNP_CMD_LAUNCH_UPDATE, .context = 258, .pfn = 800, .size = SNP_2M },
-	  SNP_INVALID_PAGE_STATE },
+	  SNP_INVALID_PAGE_STATE,
+	  SNP_RULE_STATE },
 	{ "page size",
 	  { .op = SNP_CMD_LAUNCH_UPDATE, .context = 258, .pfn = 768, .size = SNP_2M },
-	  SNP_INVALID_PAGE_SIZE },
+	  SNP_INVALID_PAGE_SIZE,
+	  SNP_RULE_SIZE },
 	{ "alignment",
 	  { .op = SNP_CMD_LAUNCH_UPDATE, .context = 258, .pfn = 1030, .size = SNP_2M },
-	  SNP_INVALID_ADDRESS },
+	  SNP_INVALID_ADDRESS,
+	  SNP_RULE_ALIGN },
 	{ "large VMSA",
 	  { .op = SNP_CMD_LAUNCH_UPDATE, .context = 258, .pfn = 1024, .size = SNP_2M, .type = 2 },
-	  SNP_INVALID_PAGE_SIZE },
-	{ "type", { .op = SNP_CMD_LAUNCH_UPDATE, .context = 258, .pfn = 768, .type = 7 }, SNP_INVALID_PARAM },
-	{ "type 0", { .op = SNP_CMD_LAUNCH_UPDATE, .context = 258, .pfn = 768 }, SNP_INVALID_PARAM },
+	  SNP_INVALID_PAGE_SIZE,
+	  SNP_RULE_TYPE_SIZE },
+	{ "type",
+	  { .op = SNP_CMD_LAUNCH_UPDATE, .context = 258, .pfn = 768, .type = 7 },
+	  SNP_INVALID_PARAM,
+	  SNP_RULE_TYPE },
+	{ "type 0", { .op = SNP_CMD_LAUNCH_UPDATE, .context = 258, .pfn = 768 }, SNP_INVALID_PARAM, SNP_RULE_TYPE },
 	{ "guest state",
 	  { .op = SNP_CMD_LAUNCH_UPDATE, .context = 258, .pfn = 768, .type = 1 },
-	  SNP_INVALID_GUEST_STATE },
-	{ "running", { .op = SNP_CMD_LAUNCH_UPDATE, .context = 256, .pfn = 768, .type = 1 }, SNP_INVALID_GUEST_STATE },
-	{ "no ASID", { .op = SNP_CMD_LAUNCH_UPDATE, .context = 257, .pfn = 768, .type = 1 }, SNP_INACTIVE },
+	  SNP_INVALID_GUEST_STATE,
+	  SNP_RULE_GUEST_STATE },
+	{ "running",
+	  { .op = SNP_CMD_LAUNCH_UPDATE, .context = 256, .pfn = 768, .type = 1 },
+	  SNP_INVALID_GUEST_STATE,
+	  SNP_RULE_GUEST_STATE },
+	{ "no ASID",
+	  { .op = SNP_CMD_LAUNCH_UPDATE, .context = 257, .pfn = 768, .type = 1 },
+	  SNP_INACTIVE,
+	  SNP_RULE_NO_ASID },
 	{ "owner",
 	  { .op = SNP_CMD_LAUNCH_UPDATE, .context = 259, .pfn = 768, .type = 6, .fill = 255 },
-	  SNP_INVALID_PAGE_OWNER },
+	  SNP_INVALID_PAGE_OWNER,
+	  SNP_RULE_OWNER },
 	{ "CPUID page",
 	  { .op = SNP_CMD_LAUNCH_UPDATE, .context = 259, .pfn = 769, .type = 6, .fill = 255 },
-	  SNP_INVALID_PARAM },
+	  SNP_INVALID_PARAM,
+	  SNP_RULE_CPUID },
 
-	{ "create: state", { .op = SNP_CMD_GCTX_CREATE, .context = 1024 }, SNP_INVALID_PAGE_STATE },
-	{ "create: size", { .op = SNP_CMD_GCTX_CREATE, .context = 1536 }, SNP_INVALID_PAGE_SIZE },
-	{ "create: in the RMP", { .op = SNP_CMD_GCTX_CREATE, .context = SNP_W_RMP + 3 }, SNP_INVALID_PARAM },
+	{ "create: state", { .op = SNP_CMD_GCTX_CREATE, .context = 1024 }, SNP_INVALID_PAGE_STATE, SNP_RULE_STATE },
+	{ "create: size",
+	  { .op = SNP_CMD_GCTX_CREATE, .context = 1536 },
+	  SNP_INVALID_PAGE_SIZE,
+	  SNP_RULE_CONTEXT_SIZE },
+	{ "create: in the RMP",
+	  { .op = SNP_CMD_GCTX_CREATE, .context = SNP_W_RMP + 3 },
+	  SNP_INVALID_PARAM,
+	  SNP_RULE_IN_RMP },
 
-	{ "start: state", { .op = SNP_CMD_LAUNCH_START, .context = 257, .policy = 0 }, SNP_INVALID_GUEST_STATE },
+	{ "start: state",
+	  { .op = SNP_CMD_LAUNCH_START, .context = 257, .policy = 0 },
+	  SNP_INVALID_GUEST_STATE,
+	  SNP_RULE_GUEST_STATE },
 	{ "start: policy bit 17",
 	  { .op = SNP_CMD_LAUNCH_START, .context = 258, .policy = 0x10000 },
-	  SNP_POLICY_FAILURE },
-	{ "start: SMT", { .op = SNP_CMD_LAUNCH_START, .context = 258, .policy = 0x20000 }, SNP_POLICY_FAILURE },
-	{ "start: newer minor", { .op = SNP_CMD_LAUNCH_START, .context = 258, .policy = 0x30138 }, SNP_POLICY_FAILURE },
-	{ "start: newer major", { .op = SNP_CMD_LAUNCH_START, .context = 258, .policy = 0x30200 }, SNP_POLICY_FAILURE },
-	{ "start: reserved", { .op = SNP_CMD_LAUNCH_START, .context = 258, .policy = 0x230000 }, SNP_POLICY_FAILURE },
+	  SNP_POLICY_FAILURE,
+	  SNP_RULE_POLICY },
+	{ "start: SMT",
+	  { .op = SNP_CMD_LAUNCH_START, .context = 258, .policy = 0x20000 },
+	  SNP_POLICY_FAILURE,
+	  SNP_RULE_POLICY },
+	{ "start: newer minor",
+	  { .op = SNP_CMD_LAUNCH_START, .context = 258, .policy = 0x30138 },
+	  SNP_POLICY_FAILURE,
+	  SNP_RULE_POLICY },
+	{ "start: newer major",
+	  { .op = SNP_CMD_LAUNCH_START, .context = 258, .policy = 0x30200 },
+	  SNP_POLICY_FAILURE,
+	  SNP_RULE_POLICY },
+	{ "start: reserved",
+	  { .op = SNP_CMD_LAUNCH_START, .context = 258, .policy = 0x230000 },
+	  SNP_POLICY_FAILURE,
+	  SNP_RULE_POLICY },
+	{ "start: agent in the RMP",
+	  { .op = SNP_CMD_LAUNCH_START, .context = 258, .has_agent = true, .agent = SNP_W_RMP },
+	  SNP_INVALID_PARAM,
+	  SNP_RULE_IN_RMP },
 	{ "start: agent unknown",
 	  { .op = SNP_CMD_LAUNCH_START, .context = 258, .has_agent = true, .agent = 800 },
-	  SNP_INVALID_GUEST },
+	  SNP_INVALID_GUEST,
+	  SNP_RULE_NOT_CONTEXT },
 	{ "start: agent not allowed",
 	  { .op = SNP_CMD_LAUNCH_START, .context = 258, .policy = 0x30000, .has_agent = true, .agent = 256 },
-	  SNP_POLICY_FAILURE },
+	  SNP_POLICY_FAILURE,
+	  SNP_RULE_POLICY },
 
-	{ "activate: state", { .op = SNP_CMD_ACTIVATE, .context = 258, .asid = 5000 }, SNP_INVALID_GUEST_STATE },
-	{ "activate: no counter", { .op = SNP_CMD_ACTIVATE, .context = 257, .asid = 2048 }, SNP_INVALID_ASID },
-	{ "activate: pages", { .op = SNP_CMD_ACTIVATE, .context = 256, .asid = 6 }, SNP_INVALID_CONFIG },
-	{ "activate: ASID 0", { .op = SNP_CMD_ACTIVATE, .context = 257, .asid = 0 }, SNP_INVALID_ASID },
-	{ "activate: too high", { .op = SNP_CMD_ACTIVATE, .context = 257, .asid = 16 }, SNP_INVALID_ASID },
-	{ "activate: taken", { .op = SNP_CMD_ACTIVATE, .context = 256, .asid = 5 }, SNP_ASID_OWNED },
-	{ "activate: has one", { .op = SNP_CMD_ACTIVATE, .context = 256, .asid = 8 }, SNP_ACTIVE },
-	{ "activate: dirty", { .op = SNP_CMD_ACTIVATE, .context = 257, .asid = 8 }, SNP_DFFLUSH_REQUIRED },
+	{ "activate: state",
+	  { .op = SNP_CMD_ACTIVATE, .context = 258, .asid = 5000 },
+	  SNP_INVALID_GUEST_STATE,
+	  SNP_RULE_GUEST_STATE },
+	{ "activate: no counter",
+	  { .op = SNP_CMD_ACTIVATE, .context = 257, .asid = 2048 },
+	  SNP_INVALID_ASID,
+	  SNP_RULE_ASID_RANGE },
+	{ "activate: pages",
+	  { .op = SNP_CMD_ACTIVATE, .context = 256, .asid = 6 },
+	  SNP_INVALID_CONFIG,
+	  SNP_RULE_ASID_PAGES },
+	{ "activate: ASID 0",
+	  { .op = SNP_CMD_ACTIVATE, .context = 257, .asid = 0 },
+	  SNP_INVALID_ASID,
+	  SNP_RULE_ASID_RANGE },
+	{ "activate: too high",
+	  { .op = SNP_CMD_ACTIVATE, .context = 257, .asid = 16 },
+	  SNP_INVALID_ASID,
+	  SNP_RULE_ASID_RANGE },
+	{ "activate: taken",
+	  { .op = SNP_CMD_ACTIVATE, .context = 256, .asid = 5 },
+	  SNP_ASID_OWNED,
+	  SNP_RULE_ASID_TAKEN },
+	{ "activate: has one", { .op = SNP_CMD_ACTIVATE, .context = 256, .asid = 8 }, SNP_ACTIVE, SNP_RULE_HAS_ASID },
+	{ "activate: dirty",
+	  { .op = SNP_CMD_ACTIVATE, .context = 257, .asid = 8 },
+	  SNP_DFFLUSH_REQUIRED,
+	  SNP_RULE_ASID_DIRTY },
 
-	{ "finish: state", { .op = SNP_CMD_LAUNCH_FINISH, .context = 258 }, SNP_INVALID_GUEST_STATE },
-	{ "finish: no ASID", { .op = SNP_CMD_LAUNCH_FINISH, .context = 257 }, SNP_INACTIVE },
+	{ "finish: state",
+	  { .op = SNP_CMD_LAUNCH_FINISH, .context = 258 },
+	  SNP_INVALID_GUEST_STATE,
+	  SNP_RULE_GUEST_STATE },
+	{ "finish: no ASID", { .op = SNP_CMD_LAUNCH_FINISH, .context = 257 }, SNP_INACTIVE, SNP_RULE_NO_ASID },
 
-	{ "reclaim: reserved", { .op = SNP_CMD_PAGE_RECLAIM, .reserved = true, .pfn = TREE_PAGES }, SNP_INVALID_PARAM },
-	{ "reclaim: no memory", { .op = SNP_CMD_PAGE_RECLAIM, .pfn = TREE_PAGES }, SNP_INVALID_ADDRESS },
-	{ "reclaim: RMP", { .op = SNP_CMD_PAGE_RECLAIM, .pfn = SNP_W_RMP, .size = SNP_2M }, SNP_INVALID_PARAM },
-	{ "reclaim: size", { .op = SNP_CMD_PAGE_RECLAIM, .pfn = 800, .size = SNP_2M }, SNP_INVALID_PAGE_SIZE },
-	{ "reclaim: alignment", { .op = SNP_CMD_PAGE_RECLAIM, .pfn = 1025, .size = SNP_2M }, SNP_INVALID_ADDRESS },
-	{ "reclaim: HV-Fixed", { .op = SNP_CMD_PAGE_RECLAIM, .pfn = SNP_W_FIXED }, SNP_INVALID_PAGE_STATE },
-	{ "reclaim: Default", { .op = SNP_CMD_PAGE_RECLAIM, .pfn = SNP_W_FRAMES }, SNP_INVALID_PAGE_STATE },
+	{ "reclaim: reserved",
+	  { .op = SNP_CMD_PAGE_RECLAIM, .reserved = true, .pfn = TREE_PAGES },
+	  SNP_INVALID_PARAM,
+	  SNP_RULE_RESERVED },
+	{ "reclaim: no memory",
+	  { .op = SNP_CMD_PAGE_RECLAIM, .pfn = TREE_PAGES },
+	  SNP_INVALID_ADDRESS,
+	  SNP_RULE_ADDRESS },
+	{ "reclaim: RMP",
+	  { .op = SNP_CMD_PAGE_RECLAIM, .pfn = SNP_W_RMP, .size = SNP_2M },
+	  SNP_INVALID_PARAM,
+	  SNP_RULE_IN_RMP },
+	{ "reclaim: size",
+	  { .op = SNP_CMD_PAGE_RECLAIM, .pfn = 800, .size = SNP_2M },
+	  SNP_INVALID_PAGE_SIZE,
+	  SNP_RULE_SIZE },
+	{ "reclaim: alignment",
+	  { .op = SNP_CMD_PAGE_RECLAIM, .pfn = 1025, .size = SNP_2M },
+	  SNP_INVALID_ADDRESS,
+	  SNP_RULE_ALIGN },
+	{ "reclaim: HV-Fixed",
+	  { .op = SNP_CMD_PAGE_RECLAIM, .pfn = SNP_W_FIXED },
+	  SNP_INVALID_PAGE_STATE,
+	  SNP_RULE_STATE },
+	{ "reclaim: Default",
+	  { .op = SNP_CMD_PAGE_RECLAIM, .pfn = SNP_W_FRAMES },
+	  SNP_INVALID_PAGE_STATE,
+	  SNP_RULE_STATE },
 
 	{ "move: RMP before context",
 	  { .op = SNP_CMD_PAGE_MOVE, .context = 260, .pfn = SNP_W_RMP },
-	  SNP_INVALID_PARAM },
-	{ "move: context", { .op = SNP_CMD_PAGE_MOVE, .context = 260, .pfn = 768, .dst = 1024 }, SNP_INVALID_GUEST },
-	{ "move: sizes", { .op = SNP_CMD_PAGE_MOVE, .context = 258, .pfn = 768, .dst = 1024 }, SNP_INVALID_PAGE_SIZE },
-	{ "move: state", { .op = SNP_CMD_PAGE_MOVE, .context = 258, .pfn = 800, .dst = 801 }, SNP_INVALID_GUEST_STATE },
-	{ "move: no ASID", { .op = SNP_CMD_PAGE_MOVE, .context = 257, .pfn = 800, .dst = 801 }, SNP_INACTIVE },
-	{ "move: pair", { .op = SNP_CMD_PAGE_MOVE, .context = 259, .pfn = 768, .dst = 801 }, SNP_INVALID_PAGE_STATE },
+	  SNP_INVALID_PARAM,
+	  SNP_RULE_IN_RMP },
+	{ "move: context",
+	  { .op = SNP_CMD_PAGE_MOVE, .context = 260, .pfn = 768, .dst = 1024 },
+	  SNP_INVALID_GUEST,
+	  SNP_RULE_NOT_CONTEXT },
+	{ "move: sizes",
+	  { .op = SNP_CMD_PAGE_MOVE, .context = 258, .pfn = 768, .dst = 1024 },
+	  SNP_INVALID_PAGE_SIZE,
+	  SNP_RULE_SIZE },
+	{ "move: state",
+	  { .op = SNP_CMD_PAGE_MOVE, .context = 258, .pfn = 800, .dst = 801 },
+	  SNP_INVALID_GUEST_STATE,
+	  SNP_RULE_GUEST_STATE },
+	{ "move: no ASID",
+	  { .op = SNP_CMD_PAGE_MOVE, .context = 257, .pfn = 800, .dst = 801 },
+	  SNP_INACTIVE,
+	  SNP_RULE_NO_ASID },
+	{ "move: pair",
+	  { .op = SNP_CMD_PAGE_MOVE, .context = 259, .pfn = 768, .dst = 801 },
+	  SNP_INVALID_PAGE_STATE,
+	  SNP_RULE_STATE },
 	{ "move: owner of one",
 	  { .op = SNP_CMD_PAGE_MOVE, .context = 259, .pfn = 769, .dst = 768 },
-	  SNP_INVALID_PAGE_OWNER },
+	  SNP_INVALID_PAGE_OWNER,
+	  SNP_RULE_OWNER },
 	{ "move: owner of metadata",
 	  { .op = SNP_CMD_PAGE_MOVE, .context = 259, .pfn = 261, .dst = 260 },
-	  SNP_INVALID_PAGE_OWNER },
+	  SNP_INVALID_PAGE_OWNER,
+	  SNP_RULE_OWNER },
 
-	{ "metadata: state", { .op = SNP_CMD_MD_INIT, .context = 258, .pfn = 800 }, SNP_INVALID_PAGE_STATE },
-	{ "metadata: guest state", { .op = SNP_CMD_MD_INIT, .context = 258, .pfn = 260 }, SNP_INVALID_GUEST_STATE },
-	{ "metadata: RMP", { .op = SNP_CMD_MD_INIT, .context = 259, .pfn = SNP_W_RMP }, SNP_INVALID_PARAM },
+	{ "metadata: state",
+	  { .op = SNP_CMD_MD_INIT, .context = 258, .pfn = 800 },
+	  SNP_INVALID_PAGE_STATE,
+	  SNP_RULE_STATE },
+	{ "metadata: guest state",
+	  { .op = SNP_CMD_MD_INIT, .context = 258, .pfn = 260 },
+	  SNP_INVALID_GUEST_STATE,
+	  SNP_RULE_GUEST_STATE },
+	{ "metadata: alignment",
+	  { .op = SNP_CMD_MD_INIT, .context = 258, .pfn = 1537 },
+	  SNP_INVALID_PAGE_STATE,
+	  SNP_RULE_ALIGN },
+	{ "metadata: RMP",
+	  { .op = SNP_CMD_MD_INIT, .context = 259, .pfn = SNP_W_RMP },
+	  SNP_INVALID_PARAM,
+	  SNP_RULE_IN_RMP },
 
-	{ "unsmash: alignment", { .op = SNP_CMD_PAGE_UNSMASH, .pfn = 1025 }, SNP_INVALID_PARAM },
-	{ "unsmash: RMP", { .op = SNP_CMD_PAGE_UNSMASH, .pfn = SNP_W_RMP }, SNP_INVALID_ADDRESS },
-	{ "unsmash: large already", { .op = SNP_CMD_PAGE_UNSMASH, .pfn = 1024 }, SNP_INVALID_PAGE_STATE },
-	{ "unsmash: past the RMP", { .op = SNP_CMD_PAGE_UNSMASH, .pfn = SNP_W_FRAMES }, SNP_INVALID_PAGE_STATE },
+	{ "unsmash: alignment", { .op = SNP_CMD_PAGE_UNSMASH, .pfn = 1025 }, SNP_INVALID_PARAM, SNP_RULE_ALIGN },
+	{ "unsmash: RMP", { .op = SNP_CMD_PAGE_UNSMASH, .pfn = SNP_W_RMP }, SNP_INVALID_ADDRESS, SNP_RULE_IN_RMP },
+	{ "unsmash: large already",
+	  { .op = SNP_CMD_PAGE_UNSMASH, .pfn = 1024 },
+	  SNP_INVALID_PAGE_STATE,
+	  SNP_RULE_UNSMASH },
+	{ "unsmash: past the RMP",
+	  { .op = SNP_CMD_PAGE_UNSMASH, .pfn = SNP_W_FRAMES },
+	  SNP_INVALID_PAGE_STATE,
+	  SNP_RULE_UNSMASH },
 
 	{ "request: response",
 	  { .op = SNP_CMD_GUEST_REQUEST, .context = 258, .pfn = 1024, .dst = 800 },
-	  SNP_INVALID_PAGE_STATE },
+	  SNP_INVALID_PAGE_STATE,
+	  SNP_RULE_STATE },
 	{ "request: size",
 	  { .op = SNP_CMD_GUEST_REQUEST, .context = 258, .pfn = 1024, .dst = 260 },
-	  SNP_INVALID_PAGE_SIZE },
+	  SNP_INVALID_PAGE_SIZE,
+	  SNP_RULE_NOT_4K },
+	{ "request: size of the response",
+	  { .op = SNP_CMD_GUEST_REQUEST, .context = 258, .pfn = 800, .dst = 1536 },
+	  SNP_INVALID_PAGE_SIZE,
+	  SNP_RULE_NOT_4K },
 	{ "request: state",
 	  { .op = SNP_CMD_GUEST_REQUEST, .context = 259, .pfn = 800, .dst = 260 },
-	  SNP_INVALID_GUEST_STATE },
-	{ "status: page", { .op = SNP_CMD_GUEST_STATUS, .context = 259, .pfn = 800 }, SNP_INVALID_PAGE_STATE },
+	  SNP_INVALID_GUEST_STATE,
+	  SNP_RULE_GUEST_STATE },
+	{ "status: page",
+	  { .op = SNP_CMD_GUEST_STATUS, .context = 259, .pfn = 800 },
+	  SNP_INVALID_PAGE_STATE,
+	  SNP_RULE_STATE },
 
-	{ "set state: length", { .op = SNP_CMD_PAGE_SET_STATE, .length = true, .reserved = true }, SNP_INVALID_LEN },
-	{ "set state: reserved", { .op = SNP_CMD_PAGE_SET_STATE, .reserved = true }, SNP_INVALID_PARAM },
-	{ "init twice", { .op = SNP_CMD_INIT }, SNP_INVALID_PLATFORM_STATE },
-	{ "shutdown with ASIDs not clean", { .op = SNP_CMD_SHUTDOWN }, SNP_DFFLUSH_REQUIRED },
+	{ "set state: length",
+	  { .op = SNP_CMD_PAGE_SET_STATE, .length = true, .reserved = true },
+	  SNP_INVALID_LEN,
+	  SNP_RULE_LENGTH },
+	{ "set state: reserved",
+	  { .op = SNP_CMD_PAGE_SET_STATE, .reserved = true },
+	  SNP_INVALID_PARAM,
+	  SNP_RULE_RESERVED },
+	{ "init twice", { .op = SNP_CMD_INIT }, SNP_INVALID_PLATFORM_STATE, SNP_RULE_PLATFORM },
+	{ "shutdown with ASIDs not clean", { .op = SNP_CMD_SHUTDOWN }, SNP_DFFLUSH_REQUIRED, SNP_RULE_ASID_DIRTY },
 };
+
+/* Commands that work on a page, which their refusals then name. */
+static bool has_page(enum snp_command op)
+{
+	switch ((int)op) {
+	case SNP_CMD_GUEST_STATUS:
+	case SNP_CMD_LAUNCH_UPDATE:
+	case SNP_CMD_GUEST_REQUEST:
+	case SNP_CMD_PAGE_MOVE:
+	case SNP_CMD_MD_INIT:
+	case SNP_CMD_PAGE_RECLAIM:
+	case SNP_CMD_PAGE_UNSMASH:
+	case SNP_CMD_SWAP_OUT:
+	case SNP_CMD_SWAP_IN: return true;
+	default: return false;
+	}
+}
+
+/* The frame that is at fault by that rule; the destination is where it alone can be. */
+static uint64_t frame_at_fault(const struct snp_cmd *c, enum snp_rule rule, bool is_dst)
+{
+	if (rule == SNP_RULE_NOT_CONTEXT || rule == SNP_RULE_CONTEXT_SIZE || c->op == SNP_CMD_GCTX_CREATE)
+		return c->context;
+	if (rule == SNP_RULE_IN_RMP && c->context >= SNP_W_RMP && c->context < SNP_W_FRAMES)
+		return c->context;
+	return is_dst ? c->dst : c->pfn;
+}
 
 static void open_orders(struct snp_world *w)
 {
@@ -361,7 +552,10 @@ static void check_order(const struct order *c)
 	status = snp_w_do(&w, &c->c);
 	cr_assert_eq(status, c->status, "%s: %s, not %s", c->what, snp_status_name(status), snp_status_name(c->status));
 	cr_assert_eq(snp_digest(&w.m), before);
-	cr_assert_neq(w.m.why.rule, SNP_RULE_NONE);
+	cr_assert_eq(w.m.why.rule, c->rule, "%s: %s", c->what, snp_rule_text(w.m.why.rule));
+	if (has_page(c->c.op) || c->c.op == SNP_CMD_GCTX_CREATE)
+		cr_assert_eq(w.m.why.pfn, frame_at_fault(&c->c, c->rule, strstr(c->what, "response") != NULL),
+			     "%s: frame %" PRIu64, c->what, w.m.why.pfn);
 	snp_world_close(&w);
 }
 
@@ -374,15 +568,108 @@ Test(snp_fw, the_first_fault_decides_and_nothing_changes)
 Test(snp_fw, no_command_works_before_init)
 {
 	struct snp_world w;
-	struct snp_cmd c = { .op = SNP_CMD_SHUTDOWN, .context = CTX };
+	struct snp_cmd c = { .op = SNP_CMD_SHUTDOWN, .context = CTX, .pfn = 512, .dst = 513 };
 
 	snp_world_open(&w);
 	cr_assert_eq(snp_w_do(&w, &c), SNP_SUCCESS);
 	cr_assert_eq(snp_w_do(&w, &c), SNP_SUCCESS, "once more is no error");
-	for (c.op = SNP_CMD_DECOMMISSION; c.op < SNP_COMMAND_COUNT; c.op++)
+	for (c.op = SNP_CMD_INIT; c.op < SNP_COMMAND_COUNT; c.op++) {
+		if (c.op == SNP_CMD_INIT || c.op == SNP_CMD_INIT_EX || c.op == SNP_CMD_SHUTDOWN ||
+		    c.op == SNP_CMD_SHUTDOWN_EX)
+			continue;
 		cr_assert_eq(snp_w_do(&w, &c), SNP_INVALID_PLATFORM_STATE, "%s", snp_command_name(c.op));
+		cr_assert_eq(w.m.why.rule, SNP_RULE_PLATFORM, "%s", snp_command_name(c.op));
+		cr_assert(!has_page(c.op) || w.m.why.pfn == 512, "%s", snp_command_name(c.op));
+	}
 	c.op = SNP_CMD_INIT_EX;
 	cr_assert_eq(snp_w_do(&w, &c), SNP_SUCCESS);
+	snp_world_close(&w);
+}
+
+/* What many commands check alike, and which frame the refusal names. */
+
+Test(snp_fw, reserved_bits_are_refused_by_all_commands_that_have_some)
+{
+	struct snp_world w;
+
+	snp_world_open(&w);
+	for (enum snp_command op = (enum snp_command)0; op < SNP_COMMAND_COUNT; op++)
+		if (op != SNP_CMD_DF_FLUSH) {
+			struct snp_cmd c = { .op = op, .reserved = true, .context = 1, .pfn = 2, .dst = 3 };
+
+			refused(&w, c, SNP_INVALID_PARAM, SNP_RULE_RESERVED);
+			cr_expect(!has_page(op) || w.m.why.pfn == 2, "%s", snp_command_name(op));
+		}
+	snp_world_close(&w);
+}
+
+Test(snp_fw, contexts_and_pages_are_not_frames_of_the_rmp)
+{
+	static const struct {
+		enum snp_command op;
+		bool guest, page, dst; /* whether it names them */
+	} commands[] = {
+		{ SNP_CMD_GCTX_CREATE, false, false, false },  { SNP_CMD_DECOMMISSION, true, false, false },
+		{ SNP_CMD_GUEST_STATUS, true, true, false },   { SNP_CMD_LAUNCH_START, true, false, false },
+		{ SNP_CMD_ACTIVATE, true, false, false },      { SNP_CMD_LAUNCH_UPDATE, true, true, false },
+		{ SNP_CMD_LAUNCH_FINISH, true, false, false }, { SNP_CMD_GUEST_REQUEST, true, true, true },
+		{ SNP_CMD_PAGE_MOVE, true, true, true },       { SNP_CMD_MD_INIT, true, true, false },
+		{ SNP_CMD_SWAP_OUT, true, true, true },        { SNP_CMD_SWAP_IN, true, true, true },
+	};
+	struct snp_world w;
+
+	snp_world_open(&w);
+	snp_w_launch(&w, CTX, ASID);
+	for (size_t i = 0; i < PW_ARRAY_LEN(commands); i++) {
+		struct snp_cmd c = { .op = commands[i].op, .context = SNP_W_RMP, .pfn = 800, .dst = 801 };
+
+		refused(&w, c, SNP_INVALID_PARAM, SNP_RULE_IN_RMP);
+		cr_expect_eq(w.m.why.pfn, SNP_W_RMP, "%s", snp_command_name(c.op));
+		c.context = 802;
+		if (commands[i].guest) {
+			refused(&w, c, SNP_INVALID_GUEST, SNP_RULE_NOT_CONTEXT);
+			cr_expect_eq(w.m.why.pfn, 802, "%s", snp_command_name(c.op));
+		}
+		c.context = CTX, c.pfn = SNP_W_RMP;
+		if (commands[i].page) {
+			refused(&w, c, SNP_INVALID_PARAM, SNP_RULE_IN_RMP);
+			cr_expect_eq(w.m.why.pfn, SNP_W_RMP, "%s", snp_command_name(c.op));
+		}
+		c.pfn = 800, c.dst = SNP_W_RMP;
+		if (commands[i].dst) {
+			refused(&w, c, SNP_INVALID_PARAM, SNP_RULE_IN_RMP);
+			cr_expect_eq(w.m.why.pfn, SNP_W_RMP, "%s", snp_command_name(c.op));
+		}
+	}
+	snp_world_close(&w);
+}
+
+/* A Firmware page, or a frame that the RMP does not cover. */
+Test(snp_fw, a_status_is_written_where_firmware_may_write)
+{
+	static const uint64_t fixed[] = { 800, SNP_W_FIXED, SNP_W_IOMMU, CTX };
+	struct snp_world w;
+	struct snp_cmd c = { .op = SNP_CMD_GUEST_STATUS, .context = CTX };
+
+	snp_world_open(&w);
+	snp_w_launch(&w, CTX, ASID);
+	for (enum snp_state s = SNP_RECLAIM; s < SNP_STATE_COUNT; s++) {
+		c.pfn = 600 + (uint64_t)s;
+		if (s == SNP_FIRMWARE_IOMMU || s == SNP_DEFAULT)
+			continue;
+		snp_w_make(&w, c.pfn, s);
+		refused(&w, c, SNP_INVALID_PAGE_STATE, SNP_RULE_STATE);
+		cr_expect_eq(w.m.why.pfn, c.pfn);
+	}
+	for (size_t i = 0; i < PW_ARRAY_LEN(fixed); i++) {
+		c.pfn = fixed[i];
+		refused(&w, c, SNP_INVALID_PAGE_STATE, SNP_RULE_STATE);
+	}
+	c.pfn = 700;
+	snp_w_make(&w, c.pfn, SNP_FIRMWARE);
+	cr_expect_eq(snp_w_do(&w, &c), SNP_SUCCESS);
+	c.pfn = SNP_W_FRAMES + 5;
+	cr_expect_eq(snp_w_do(&w, &c), SNP_SUCCESS);
 	snp_world_close(&w);
 }
 
@@ -432,6 +719,7 @@ Test(snp_fw, an_asid_is_reusable_when_it_has_no_pages_and_is_clean)
 	cr_assert_eq(snp_w_share(&w, 700, SNP_4K), SNP_OK);
 	cr_assert_eq(snp_w_do(&w, &again), SNP_DFFLUSH_REQUIRED);
 	cr_assert_eq(snp_w_do(&w, &(struct snp_cmd){ .op = SNP_CMD_DF_FLUSH }), SNP_WBINVD_REQUIRED);
+	cr_assert_eq(w.m.why.rule, SNP_RULE_WBINVD);
 	snp_w_flush(&w);
 	cr_assert_eq(snp_w_do(&w, &again), SNP_SUCCESS);
 	snp_world_close(&w);
@@ -448,6 +736,7 @@ Test(snp_fw, single_socket_guests_run_on_single_sockets)
 	cr_assert_eq(snp_w_do(&w, &c), SNP_SUCCESS);
 	c.op = SNP_CMD_ACTIVATE;
 	cr_assert_eq(snp_w_do(&w, &c), SNP_POLICY_FAILURE);
+	cr_assert_eq(w.m.why.rule, SNP_RULE_POLICY);
 	w.m.sockets = 1;
 	cr_assert_eq(snp_w_do(&w, &c), SNP_SUCCESS);
 	snp_world_close(&w);
@@ -461,13 +750,13 @@ Test(snp_fw, an_id_block_must_match)
 
 	snp_world_open(&w);
 	snp_w_launch(&w, CTX, ASID);
-	cr_assert_eq(snp_w_do(&w, &c), SNP_BAD_MEASUREMENT);
+	refused(&w, c, SNP_BAD_MEASUREMENT, SNP_RULE_ID_DIGEST);
 	id.digest[0] = 0;
-	cr_assert_eq(snp_w_do(&w, &c), SNP_POLICY_FAILURE);
+	refused(&w, c, SNP_POLICY_FAILURE, SNP_RULE_POLICY);
 	id.policy = SNP_W_POLICY;
-	cr_assert_eq(snp_w_do(&w, &c), SNP_INVALID_PARAM);
+	refused(&w, c, SNP_INVALID_PARAM, SNP_RULE_ID_ALGORITHM);
 	id.algorithm_known = true;
-	cr_assert_eq(snp_w_do(&w, &c), SNP_BAD_SIGNATURE);
+	refused(&w, c, SNP_BAD_SIGNATURE, SNP_RULE_ID_SIGNATURE);
 	id.signature_good = true;
 	cr_assert_eq(snp_w_do(&w, &c), SNP_SUCCESS);
 	snp_world_close(&w);
@@ -625,44 +914,94 @@ static const struct bad_swap {
 	const char *what;
 	struct snp_cmd c;
 	enum snp_status status;
+	enum snp_rule rule; /* what the refusal says */
+	bool both;          /* a swap-in says the same, before it looks at its entry */
 } bad_swaps[] = {
 	{ "offset",
 	  { .op = SNP_CMD_SWAP_OUT, .context = CTX, .pfn = 700, .dst = 610, .md = 600, .offset = 32 },
-	  SNP_INVALID_PARAM },
+	  SNP_INVALID_PARAM,
+	  SNP_RULE_MD_PLACE,
+	  true },
 	{ "entry in the RMP",
 	  { .op = SNP_CMD_SWAP_OUT, .context = CTX, .pfn = 700, .dst = 610, .md = SNP_W_RMP },
-	  SNP_INVALID_PARAM },
+	  SNP_INVALID_PARAM,
+	  SNP_RULE_IN_RMP,
+	  true },
 	{ "entry's page",
 	  { .op = SNP_CMD_SWAP_OUT, .context = CTX, .pfn = 700, .dst = 611, .md = 610 },
-	  SNP_INVALID_PAGE_STATE },
+	  SNP_INVALID_PAGE_STATE,
+	  SNP_RULE_STATE,
+	  true },
 	{ "entry of another",
 	  { .op = SNP_CMD_SWAP_OUT, .context = 300, .pfn = 700, .dst = 610, .md = 600 },
-	  SNP_INVALID_PAGE_OWNER },
+	  SNP_INVALID_PAGE_OWNER,
+	  SNP_RULE_OWNER,
+	  true },
 	{ "size",
 	  { .op = SNP_CMD_SWAP_OUT, .context = CTX, .pfn = 700, .dst = 610, .md = 600, .size = SNP_2M },
-	  SNP_INVALID_PAGE_SIZE },
+	  SNP_INVALID_PAGE_SIZE,
+	  SNP_RULE_SIZE,
+	  false },
 	{ "guest state",
 	  { .op = SNP_CMD_SWAP_OUT, .context = 301, .pfn = 700, .dst = 610, .root = true, .type = 9 },
-	  SNP_INVALID_GUEST_STATE },
+	  SNP_INVALID_GUEST_STATE,
+	  SNP_RULE_GUEST_STATE,
+	  true },
+	{ "no ASID",
+	  { .op = SNP_CMD_SWAP_OUT, .context = 302, .pfn = 700, .dst = 610, .root = true, .type = 9 },
+	  SNP_INACTIVE,
+	  SNP_RULE_NO_ASID,
+	  true },
+	{ "size of the destination",
+	  { .op = SNP_CMD_SWAP_OUT, .context = CTX, .pfn = SNP_W_FRAMES, .dst = 610, .md = 600, .size = SNP_2M },
+	  SNP_INVALID_PAGE_SIZE,
+	  SNP_RULE_SIZE,
+	  false },
+	{ "source of metadata",
+	  { .op = SNP_CMD_SWAP_OUT, .context = CTX, .pfn = 700, .dst = 610, .md = 600, .type = SNP_SWAP_METADATA },
+	  SNP_INVALID_PAGE_STATE,
+	  SNP_RULE_STATE,
+	  false },
 	{ "type",
 	  { .op = SNP_CMD_SWAP_OUT, .context = CTX, .pfn = 700, .dst = 610, .md = 600, .type = 9 },
-	  SNP_INVALID_PAGE_STATE },
+	  SNP_INVALID_PAGE_STATE,
+	  SNP_RULE_TYPE,
+	  false },
 	{ "source",
 	  { .op = SNP_CMD_SWAP_OUT, .context = CTX, .pfn = 800, .dst = 610, .md = 600 },
-	  SNP_INVALID_PAGE_STATE },
+	  SNP_INVALID_PAGE_STATE,
+	  SNP_RULE_STATE,
+	  false },
 	{ "destination",
 	  { .op = SNP_CMD_SWAP_OUT, .context = CTX, .pfn = 700, .dst = 800, .md = 600 },
-	  SNP_INVALID_PAGE_STATE },
+	  SNP_INVALID_PAGE_STATE,
+	  SNP_RULE_STATE,
+	  false },
 	{ "owner",
 	  { .op = SNP_CMD_SWAP_OUT, .context = 300, .pfn = 700, .dst = 610, .root = true },
-	  SNP_INVALID_PAGE_OWNER },
+	  SNP_INVALID_PAGE_OWNER,
+	  SNP_RULE_OWNER,
+	  false },
 	{ "metadata's owner",
 	  { .op = SNP_CMD_SWAP_OUT, .context = 300, .pfn = 600, .dst = 610, .root = true, .type = SNP_SWAP_METADATA },
-	  SNP_INVALID_PAGE_OWNER },
+	  SNP_INVALID_PAGE_OWNER,
+	  SNP_RULE_OWNER,
+	  false },
 	{ "page in the RMP",
 	  { .op = SNP_CMD_SWAP_IN, .context = CTX, .pfn = SNP_W_RMP, .dst = 700, .md = 600 },
-	  SNP_INVALID_PARAM },
+	  SNP_INVALID_PARAM,
+	  SNP_RULE_IN_RMP,
+	  false },
 };
+
+/* A guest in LAUNCH without an ASID. */
+static void make_inactive(struct snp_world *w, uint64_t context)
+{
+	struct snp_cmd c = { .op = SNP_CMD_LAUNCH_START, .context = context, .policy = SNP_W_POLICY };
+
+	snp_w_make(w, context, SNP_CONTEXT);
+	cr_assert_eq(snp_w_do(w, &c), SNP_SUCCESS);
+}
 
 static void check_bad_swap(const struct bad_swap *c)
 {
@@ -673,17 +1012,103 @@ static void check_bad_swap(const struct bad_swap *c)
 	open_swap(&w);
 	snp_w_launch(&w, 300, 6);
 	snp_w_make(&w, 301, SNP_CONTEXT);
+	make_inactive(&w, 302);
 	before = snp_digest(&w.m);
 	status = snp_w_do(&w, &c->c);
 	cr_assert_eq(status, c->status, "%s: %s", c->what, snp_status_name(status));
 	cr_assert_eq(snp_digest(&w.m), before);
+	cr_assert_eq(w.m.why.rule, c->rule, "%s: %s", c->what, snp_rule_text(w.m.why.rule));
+	if (strncmp(c->what, "entry", 5) != 0)
+		cr_assert_eq(w.m.why.pfn, frame_at_fault(&c->c, c->rule, strstr(c->what, "destination") != NULL),
+			     "%s: frame %" PRIu64, c->what, w.m.why.pfn);
 	snp_world_close(&w);
 }
 
 Test(snp_fw, a_wrong_swap_changes_nothing)
 {
-	for (size_t i = 0; i < PW_ARRAY_LEN(bad_swaps); i++)
+	for (size_t i = 0; i < PW_ARRAY_LEN(bad_swaps); i++) {
+		struct bad_swap in = bad_swaps[i];
+
 		check_bad_swap(&bad_swaps[i]);
+		in.c.op = SNP_CMD_SWAP_IN;
+		if (in.both)
+			check_bad_swap(&in);
+	}
+}
+
+/* What a swap-in finds wrong, with all the faults of what is looked at later. */
+Test(snp_fw, a_wrong_swap_in_says_why)
+{
+	struct snp_world w;
+	struct snp_cmd out = swap(SNP_CMD_SWAP_OUT, SNP_SWAP_DATA, 700, 610, 3);
+	struct snp_cmd in = swap(SNP_CMD_SWAP_IN, SNP_SWAP_DATA, 610, 800, 4);
+
+	open_swap(&w);
+	cr_assert_eq(snp_w_do(&w, &out), SNP_SUCCESS);
+	in.size = SNP_2M, in.in_place = true;
+	refused(&w, in, SNP_INVALID_MDATA_ENTRY, SNP_RULE_MD_ENTRY);
+	cr_expect_eq(w.m.why.pfn, in.pfn);
+	in.offset = out.offset, in.type = SNP_SWAP_VMSA;
+	refused(&w, in, SNP_INVALID_MDATA_ENTRY, SNP_RULE_MD_ENTRY);
+	cr_expect_eq(w.m.why.pfn, in.pfn);
+	in.type = SNP_SWAP_DATA;
+	refused(&w, in, SNP_INVALID_PAGE_SIZE, SNP_RULE_SIZE);
+	cr_expect_eq(w.m.why.pfn, in.pfn);
+	in.pfn = SNP_W_FRAMES;
+	refused(&w, in, SNP_INVALID_PAGE_SIZE, SNP_RULE_SIZE);
+	cr_expect_eq(w.m.why.pfn, in.dst);
+	in.dst = SNP_W_FRAMES;
+	in.pfn = SNP_W_FRAMES + SNP_LARGE;
+	refused(&w, in, SNP_INVALID_PAGE_SIZE, SNP_RULE_SIZE); /* the entry's */
+	cr_expect_eq(w.m.why.pfn, in.pfn);
+	in.size = SNP_4K, in.pfn = 610, in.dst = 800;
+	refused(&w, in, SNP_INVALID_ADDRESS, SNP_RULE_PLACES);
+	cr_expect_eq(w.m.why.pfn, in.pfn);
+	in.in_place = false;
+	refused(&w, in, SNP_INVALID_PAGE_STATE, SNP_RULE_STATE);
+	cr_expect_eq(w.m.why.pfn, 800);
+	in.dst = 710;
+	cr_assert_eq(snp_w_update(&w, 710, ASID + 1, 710, SNP_4K, true), SNP_OK);
+	refused(&w, in, SNP_INVALID_PAGE_OWNER, SNP_RULE_OWNER);
+	snp_world_close(&w);
+}
+
+Test(snp_fw, a_vmsa_comes_back_small_and_to_another_place)
+{
+	struct snp_world w;
+	struct snp_cmd out = swap(SNP_CMD_SWAP_OUT, SNP_SWAP_VMSA, 1024, SNP_W_FRAMES, 3);
+	struct snp_cmd in = swap(SNP_CMD_SWAP_IN, SNP_SWAP_VMSA, SNP_W_FRAMES, 1024, 3);
+
+	open_swap(&w);
+	cr_assert_eq(snp_w_update(&w, 1024, ASID, 1024, SNP_2M, true), SNP_OK);
+	out.size = in.size = SNP_2M;
+	cr_assert_eq(snp_w_do(&w, &out), SNP_SUCCESS);
+	in.in_place = true;
+	refused(&w, in, SNP_INVALID_PARAM, SNP_RULE_IN_PLACE);
+	cr_expect_eq(w.m.why.pfn, in.pfn);
+	in.in_place = false;
+	refused(&w, in, SNP_INVALID_PAGE_SIZE, SNP_RULE_TYPE_SIZE);
+	cr_expect_eq(w.m.why.pfn, in.pfn);
+	snp_world_close(&w);
+}
+
+Test(snp_fw, metadata_comes_back_to_another_firmware_page)
+{
+	struct snp_world w;
+	struct snp_cmd out = swap(SNP_CMD_SWAP_OUT, SNP_SWAP_METADATA, 600, 610, 0);
+	struct snp_cmd in = swap(SNP_CMD_SWAP_IN, SNP_SWAP_METADATA, 610, 700, 0);
+
+	open_swap(&w);
+	out.root = in.root = in.in_place = true;
+	cr_assert_eq(snp_w_do(&w, &out), SNP_SUCCESS);
+	refused(&w, in, SNP_INVALID_PARAM, SNP_RULE_IN_PLACE);
+	cr_expect_eq(w.m.why.pfn, in.pfn);
+	in.in_place = false;
+	refused(&w, in, SNP_INVALID_PAGE_STATE, SNP_RULE_STATE);
+	cr_expect_eq(w.m.why.pfn, 700);
+	in.dst = 600;
+	cr_expect_eq(snp_w_do(&w, &in), SNP_SUCCESS);
+	snp_world_close(&w);
 }
 
 /* Others. */
@@ -700,15 +1125,15 @@ Test(snp_fw, page_set_state_checks_all_ranges_first)
 	snp_w_make(&w, 1024, SNP_FIRMWARE);
 	snp_w_make(&w, 1025, SNP_FIRMWARE);
 	snp_w_make(&w, 1536, SNP_FIRMWARE);
-	cr_assert_eq(snp_w_do(&w, &c), SNP_INVALID_PAGE_STATE);
+	refused(&w, c, SNP_INVALID_PAGE_STATE, SNP_RULE_STATE);
 	cr_assert_eq(snp_state(&w.m, 1024), SNP_FIRMWARE);
 	c.ranges = crooked;
 	c.range_count = 1;
-	cr_assert_eq(snp_w_do(&w, &c), SNP_INVALID_PARAM);
+	refused(&w, c, SNP_INVALID_PARAM, SNP_RULE_ALIGN);
 	c.ranges = wild;
-	cr_assert_eq(snp_w_do(&w, &c), SNP_INVALID_PARAM);
+	refused(&w, c, SNP_INVALID_PARAM, SNP_RULE_ALIGN);
 	c.ranges = table;
-	cr_assert_eq(snp_w_do(&w, &c), SNP_INVALID_PAGE_STATE);
+	refused(&w, c, SNP_INVALID_PAGE_STATE, SNP_RULE_STATE);
 	c.ranges = good;
 	c.range_count = 2;
 	cr_assert_eq(snp_w_do(&w, &c), SNP_SUCCESS);
@@ -867,4 +1292,152 @@ Test(snp_fw, models_that_cannot_be_are_refused)
 
 	for (size_t i = 0; i < PW_ARRAY_LEN(bad); i++)
 		cr_expect_eq(snp_init(&m, &mem, &bad[i]), PW_INVALID, "%zu", i);
+}
+
+/* The numbers of Linux' psp-sev.h and of the firmware's mailbox. */
+
+Test(snp_fw, statuses_have_the_numbers_of_the_interface)
+{
+	static const struct {
+		enum snp_status status;
+		uint8_t value;
+	} cases[] = {
+		{ SNP_SUCCESS, 0x00 },
+		{ SNP_INVALID_PLATFORM_STATE, 0x01 },
+		{ SNP_INVALID_GUEST_STATE, 0x02 },
+		{ SNP_INVALID_CONFIG, 0x03 },
+		{ SNP_INVALID_LEN, 0x04 },
+		{ SNP_ALREADY_OWNED, 0x05 },
+		{ SNP_INVALID_CERTIFICATE, 0x06 },
+		{ SNP_POLICY_FAILURE, 0x07 },
+		{ SNP_INACTIVE, 0x08 },
+		{ SNP_INVALID_ADDRESS, 0x09 },
+		{ SNP_BAD_SIGNATURE, 0x0a },
+		{ SNP_BAD_MEASUREMENT, 0x0b },
+		{ SNP_ASID_OWNED, 0x0c },
+		{ SNP_INVALID_ASID, 0x0d },
+		{ SNP_WBINVD_REQUIRED, 0x0e },
+		{ SNP_DFFLUSH_REQUIRED, 0x0f },
+		{ SNP_INVALID_GUEST, 0x10 },
+		{ SNP_INVALID_COMMAND, 0x11 },
+		{ SNP_ACTIVE, 0x12 },
+		{ SNP_HWERROR_PLATFORM, 0x13 },
+		{ SNP_HWERROR_UNSAFE, 0x14 },
+		{ SNP_UNSUPPORTED, 0x15 },
+		{ SNP_INVALID_PARAM, 0x16 },
+		{ SNP_RESOURCE_LIMIT, 0x17 },
+		{ SNP_SECURE_DATA_INVALID, 0x18 },
+		{ SNP_INVALID_PAGE_SIZE, 0x19 },
+		{ SNP_INVALID_PAGE_STATE, 0x1a },
+		{ SNP_INVALID_MDATA_ENTRY, 0x1b },
+		{ SNP_INVALID_PAGE_OWNER, 0x1c },
+		{ SNP_AEAD_OFLOW, 0x1d },
+		{ SNP_EXIT_RING_BUFFER, 0x1f },
+		{ SNP_RMP_INIT_REQUIRED, 0x20 },
+		{ SNP_BAD_SVN, 0x21 },
+		{ SNP_BAD_VERSION, 0x22 },
+		{ SNP_SHUTDOWN_REQUIRED, 0x23 },
+		{ SNP_UPDATE_FAILED, 0x24 },
+		{ SNP_RESTORE_REQUIRED, 0x25 },
+		{ SNP_RMP_INITIALIZATION_FAILED, 0x26 },
+		{ SNP_INVALID_KEY, 0x27 },
+		{ SNP_BUFFER_PAGE_STATE, 0x5a },
+	};
+
+	cr_assert_eq(PW_ARRAY_LEN(cases), SNP_STATUS_COUNT);
+	for (size_t i = 0; i < PW_ARRAY_LEN(cases); i++)
+		cr_expect_eq(snp_status_value(cases[i].status), cases[i].value, "%s", snp_status_name(cases[i].status));
+}
+
+Test(snp_fw, commands_have_the_numbers_of_the_mailbox)
+{
+	static const struct {
+		enum snp_command op;
+		uint8_t id;
+	} cases[] = {
+		{ SNP_CMD_INIT, 0x81 },          { SNP_CMD_SHUTDOWN, 0x82 },     { SNP_CMD_DF_FLUSH, 0x84 },
+		{ SNP_CMD_INIT_EX, 0x85 },       { SNP_CMD_SHUTDOWN_EX, 0x86 },  { SNP_CMD_DECOMMISSION, 0x90 },
+		{ SNP_CMD_ACTIVATE, 0x91 },      { SNP_CMD_GUEST_STATUS, 0x92 }, { SNP_CMD_GCTX_CREATE, 0x93 },
+		{ SNP_CMD_GUEST_REQUEST, 0x94 }, { SNP_CMD_LAUNCH_START, 0xa0 }, { SNP_CMD_LAUNCH_UPDATE, 0xa1 },
+		{ SNP_CMD_LAUNCH_FINISH, 0xa2 }, { SNP_CMD_SWAP_OUT, 0xc0 },     { SNP_CMD_SWAP_IN, 0xc1 },
+		{ SNP_CMD_PAGE_MOVE, 0xc2 },     { SNP_CMD_MD_INIT, 0xc3 },      { SNP_CMD_PAGE_SET_STATE, 0xc6 },
+		{ SNP_CMD_PAGE_RECLAIM, 0xc7 },  { SNP_CMD_PAGE_UNSMASH, 0xc8 },
+	};
+
+	cr_assert_eq(PW_ARRAY_LEN(cases), SNP_COMMAND_COUNT);
+	for (size_t i = 0; i < PW_ARRAY_LEN(cases); i++)
+		cr_expect_eq(snp_command_id(cases[i].op), cases[i].id, "%s", snp_command_name(cases[i].op));
+}
+
+/* RMPUPDATE's, PSMASH's and PVALIDATE's in EAX, and the faults that the model has instead: below zero, all different.
+ */
+Test(snp_fw, codes_have_the_numbers_of_the_instructions)
+{
+	cr_expect_eq(snp_code_value(SNP_OK), 0);
+	cr_expect_eq(snp_code_value(SNP_FAIL_INPUT), 1);
+	cr_expect_eq(snp_code_value(SNP_FAIL_PERMISSION), 2);
+	cr_expect_eq(snp_code_value(SNP_FAIL_INUSE), 3);
+	cr_expect_eq(snp_code_value(SNP_FAIL_OVERLAP), 4);
+	cr_expect_eq(snp_code_value(SNP_FAIL_SIZEMISMATCH), 6);
+	cr_expect_eq(snp_code_value(SNP_FAIL_PAGE), 4);
+	cr_expect(snp_code_value(SNP_NPF) < 0 && snp_code_value(SNP_VC) < 0 && snp_code_value(SNP_GP) < 0);
+	cr_expect_neq(snp_code_value(SNP_NPF), snp_code_value(SNP_VC));
+	cr_expect_neq(snp_code_value(SNP_NPF), snp_code_value(SNP_GP));
+	cr_expect_neq(snp_code_value(SNP_VC), snp_code_value(SNP_GP));
+}
+
+/* What Microsoft's pages and Linux leave open is ours to say; firmware's rules were read in its source. */
+Test(snp_fw, a_refusal_says_whether_its_rule_is_inferred)
+{
+	static const bool inferred[SNP_RULE_COUNT] = {
+		[SNP_RULE_PAST_RMP] = true,      [SNP_RULE_UNALIGNED] = true, [SNP_RULE_OPERAND] = true,
+		[SNP_RULE_HAS_FIXED] = true,     [SNP_RULE_NOT_2M] = true,    [SNP_RULE_NOT_GUESTS] = true,
+		[SNP_RULE_NOT_VALIDATED] = true,
+	};
+
+	for (int r = 0; r < SNP_RULE_COUNT; r++) {
+		struct snp_why why = { .rule = (enum snp_rule)r, .op = "RMPUPDATE" };
+		char text[400];
+
+		snp_why_text(&why, text, sizeof text);
+		cr_expect_eq(strstr(text, "inferred, unverified") != NULL, inferred[r], "%s", text);
+	}
+}
+
+/* An entry with no bit but those that make its state, and which other bits the firmware does not look at for it. */
+Test(snp_fw, bits_that_a_state_does_not_name_do_not_change_it)
+{
+	const uint64_t assigned = 1, large = 1 << 1, immutable = 1 << 2, count = (uint64_t)511 << 3;
+	const uint64_t gpa = ((uint64_t)1 << 51) - ((uint64_t)1 << 12), asid = (uint64_t)1023 << 51;
+	const uint64_t vmsa = (uint64_t)1 << 61, validated = (uint64_t)1 << 62, lock = (uint64_t)1 << 63;
+	const uint64_t metadata = SNP_TAG_METADATA << 12, tag = SNP_GFN_TAG << 12, frame = 1 << 12;
+	const uint64_t iommu = (SNP_TAG_IOMMU | 1) << 12, owned = (uint64_t)1 << 51;
+	const struct {
+		enum snp_state state;
+		uint64_t lo, open;
+	} cases[] = {
+		{ SNP_HYPERVISOR, 0, large | count | gpa | vmsa | lock },
+		{ SNP_HV_FIXED, immutable, large | count | gpa | vmsa | lock },
+		{ SNP_FIRMWARE, assigned | immutable, large | count | lock },
+		{ SNP_RECLAIM, assigned, large | count | gpa | vmsa },
+		{ SNP_CONTEXT, assigned | immutable | vmsa, large | count | lock },
+		{ SNP_METADATA, assigned | immutable | metadata | frame,
+		  large | count | lock | vmsa | (gpa & ~tag & ~frame) },
+		{ SNP_PRE_GUEST, assigned | immutable | owned, large | count | lock | vmsa | gpa | (asid & ~owned) },
+		{ SNP_PRE_SWAP, assigned | immutable | validated | owned,
+		  large | count | lock | vmsa | gpa | (asid & ~owned) },
+		{ SNP_GUEST_INVALID, assigned | owned, large | count | lock | vmsa | gpa | (asid & ~owned) },
+		{ SNP_GUEST_VALID, assigned | validated | owned, large | count | lock | vmsa | gpa | (asid & ~owned) },
+		{ SNP_FIRMWARE_IOMMU, assigned | immutable | iommu, large | count | lock },
+	};
+
+	for (size_t i = 0; i < PW_ARRAY_LEN(cases); i++)
+		for (unsigned bit = 0; bit < 64; bit++) {
+			struct snp_raw raw = { .lo = cases[i].lo ^ ((uint64_t)1 << bit) };
+			bool same = snp_raw_state(raw) == cases[i].state;
+
+			cr_expect_eq(snp_raw_state((struct snp_raw){ .lo = cases[i].lo }), cases[i].state);
+			cr_expect_eq(same, (cases[i].open >> bit & 1) != 0, "%s, bit %u: %s",
+				     snp_state_name(cases[i].state), bit, snp_state_name(snp_raw_state(raw)));
+		}
 }

@@ -147,12 +147,59 @@ Test(tdx, tables_decide_every_cell)
 	cr_assert(tdx_tables_are_total());
 }
 
-Test(tdx, names_and_numbers_are_the_modules)
+Test(tdx, entries_are_numbered_as_the_module_does)
 {
-	cr_expect_eq(tdx_sept_arch(TDX_NL_BLOCKED), 129);
-	cr_expect_eq(tdx_sept_encoded(TDX_PENDING_BLOCKED), 0x78);
-	cr_expect_eq(tdx_op_leaf(TDX_RANGE_UNBLOCK), 39);
-	cr_expect_str_eq(tdx_operand_name(146), "SEPT_TREE");
+	static const struct {
+		enum tdx_sept state;
+		unsigned arch, encoded; /* in RDX, and in the entry */
+	} cases[] = {
+		{ TDX_FREE, 0, 0x0e },         { TDX_MAPPED, 4, 0x60 },          { TDX_PENDING, 2, 0x70 },
+		{ TDX_BLOCKED, 1, 0x68 },      { TDX_PENDING_BLOCKED, 3, 0x78 }, { TDX_NL_MAPPED, 132, 0x00 },
+		{ TDX_NL_BLOCKED, 129, 0x08 }, { TDX_REMOVED, 5, 0x0c },
+	};
+
+	cr_assert_eq(PW_ARRAY_LEN(cases), TDX_SEPT_COUNT);
+	for (size_t i = 0; i < PW_ARRAY_LEN(cases); i++) {
+		cr_expect_eq(tdx_sept_arch(cases[i].state), cases[i].arch, "%s", tdx_sept_name(cases[i].state));
+		cr_expect_eq(tdx_sept_encoded(cases[i].state), cases[i].encoded, "%s", tdx_sept_name(cases[i].state));
+	}
+}
+
+/* Linux arch/x86/kvm/vmx/tdx.h and the module's tdx_api_defs.h. */
+Test(tdx, calls_have_the_leaves_of_the_interface)
+{
+	static const struct {
+		enum tdx_op op;
+		int leaf;
+	} cases[] = {
+		{ TDX_MNG_CREATE, 9 },   { TDX_KEY_CONFIG, 8 },    { TDX_MNG_ADDCX, 1 },      { TDX_MNG_INIT, 21 },
+		{ TDX_VP_CREATE, 10 },   { TDX_VP_ADDCX, 4 },      { TDX_VP_INIT, 22 },       { TDX_VP_ENTER, 0 },
+		{ TDX_VP_EXIT, -1 },     { TDX_VP_FLUSH, 18 },     { TDX_MR_FINALIZE, 17 },   { TDX_VPFLUSHDONE, 19 },
+		{ TDX_CACHE_WB, 40 },    { TDX_KEY_FREEID, 20 },   { TDX_KEY_RECLAIMID, 27 }, { TDX_PAGE_RECLAIM, 28 },
+		{ TDX_PAGE_WBINVD, 41 }, { TDX_PAGE_RDMD, 24 },    { TDX_TRACK, 38 },         { TDX_SEPT_ADD, 3 },
+		{ TDX_PAGE_ADD, 2 },     { TDX_PAGE_AUG, 6 },      { TDX_RANGE_BLOCK, 7 },    { TDX_RANGE_UNBLOCK, 39 },
+		{ TDX_PAGE_REMOVE, 29 }, { TDX_PAGE_RELOCATE, 5 }, { TDX_PAGE_PROMOTE, 23 },  { TDX_PAGE_DEMOTE, 15 },
+		{ TDX_SEPT_REMOVE, 30 }, { TDX_MR_EXTEND, 16 },    { TDX_SEPT_RD, 25 },       { TDX_ACCEPT, 6 },
+	};
+
+	cr_assert_eq(PW_ARRAY_LEN(cases), TDX_OP_COUNT);
+	for (size_t i = 0; i < PW_ARRAY_LEN(cases); i++)
+		cr_expect_eq(tdx_op_leaf(cases[i].op), cases[i].leaf, "%s", tdx_op_name(cases[i].op));
+}
+
+Test(tdx, operands_have_the_modules_numbers)
+{
+	static const struct {
+		uint32_t id;
+		const char *name;
+	} cases[] = {
+		{ 0, "" },           { 1, "RCX" },    { 2, "RDX" },         { 8, "R8" },           { 9, "R9" },
+		{ 128, "TDR" },      { 144, "TDCS" }, { 146, "SEPT_TREE" }, { 147, "SEPT_ENTRY" }, { 169, "TD_EPOCH" },
+		{ 172, "OP_STATE" }, { 186, "KOT" },
+	};
+
+	for (size_t i = 0; i < PW_ARRAY_LEN(cases); i++)
+		cr_expect_str_eq(tdx_operand_name(cases[i].id), cases[i].name);
 	cr_expect_str_eq(tdx_page_type_name(TDX_PT_EPT), "EPT");
 }
 
@@ -288,64 +335,6 @@ Test(tdx, cells_that_no_call_reaches_refuse)
 	cr_expect(!tdx_sept_cell(TDX_FREE, TDX_PAGE_ADD)->tracked);
 	cr_expect(!tdx_sept_cell(TDX_REMOVED, TDX_PAGE_AUG)->tracked);
 	cr_expect(!tdx_sept_cell(TDX_PENDING, TDX_ACCEPT)->tracked);
-}
-
-/* The page about this model has its table from here: WRITE_DOCS=1 shows what it has to say. */
-static void print_cell(FILE *out, const struct tdx_sept_cell *c)
-{
-	switch (c->kind) {
-	case TDX_MOVE: fprintf(out, c->tracked ? " T(%s) |" : " %s |", tdx_sept_name(c->next)); break;
-	case TDX_MOVE_AS_CHILDREN: fputs(" T(as its children) |", out); break;
-	case TDX_STAY: fputs(" stays |", out); break;
-	case TDX_REFUSE:
-		if (c->code == TDX_EPT_ENTRY_STATE_INCORRECT)
-			fputs(" S |", out);
-		else
-			fprintf(out, " *%s* |", tdx_code_name(c->code) + strlen("TDX_"));
-		break;
-	case TDX_EXIT: fputs(" *TD exit* |", out); break;
-	case TDX_UNDECIDED: break;
-	}
-}
-
-static void print_table(FILE *out)
-{
-	fputs("| call | leaf | levels |", out);
-	for (int s = 0; s < TDX_SEPT_COUNT; s++)
-		fprintf(out, " %s |", tdx_sept_name((enum tdx_sept)s));
-	fputs("\n| --- | --- | --- |", out);
-	for (int s = 0; s < TDX_SEPT_COUNT; s++)
-		fputs(" --- |", out);
-	for (int n = TDX_SEPT_ADD; n < TDX_OP_COUNT; n++) {
-		enum tdx_op op = (enum tdx_op)n;
-		const struct tdx_op_rule *rule = tdx_op_rule(op);
-
-		fprintf(out, "\n| %s | %d | %u..", tdx_op_name(op), tdx_op_leaf(op), rule->min_level);
-		fprintf(out, rule->max_level == TDX_TO_ROOT ? "root |" : "%u |", rule->max_level);
-		for (int s = 0; s < TDX_SEPT_COUNT; s++)
-			print_cell(out, tdx_sept_cell((enum tdx_sept)s, op));
-	}
-	fputs("\n", out);
-}
-
-Test(tdx, the_documented_table_is_the_code_s)
-{
-	static char page[65536];
-	FILE *in = fopen("docs/arch-tdx.md", "r"), *out;
-	char *table = NULL;
-	size_t size;
-
-	out = open_memstream(&table, &size);
-	cr_assert(out);
-	print_table(out);
-	fclose(out);
-	if (getenv("WRITE_DOCS"))
-		fputs(table, stdout);
-	cr_assert(in, "run it from the project's root");
-	page[fread(page, 1, sizeof page - 1, in)] = '\0';
-	fclose(in);
-	cr_expect(strstr(page, table), "docs/arch-tdx.md has another table");
-	free(table);
 }
 
 Test(tdx, promotion_takes_the_children_s_state)
@@ -552,6 +541,7 @@ Test(tdx, levels_of_each_call_are_bounded)
 		{ TDX_RANGE_BLOCK, 0, 3 },   { TDX_RANGE_UNBLOCK, 0, 3 }, { TDX_PAGE_REMOVE, 0, 2 },
 		{ TDX_PAGE_RELOCATE, 0, 0 }, { TDX_PAGE_PROMOTE, 1, 2 },  { TDX_PAGE_DEMOTE, 1, 2 },
 		{ TDX_SEPT_REMOVE, 1, 3 },   { TDX_SEPT_RD, 0, 3 },       { TDX_ACCEPT, 0, 1 },
+		{ TDX_MR_EXTEND, 0, 0 },
 	};
 
 	for (size_t i = 0; i < PW_ARRAY_LEN(bounds); i++)
@@ -1138,4 +1128,58 @@ Test(tdx, a_tebibyte_of_blocks_is_cheap, .timeout = 60)
 	arena_trim_to(&w.m.arena, 0);
 	cr_expect_lt(w.mem.used, 256 * 1024);
 	close_platform(&w);
+}
+
+/* As the module's interface numbers them, from its error code header and Linux' tdx_errno.h. */
+Test(tdx, codes_have_the_numbers_of_the_interface)
+{
+	static const struct {
+		enum tdx_code code;
+		uint32_t high;
+	} cases[] = {
+		{ TDX_SUCCESS, 0x00000000 },
+		{ TDX_INTERRUPTED_RESUMABLE, 0x80000003 },
+		{ TDX_INTERRUPTED_RESTARTABLE, 0x80000004 },
+		{ TDX_OPERAND_INVALID, 0xc0000100 },
+		{ TDX_OPERAND_ADDR_RANGE_ERROR, 0xc0000101 },
+		{ TDX_OPERAND_BUSY, 0x80000200 },
+		{ TDX_PREVIOUS_TLB_EPOCH_BUSY, 0x80000201 },
+		{ TDX_OPERAND_BUSY_HOST_PRIORITY, 0x80000204 },
+		{ TDX_PAGE_METADATA_INCORRECT, 0xc0000300 },
+		{ TDX_TD_ASSOCIATED_PAGES_EXIST, 0xc0000400 },
+		{ TDX_TD_FATAL, 0xe0000604 },
+		{ TDX_TDCS_NOT_ALLOCATED, 0xc0000606 },
+		{ TDX_LIFECYCLE_STATE_INCORRECT, 0xc0000607 },
+		{ TDX_OP_STATE_INCORRECT, 0xc0000608 },
+		{ TDX_NO_VCPUS, 0xc0000609 },
+		{ TDX_TDCX_NUM_INCORRECT, 0xc0000610 },
+		{ TDX_VCPU_STATE_INCORRECT, 0xc0000700 },
+		{ TDX_VCPU_NOT_ASSOCIATED, 0x80000702 },
+		{ TDX_TDVPX_NUM_INCORRECT, 0xc0000703 },
+		{ TDX_KEY_GENERATION_FAILED, 0x80000800 },
+		{ TDX_TD_KEYS_NOT_CONFIGURED, 0x80000810 },
+		{ TDX_KEY_STATE_INCORRECT, 0xc0000811 },
+		{ TDX_KEY_CONFIGURED, 0x00000815 },
+		{ TDX_WBCACHE_NOT_COMPLETE, 0x80000817 },
+		{ TDX_HKID_NOT_FREE, 0xc0000820 },
+		{ TDX_NO_HKID_READY_TO_WBCACHE, 0x00000821 },
+		{ TDX_FLUSHVP_NOT_DONE, 0x80000824 },
+		{ TDX_EPT_WALK_FAILED, 0xc0000b00 },
+		{ TDX_EPT_ENTRY_NOT_PRESENT, 0xc0000b03 },
+		{ TDX_GPA_RANGE_NOT_BLOCKED, 0xc0000b06 },
+		{ TDX_GPA_RANGE_ALREADY_BLOCKED, 0x00000b07 },
+		{ TDX_TLB_TRACKING_NOT_DONE, 0xc0000b08 },
+		{ TDX_EPT_INVALID_PROMOTE_CONDITIONS, 0xc0000b09 },
+		{ TDX_PAGE_ALREADY_ACCEPTED, 0x00000b0a },
+		{ TDX_PAGE_SIZE_MISMATCH, 0xc0000b0b },
+		{ TDX_EPT_ENTRY_STATE_INCORRECT, 0xc0000b0d },
+		{ TDX_EPT_PAGE_NOT_FREE, 0xc0000b0e },
+	};
+
+	cr_assert_eq(PW_ARRAY_LEN(cases), TDX_CODE_COUNT);
+	for (size_t i = 0; i < PW_ARRAY_LEN(cases); i++) {
+		struct tdx_result r = { .code = cases[i].code, .operand = 7 };
+
+		cr_expect_eq(tdx_rax(&r), (uint64_t)cases[i].high << 32 | 7, "%s", tdx_code_name(cases[i].code));
+	}
 }

@@ -88,7 +88,7 @@ enum pw_problem world_apply(struct world *w, struct host *h, const struct vm *vm
 			    uint64_t count, const char *pool, uint64_t pfn)
 {
 	struct gfn_run run = { gfn, count, pfn };
-	struct item it = { vm->id, op, pool != NULL, pool, &run, 1 };
+	struct item it = { .vm = vm->id, .op = op, .framed = pool, .pool = pool, .runs = &run, .run_count = 1 };
 	bool changed;
 
 	return ledger_apply(w->ledger, h, &it, &changed, &w->why);

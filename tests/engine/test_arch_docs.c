@@ -1,0 +1,89 @@
+/* The tables of docs/arch-items.md are those of engine/arch/. */
+#include <criterion/criterion.h>
+#include <string.h>
+
+#include "engine/arch/law.h"
+#include "engine/ledger.h"
+#include "tests/lib/docs.h"
+
+static const char *const law_names[GFN_STATE_COUNT] = {
+	[GFN_NORMAL] = "normal",
+	[GFN_SECURE_RESIDENT] = "secure, resident",
+	[GFN_SECURE_OUT] = "secure, out",
+	[GFN_SHARED] = "shared",
+};
+static const struct {
+	enum arch arch;
+	const char *title;
+} sections[] = {
+	{ ARCH_PEF, "POWER PEF" }, { ARCH_SNP, "AMD SEV-SNP" }, { ARCH_TDX, "Intel TDX" },
+	{ ARCH_CCA, "Arm CCA" },   { ARCH_PKVM, "pKVM" },
+};
+
+/* A state by its name, with what it is in the law where that tells two apart. */
+static void print_state(FILE *out, const struct arch_law *law, unsigned s)
+{
+	bool alone = true;
+
+	for (unsigned other = 0; other < law->state_count; other++)
+		alone &= other == s || strcmp(law->states[other].name, law->states[s].name) != 0;
+	fprintf(out, alone ? " %s |" : " %s (%s) |", law->states[s].name, law_names[law->states[s].is]);
+}
+
+static void print_states(FILE *out, const struct arch_law *law)
+{
+	fputs("| state | in the law | at rest |\n", out);
+	docs_rule(out, 3);
+	for (unsigned s = 0; s < law->state_count; s++)
+		fprintf(out, "| %s | %s | %s |\n", law->states[s].name, law_names[law->states[s].is],
+			law->rest[law->states[s].is] == s ? "yes" : "");
+}
+
+static void print_op(FILE *out, const struct arch_law *law, const struct arch_op *op)
+{
+	fprintf(out, "| `%s` | %s |", op->name, op->framed ? "yes" : "");
+	for (unsigned s = 0; s < law->state_count; s++) {
+		if (op->next[s] == ARCH_REFUSED)
+			fputs(" - |", out);
+		else if (op->next[s] == s)
+			fputs(" stays |", out);
+		else
+			print_state(out, law, op->next[s]);
+	}
+	fprintf(out, " %s |\n", op->rule);
+}
+
+static void print_ops(FILE *out, const struct arch_law *law)
+{
+	fputs("| operation | frames |", out);
+	for (unsigned s = 0; s < law->state_count; s++)
+		print_state(out, law, s);
+	fputs(" rule |\n", out);
+	docs_rule(out, law->state_count + 3);
+	for (size_t i = 0; i < law->op_count; i++)
+		print_op(out, law, &law->ops[i]);
+}
+
+static void print_page(FILE *out)
+{
+	for (size_t i = 0; i < PW_ARRAY_LEN(sections); i++) {
+		const struct arch_law *law = arch_laws[sections[i].arch];
+
+		fprintf(out, "%s## %s (`%s`)\n\n", i ? "\n" : "", sections[i].title, law->name);
+		print_states(out, law);
+		fputs("\n", out);
+		print_ops(out, law);
+	}
+}
+
+Test(arch_docs, the_page_shows_every_architecture)
+{
+	static const docs_print_fn tables[] = { print_page };
+	unsigned seen = 0;
+
+	for (size_t i = 0; i < PW_ARRAY_LEN(sections); i++)
+		seen |= 1u << sections[i].arch;
+	for (int a = 0; a < ARCH_COUNT; a++)
+		cr_expect_eq(seen >> a & 1, arch_laws[a] != NULL, "%s", arch_name((enum arch)a));
+	docs_expect("docs/arch-items.md", tables, PW_ARRAY_LEN(tables));
+}

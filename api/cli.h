@@ -67,6 +67,7 @@ enum cli_exit cli_hosts(struct cli *c);
 enum cli_exit cli_pools(struct cli *c);
 enum cli_exit cli_vms(struct cli *c);
 enum cli_exit cli_gfns(struct cli *c);
+enum cli_exit cli_vcpu(struct cli *c);
 enum cli_exit cli_frames(struct cli *c);
 enum cli_exit cli_who_owns(struct cli *c);
 enum cli_exit cli_history(struct cli *c);

@@ -147,8 +147,13 @@ static enum cli_exit vm_path(struct cli *c, const char *what, struct cli_path *p
 enum cli_exit cli_gfns(struct cli *c)
 {
 	static const struct cli_column columns[] = {
-		{ "GFN", "gfn" },           { "PAGES", "count" },     { "STATE", "state" },
-		{ "RESIDENT", "resident" }, { "POOL", "frame.pool" }, { "PFN", "frame.pfn" },
+		{ "GFN", "gfn" },
+		{ "PAGES", "count" },
+		{ "STATE", "state" },
+		{ "RESIDENT", "resident" },
+		{ "POOL", "frame.pool" },
+		{ "PFN", "frame.pfn" },
+		{ "ARCH STATE", "arch_state" },
 	};
 	struct cli_path path;
 	enum cli_exit code = vm_path(c, "gfns", &path);
@@ -184,6 +189,54 @@ enum cli_exit cli_history(struct cli *c)
 	return SHOW(c, path.text, columns);
 }
 
+static void print_vcpu_title(json_t *vcpu)
+{
+	const char *exit = json_string_value(json_object_get(vcpu, "exit"));
+	const char *time = json_string_value(json_object_get(vcpu, "time"));
+
+	if (exit && time)
+		printf("At its last exit (%s, %s) the host saw:\n", exit, time);
+	else
+		puts("No exit was reported.");
+}
+
+enum cli_exit cli_vcpu(struct cli *c)
+{
+	static const struct cli_column columns[] = {
+		{ "ITEM", "name" }, { "VISIBLE", "visible" }, { "VALUE", "value" }, { "BITS", "bits" }, { "WHY", "why" }
+	};
+	char id[PW_UUID_TEXT];
+	struct client_reply r;
+	struct cli_table table;
+	struct cli_path path;
+	enum cli_exit code;
+	json_t *item;
+	uint64_t n;
+	size_t i;
+
+	if (!cli_number("vCPU", c->args[1], CLI_PAGE, &n))
+		return CLI_USAGE;
+	code = cli_resolve(c, "vms", c->args[0], id);
+	if (code != CLI_DONE)
+		return code;
+	cli_path_set(&path, "/v1/vms/%s/vcpus/%" PRIu64, id, n);
+	code = cli_call(c, "GET", path.text, NULL, 0, &r);
+	if (code == CLI_DONE && c->json) {
+		cli_print_json(c, r.json);
+	} else if (code == CLI_DONE) {
+		if (c->terminal)
+			print_vcpu_title(r.json);
+		cli_table_init(&table, columns, PW_ARRAY_LEN(columns));
+		json_array_foreach (json_object_get(r.json, "items"), i, item) {
+			cli_table_add(&table, item);
+		}
+		code = cli_table_print(&table, c->terminal, true);
+		cli_table_release(&table);
+	}
+	client_reply_release(&r);
+	return code;
+}
+
 static enum cli_exit frames_path(struct cli *c, struct cli_path *path)
 {
 	const char *pool = c->option[OPTION_POOL];
@@ -209,7 +262,8 @@ static enum cli_exit frames_path(struct cli *c, struct cli_path *path)
 enum cli_exit cli_frames(struct cli *c)
 {
 	static const struct cli_column columns[] = {
-		{ "PFN", "pfn" }, { "PAGES", "count" }, { "VM", "vm" }, { "GFN", "gfn" }
+		{ "PFN", "pfn" }, { "PAGES", "count" },           { "VM", "vm" },
+		{ "GFN", "gfn" }, { "ARCH STATE", "arch_state" },
 	};
 	struct cli_path path;
 	enum cli_exit code = frames_path(c, &path);

@@ -287,7 +287,7 @@ static const struct json_field frames_item_fields[] = {
 	MUST(frames_item, "pool", json_to_pool, pool),
 	MUST(frames_item, "pfn", json_to_page, pfn),
 	MUST(frames_item, "count", json_to_count, count),
-	MAY(frames_item, "reason", json_to_name, reason),
+	MAY(frames_item, "reason", json_to_reason, reason),
 };
 
 static bool to_frames_items(struct reader *r, json_t *v, void *at)

@@ -14,8 +14,9 @@ struct codec_fault {
 	bool no_memory;    /* it is not the body's fault */
 };
 
-#define CODEC_ITEMS_MAX 65536
-#define CODEC_NAME_MAX  128 /* bytes of a name, the NUL included */
+#define CODEC_ITEMS_MAX  65536
+#define CODEC_NAME_MAX   128 /* bytes of a name, the NUL included */
+#define CODEC_REASON_MAX 512 /* of the reason of a quarantine */
 
 struct body;                        /* what a decode allocated; opaque */
 void codec_release(struct body *b); /* NULL is fine */

@@ -7,28 +7,41 @@
 struct item_draft {
 	struct pw_uuid vm;
 	enum gfn_op op;
+	const char *arch_op; /* the name of an architecture's operation, in place of op; or NULL */
 	bool has_gfn, has_count;
 	uint64_t gfn, count;
 	const char *pool;
 	json_t *frame, *runs, *gfns, *pfns; /* borrowed */
 };
 
+/* The row that an item with or without frames means by this name. */
+static const struct arch_op *arch_row(const char *name, bool framed, const struct arch_law **law)
+{
+	return arch_op_find(name, strlen(name), framed, law);
+}
+
 static bool to_op(struct reader *r, json_t *v, void *at)
 {
 	static const enum gfn_op ops[] = { GFN_SHARE, GFN_UNSHARE, GFN_PAGE_IN, GFN_PAGE_OUT };
+	const char *name = json_is_string(v) ? json_string_value(v) : "";
+	struct item_draft *d = at;
 
-	for (size_t i = 0; json_is_string(v) && i < PW_ARRAY_LEN(ops); i++)
-		if (strcmp(gfn_op_name(ops[i]), json_string_value(v)) == 0) {
-			*(enum gfn_op *)at = ops[i];
+	for (size_t i = 0; i < PW_ARRAY_LEN(ops); i++)
+		if (strcmp(gfn_op_name(ops[i]), name) == 0) {
+			d->op = ops[i];
 			return true;
 		}
-	return json_fault_value(r, v, "one of share, unshare, page_in, page_out");
+	if (arch_row(name, false, NULL) || arch_row(name, true, NULL)) {
+		d->arch_op = name;
+		return true;
+	}
+	return json_fault_value(r, v, "one of share, unshare, page_in, page_out, or an operation of an architecture");
 }
 
 #define AT(member) offsetof(struct item_draft, member)
 static const struct json_field item_fields[] = {
 	{ "vm", JSON_REQUIRED, json_to_uuid, AT(vm), JSON_NO_FLAG },
-	{ "op", JSON_REQUIRED, to_op, AT(op), JSON_NO_FLAG },
+	{ "op", JSON_REQUIRED, to_op, 0, JSON_NO_FLAG },
 	{ "gfn", JSON_OPTIONAL, json_to_page, AT(gfn), AT(has_gfn) },
 	{ "count", JSON_OPTIONAL, json_to_count, AT(count), AT(has_count) },
 	{ "frame", JSON_OPTIONAL, json_to_value, AT(frame), JSON_NO_FLAG },
@@ -54,14 +67,20 @@ static bool check_absent(struct reader *r, const char *name, const void *member,
 	return !member || json_fault_at(r, name, "\"%s\" does not go with %s", name, form);
 }
 
-/* May, or must, an item of this op name frames? `at` is where they are, or should be. */
-static bool check_framed(struct reader *r, enum gfn_op op, bool framed, const char *at)
+/* May, or must, an item of this op name frames? `at` is where they are, or should be. Sets what it->framed decides. */
+static bool check_framed(struct reader *r, const struct item_draft *d, struct item *it, bool framed, const char *at)
 {
-	if (op == GFN_PAGE_IN && !framed)
-		return json_fault_at(r, at, "page_in needs frames");
-	if (framed && op != GFN_PAGE_IN && op != GFN_UNSHARE)
-		return json_fault_at(r, at, "%s takes no frames", gfn_op_name(op));
-	return true;
+	const char *name = d->arch_op ? d->arch_op : gfn_op_name(d->op);
+	bool fits;
+
+	it->framed = framed;
+	if (d->arch_op) {
+		it->arch_op = arch_row(name, framed, &it->arch_law);
+		fits = it->arch_op;
+	} else {
+		fits = framed ? d->op == GFN_PAGE_IN || d->op == GFN_UNSHARE : d->op != GFN_PAGE_IN;
+	}
+	return fits || json_fault_at(r, at, framed ? "%s takes no frames" : "%s needs frames", name);
 }
 
 static bool check_pool(struct reader *r, const struct item_draft *d, bool framed)
@@ -82,7 +101,7 @@ static bool read_single(struct reader *r, const struct item_draft *d, struct ite
 		return json_fault_at(r, d->has_gfn ? "count" : "gfn", "\"%s\" is missing",
 				     d->has_gfn ? "count" : "gfn");
 	if (!check_absent(r, "pfns", d->pfns, "gfn and count") || !check_absent(r, "pool", d->pool, "gfn and count") ||
-	    !check_framed(r, d->op, d->frame, "frame") || !json_check_run(r, "count", d->gfn, d->count))
+	    !check_framed(r, d, it, d->frame, "frame") || !json_check_run(r, "count", d->gfn, d->count))
 		return false;
 	if (d->frame) {
 		json_enter(r, "frame");
@@ -92,7 +111,6 @@ static bool read_single(struct reader *r, const struct item_draft *d, struct ite
 		json_leave(r);
 	}
 	*run = (struct gfn_run){ d->gfn, d->count, frame.pfn };
-	it->framed = d->frame;
 	it->pool = frame.pool;
 	it->run_count = 1;
 	return true;
@@ -137,17 +155,16 @@ static bool read_runs(struct reader *r, const struct item_draft *d, struct item 
 		json_leave(r);
 	}
 	json_leave(r);
-	it->framed = width == 3;
 	it->pool = d->pool;
 	it->run_count = json_array_size(d->runs);
-	return check_framed(r, d->op, it->framed, "runs") && check_pool(r, d, it->framed);
+	return check_framed(r, d, it, width == 3, "runs") && check_pool(r, d, width == 3);
 }
 
 static bool read_gfns(struct reader *r, const struct item_draft *d, struct item *it, struct gfn_run *run)
 {
 	size_t n = json_array_size(d->gfns);
 
-	if (!check_absent(r, "frame", d->frame, "gfns") || !check_framed(r, d->op, d->pfns, "pfns") ||
+	if (!check_absent(r, "frame", d->frame, "gfns") || !check_framed(r, d, it, d->pfns, "pfns") ||
 	    !check_pool(r, d, d->pfns))
 		return false;
 	json_enter(r, "gfns");
@@ -166,7 +183,6 @@ static bool read_gfns(struct reader *r, const struct item_draft *d, struct item 
 				return false;
 		json_leave(r);
 	}
-	it->framed = d->pfns;
 	it->pool = d->pool;
 	it->run_count = n;
 	return true;

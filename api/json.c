@@ -469,14 +469,24 @@ static bool has_control(const char *s)
 	return false;
 }
 
-bool json_to_name(struct reader *r, json_t *v, void *at)
+static bool to_text(struct reader *r, json_t *v, size_t room, const char *what, void *at)
 {
 	size_t n = json_string_length(v);
 
-	if (!json_is_string(v) || n < 1 || n >= CODEC_NAME_MAX || has_control(json_string_value(v)))
-		return json_fault_value(r, v, "a text of 1 to 127 bytes without control characters");
+	if (!json_is_string(v) || n < 1 || n >= room || has_control(json_string_value(v)))
+		return json_fault_value(r, v, what);
 	*(const char **)at = json_string_value(v);
 	return true;
+}
+
+bool json_to_name(struct reader *r, json_t *v, void *at)
+{
+	return to_text(r, v, CODEC_NAME_MAX, "a text of 1 to 127 bytes without control characters", at);
+}
+
+bool json_to_reason(struct reader *r, json_t *v, void *at)
+{
+	return to_text(r, v, CODEC_REASON_MAX, "a text of 1 to 511 bytes without control characters", at);
 }
 
 static bool is_boot_id(const char *s)

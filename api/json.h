@@ -77,6 +77,7 @@ bool json_to_count(struct reader *r, json_t *v, void *at);   /* uint64_t in [1, 
 bool json_to_number(struct reader *r, json_t *v, void *at);  /* uint64_t in [0, 2^63) */
 bool json_to_bool(struct reader *r, json_t *v, void *at);    /* bool */
 bool json_to_uuid(struct reader *r, json_t *v, void *at);    /* struct pw_uuid */
+bool json_to_reason(struct reader *r, json_t *v, void *at);  /* const char *: 1..511 bytes, no control characters */
 bool json_to_name(struct reader *r, json_t *v, void *at);    /* const char *: 1..127 bytes, no control characters */
 bool json_to_boot_id(struct reader *r, json_t *v, void *at); /* const char *: 1..64 printable ASCII */
 bool json_to_pool(struct reader *r, json_t *v, void *at);    /* const char *: [a-z0-9-]{1,63} */

@@ -32,6 +32,7 @@ static const struct command {
 	{ "who-owns", "HOST[/POOL] PFN", "whose frame is this?", 2, 2, 0, cli_who_owns, REMOTE },
 	{ "history", "VM GFN", "what happened to a page, newest first", 2, 2, BIT(OPTION_COUNT_) | BIT(OPTION_LIMIT),
 	  cli_history, REMOTE },
+	{ "vcpu", "VM N", "what the host may see of a vCPU, and why not the rest (pkvm)", 2, 2, 0, cli_vcpu, REMOTE },
 	{ "digests", "VM", "digests of a VM's memory map, for each GiB", 1, 1,
 	  BIT(OPTION_GFN) | BIT(OPTION_COUNT_) | BIT(OPTION_LIMIT), cli_digests, REMOTE },
 	{ "operations", "OPERATION | VM KIND",
@@ -166,7 +167,7 @@ static void print_bash(void)
 		printf(" %s", commands[i].name);
 	print_words(NULL);
 	puts("\" ;;\n\tesac\n\tif [[ $cur != -* ]]; then\n\t\tcase $cmd in\n"
-	     "\t\tvms|gfns|history|digests|operations) words=$(pagewarden vms 2>/dev/null | cut -f1,2) ;;\n"
+	     "\t\tvms|gfns|history|vcpu|digests|operations) words=$(pagewarden vms 2>/dev/null | cut -f1,2) ;;\n"
 	     "\t\thosts|frames|who-owns|fence|quarantine) words=$(pagewarden hosts 2>/dev/null | cut -f1,2) ;;\n"
 	     "\t\treplay) COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n"
 	     "\t\tmeasure) words=\"snp tdx\" ;;\n\t\tcompletion) words=\"bash zsh\" ;;\n\t\ttokens) words=\"create delete\" ;;\n\t\tesac\n\tfi\n"

@@ -99,6 +99,8 @@ static void write_gfn_transition(struct jsonw *w, const struct refusal *why)
 	jsonw_m_str(w, "state", gfn_state_name(why->gfn_state));
 	jsonw_m_bool(w, "resident", why->gfn_state == GFN_SECURE_RESIDENT);
 	jsonw_m_str(w, "op", why->op);
+	if (why->arch_state)
+		jsonw_m_str(w, "arch_state", why->arch_state);
 }
 
 static void write_vm_transition(struct jsonw *w, const struct refusal *why)

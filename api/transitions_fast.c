@@ -16,6 +16,11 @@ struct rest {
 	struct item items[];
 };
 
+struct span {
+	const char *text;
+	size_t len;
+};
+
 struct scan {
 	const char *at, *end;
 	struct body *body;
@@ -25,11 +30,9 @@ struct scan {
 	size_t item_count, item_room;
 	const char *vm; /* text of the UUID read last, or NULL */
 	struct pw_uuid vm_id;
-};
-
-struct span {
-	const char *text;
-	size_t len;
+	struct span arch_name; /* of the architecture's operation looked up last */
+	const struct arch_op *arch_op;
+	const struct arch_law *arch_law;
 };
 
 static inline void skip_space(struct scan *s)
@@ -155,7 +158,7 @@ struct part {
 	size_t first;   /* place of its first run */
 	unsigned width; /* of its runs: 2 or 3 numbers */
 	uint64_t gfn, count, pfn;
-	enum gfn_op op;
+	struct span arch_op; /* the name of an architecture's operation; text NULL: it is one of the law */
 	const char *pool, *frame_pool;
 };
 
@@ -199,7 +202,7 @@ static bool take_vm(struct scan *s, struct pw_uuid *out)
 	return true;
 }
 
-static bool take_op(struct scan *s, enum gfn_op *out)
+static bool take_op(struct scan *s, struct part *p, enum gfn_op *out)
 {
 	static const struct span ops[] = {
 		[GFN_SHARE] = NAME("share"),
@@ -216,7 +219,31 @@ static bool take_op(struct scan *s, enum gfn_op *out)
 			*out = (enum gfn_op)i;
 			return true;
 		}
-	return false;
+	p->arch_op = op;
+	return true;
+}
+
+/* Whether there is such an operation is known when it is known whether there are frames. */
+static bool find_arch_op(struct scan *s, const struct part *p, struct item *it)
+{
+	const struct span *name = &p->arch_op;
+
+	if (!s->arch_op || s->arch_op->framed != it->framed || s->arch_name.len != name->len ||
+	    memcmp(s->arch_name.text, name->text, name->len) != 0) {
+		s->arch_op = arch_op_find(name->text, name->len, it->framed, &s->arch_law);
+		s->arch_name = *name;
+	}
+	it->arch_op = s->arch_op;
+	it->arch_law = s->arch_law;
+	return it->arch_op;
+}
+
+/* Does the operation go with or without frames, as the item has them? */
+static bool op_fits(struct scan *s, const struct part *p, struct item *it)
+{
+	if (p->arch_op.text)
+		return find_arch_op(s, p, it);
+	return it->framed ? it->op == GFN_PAGE_IN || it->op == GFN_UNSHARE : it->op != GFN_PAGE_IN;
 }
 
 static bool take_frame(struct scan *s, struct part *p)
@@ -311,7 +338,7 @@ static bool take_member(struct scan *s, struct part *p, struct item *it, enum me
 {
 	switch (which) {
 	case M_VM: return take_vm(s, &it->vm);
-	case M_OP: return take_op(s, &it->op);
+	case M_OP: return take_op(s, p, &it->op);
 	case M_GFN: return take_page(s, &p->gfn);
 	case M_COUNT: return take_count(s, 0, &p->count);
 	case M_FRAME: return take_frame(s, p);
@@ -374,11 +401,11 @@ static bool take_item(struct scan *s)
 		    !take_member(s, &p, it, (enum member)which) || !take_next(s, '}', &more))
 			return false;
 	form = find_form(&p);
-	if (!form || (form->framed ? it->op != GFN_PAGE_IN && it->op != GFN_UNSHARE : it->op == GFN_PAGE_IN))
-		return false;
-	if (form->single && !add_single(s, &p))
+	if (!form)
 		return false;
 	it->framed = form->framed;
+	if (!op_fits(s, &p, it) || (form->single && !add_single(s, &p)))
+		return false;
 	it->pool = form->single ? p.frame_pool : p.pool;
 	it->run_count = s->run_count - p.first;
 	return true;

@@ -321,6 +321,7 @@ void host_put_act(struct service *sv, struct request *r)
 		goto out;
 	}
 	seen(sv, put.host);
+	host_note(put.host)->registrations++;
 	operations_again(sv, put.host);
 	answer_host(sv, r, put.created ? 201 : 200, put.host);
 	if (put.created)

@@ -393,6 +393,16 @@ static bool has_deliverable(const struct service *sv, const struct host *h)
 	return false;
 }
 
+/* A poll that began before the host registered again may be of an agent that is gone: nothing is delivered to it. */
+static bool is_outlived(struct request *r, const struct host *h)
+{
+	uint64_t now = host_note(h)->registrations;
+
+	if (r->registration == 0)
+		r->registration = now + 1;
+	return r->registration != now + 1;
+}
+
 enum handled host_operations(struct service *sv, struct request *r)
 {
 	static const char *const known[] = { "wait", "limit", NULL };
@@ -402,19 +412,21 @@ enum handled host_operations(struct service *sv, struct request *r)
 	if (!query_known(r, known) || !query_u64(r, "limit", 1, DELIVER_MAX, DELIVER_MAX, &limit) || !wait_deadline(r))
 		return DONE;
 	for (;;) {
-		bool any = false, over;
+		bool any = false, over = false;
 		const struct host *h;
 		uint64_t seen;
 
 		pthread_rwlock_rdlock(&sv->lock);
 		h = arg_host(sv, r, 0);
-		if (h && may_act_for(r, &h->id))
+		if (h && may_act_for(r, &h->id)) {
+			over = is_outlived(r, h);
 			any = has_deliverable(sv, h);
+		}
 		seen = sv->durable;
 		pthread_rwlock_unlock(&sv->lock);
 		if (r->response.status)
 			return DONE;
-		over = clock_monotonic_ms() >= r->deadline_ms;
+		over |= clock_monotonic_ms() >= r->deadline_ms;
 		if (any || over)
 			return park_change(sv, r);
 		if (park_wait(sv, r, seen))
@@ -446,11 +458,13 @@ void host_operations_act(struct service *sv, struct request *r)
 	const struct host *h = arg_host(sv, r, 0);
 	uint64_t limit;
 	struct jsonw w;
+	bool outlived;
 
 	if (!h || !query_u64(r, "limit", 1, DELIVER_MAX, DELIVER_MAX, &limit))
 		return;
+	outlived = is_outlived(r, h);
 	list_begin(&w);
-	for (size_t i = 0; i < sv->active_count && limit > 0; i++) {
+	for (size_t i = 0; i < sv->active_count && limit > 0 && !outlived; i++) {
 		struct operation *o = sv->active[i];
 
 		if (!is_deliverable(o, h))

@@ -15,11 +15,12 @@
 /* A picture with the memory that its texts and lists live in. Errors stick. */
 struct picture_work {
 	struct picture p;
-	size_t host_room, pool_room, attachment_room, vm_room, slot_room, extent_room, quarantine_room, operation_room,
-		token_room;
+	size_t host_room, pool_room, attachment_room, vm_room, slot_room, vcpu_room, extent_room, quarantine_room,
+		operation_room, token_room;
 	char **texts; /* copies */
 	size_t text_count, text_room;
 	struct pw_uuid vm; /* whose extents are being taken */
+	const struct arch_law *law;
 	bool failed;
 };
 
@@ -73,6 +74,7 @@ static void work_free(struct picture_work *w)
 	free(w->p.attachments);
 	free(w->p.vms);
 	free(w->p.slots);
+	free(w->p.vcpus);
 	free(w->p.deleted_vms);
 	free(w->p.extents);
 	free(w->p.quarantine);
@@ -136,7 +138,15 @@ static void take_span(void *ctx, uint64_t first, uint64_t count)
 	struct extent_row *row = MORE(w, extents, extent_count, extent_room);
 
 	if (row)
-		*row = (struct extent_row){ w->vm, first, count, 0 };
+		*row = (struct extent_row){ w->vm, first, count, 0, NULL };
+}
+
+/* The name of a state that is not the one at rest, as the picture has it. */
+static const char *arch_state_at(const struct arch_law *law, uint64_t entry)
+{
+	uint64_t arch = (entry & GFN_ENTRY_ARCH_ANY) >> GFN_ENTRY_ARCH;
+
+	return arch ? law->states[arch - 1].name : NULL;
 }
 
 static void take_run(void *ctx, const struct tree_run *run)
@@ -145,7 +155,24 @@ static void take_run(void *ctx, const struct tree_run *run)
 	struct extent_row *row = MORE(w, extents, extent_count, extent_room);
 
 	if (row)
-		*row = (struct extent_row){ w->vm, run->first, run->count, run->entry };
+		*row = (struct extent_row){ w->vm, run->first, run->count, run->entry,
+					    arch_state_at(w->law, run->entry) };
+}
+
+static void take_vcpus(const struct service *sv, struct picture_work *w, const struct vm *vm)
+{
+	struct vcpu_kept kept;
+	char *items;
+
+	for (size_t i = 0; vcpu_next(sv, vm, i, &kept, &items); i++) {
+		struct vcpu_row *row = MORE(w, vcpus, vcpu_count, vcpu_room);
+
+		if (row)
+			*row = (struct vcpu_row){ vm->id,         (unsigned)kept.vcpu, kept.exit,
+						  copy(w, items), kept.time_ms,        kept.revision };
+		w->failed = w->failed || !items;
+		free(items);
+	}
 }
 
 static void take_vm(struct picture_work *w, struct vm *vm)
@@ -170,6 +197,7 @@ static void take_vm(struct picture_work *w, struct vm *vm)
 			*slot = (struct slot_row){ vm->id, vm->slots[i] };
 	}
 	w->vm = vm->id;
+	w->law = arch_laws[vm->arch];
 	if (w->p.full)
 		tree_dirty_all(&vm->pages);
 	tree_clean(&vm->pages, &visitor);
@@ -229,8 +257,10 @@ static void take_state(struct service *sv, struct picture_work *w, uint64_t sinc
 	for (size_t i = 0; i < ledger_pool_count(l); i++)
 		take_pool(w, ledger_pool_at(l, i));
 	for (size_t i = 0; i < ledger_vm_count(l); i++)
-		if (w->p.full || ledger_vm_at(l, i)->revision > since)
+		if (w->p.full || ledger_vm_at(l, i)->revision > since) {
 			take_vm(w, ledger_vm_at(l, i));
+			take_vcpus(sv, w, ledger_vm_at(l, i));
+		}
 	for (size_t i = 0; i < sv->operations.count; i++)
 		if (w->p.full || ((const struct operation *)sv->operations.items[i])->revision > since)
 			take_operation(w, sv->operations.items[i]);

@@ -117,6 +117,21 @@ static enum pw_status load_slot(void *ctx, const struct slot_row *row, struct pw
 	return loaded(p, &why, err);
 }
 
+static enum pw_status load_vcpu(void *ctx, const struct vcpu_row *row, struct pw_err *err)
+{
+	const struct vcpu_kept kept = { row->vcpu, row->exit, row->items, row->time_ms, row->revision };
+	struct service *sv = ctx;
+	struct vm *vm = ledger_vm(sv->ledger, &row->vm);
+	enum pw_problem p;
+	struct refusal why;
+
+	if (!vm)
+		return pw_fail(err, PW_STORAGE, "ledger.db: vCPU %u has no VM", row->vcpu);
+	p = vcpu_load(sv, vm, &kept, &why);
+	ledger_commit(sv->ledger);
+	return loaded(p, &why, err);
+}
+
 static enum pw_status load_quarantine(void *ctx, const struct quarantine_row *row, struct pw_err *err)
 {
 	struct service *sv = ctx;
@@ -139,16 +154,30 @@ static enum pw_status load_quarantine(void *ctx, const struct quarantine_row *ro
 		       : pw_fail(err, PW_NO_MEMORY, "out of memory while loading the quarantine");
 }
 
+/* The architecture's state as it is in an entry. */
+static bool arch_bits(const struct vm *vm, const struct extent_row *row, uint64_t *bits)
+{
+	const struct arch_law *law = arch_laws[vm->arch];
+	unsigned state = law ? arch_state_find(law, row->arch_state, gfn_entry_state(row->entry)) : ARCH_REFUSED;
+
+	*bits = (uint64_t)(state + 1) << GFN_ENTRY_ARCH;
+	return state != ARCH_REFUSED;
+}
+
 static enum pw_status load_extent(void *ctx, const struct extent_row *row, struct pw_err *err)
 {
 	struct service *sv = ctx;
 	struct vm *vm = ledger_vm(sv->ledger, &row->vm);
+	uint64_t arch = 0;
 	enum pw_problem p;
 	struct refusal why;
 
 	if (!vm)
 		return pw_fail(err, PW_STORAGE, "ledger.db: an extent at GFN %" PRIu64 " has no VM", row->gfn);
-	p = ledger_load_extent(sv->ledger, vm, row->gfn, row->count, row->entry, &why);
+	if (row->arch_state && !arch_bits(vm, row, &arch))
+		return pw_fail(err, PW_STORAGE, "ledger.db: GFN %" PRIu64 " is %s, which %s has not", row->gfn,
+			       row->arch_state, arch_name(vm->arch));
+	p = ledger_load_extent(sv->ledger, vm, row->gfn, row->count, row->entry | arch, &why);
 	ledger_commit(sv->ledger);
 	return loaded(p, &why, err);
 }
@@ -204,6 +233,7 @@ enum pw_status picture_load(struct service *sv, struct pw_err *err)
 					       .attachment = load_attachment,
 					       .vm = load_vm,
 					       .slot = load_slot,
+					       .vcpu = load_vcpu,
 					       .quarantine = load_quarantine,
 					       .extent = load_extent,
 					       .operation = load_operation,

@@ -208,6 +208,8 @@ static void answer_frames(struct service *sv, struct request *r, const struct po
 		jsonw_m_u64(&w, "count", f.count);
 		jsonw_m_uuid(&w, "vm", &f.vm->id);
 		jsonw_m_u64(&w, "gfn", f.gfn);
+		if (f.arch_state)
+			jsonw_m_str(&w, "arch_state", f.arch_state);
 		jsonw_close(&w, '}');
 	}
 	list_end(&w, next[0] ? next : NULL, &sv->revision);

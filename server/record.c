@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { KIND_EVENT = 1, KIND_ITEM = 2, KEEP_BYTES = 1 << 20 };
+enum { KIND_EVENT = 1, KIND_ITEM = 2, KIND_ARCH_ITEM = 3, KEEP_BYTES = 1 << 20 };
 
 void records_release(struct records *r)
 {
@@ -86,12 +86,25 @@ static uint64_t unzigzag(uint64_t from, uint64_t z)
 	return z & 1 ? from - (z >> 1) : from + (z >> 1);
 }
 
+/* What the item does: an operation of the law by its number, one of an architecture by its name. */
+static void put_op(struct records *r, const struct item *it)
+{
+	unsigned char head[3] = { it->arch_op ? KIND_ARCH_ITEM : KIND_ITEM, it->framed };
+
+	if (!it->arch_op) {
+		head[1] = (unsigned char)it->op;
+		head[2] = it->framed;
+	}
+	put(r, head, it->arch_op ? 2 : 3);
+	if (it->arch_op)
+		put_text(r, it->arch_op->name);
+}
+
 void record_item(struct records *r, const struct record_item *it)
 {
-	unsigned char head[3] = { KIND_ITEM, (unsigned char)it->item.op, it->item.framed };
 	uint64_t gfn = 0, pfn = 0;
 
-	put(r, head, sizeof head);
+	put_op(r, &it->item);
 	put(r, it->host.b, sizeof it->host.b);
 	put(r, it->item.vm.b, sizeof it->item.vm.b);
 	put_text(r, it->actor);
@@ -199,18 +212,38 @@ static bool take_run(struct record_reader *rd, bool framed, struct gfn_run *prev
 	       out->pfn <= TREE_PAGES - out->count;
 }
 
-static enum pw_status take_item(struct record_reader *rd, struct record_item *it)
+static bool take_op(struct record_reader *rd, struct item *it)
+{
+	unsigned char head[2];
+
+	if (!take(rd, head, 2) || head[0] >= GFN_UNSHARE_IN || head[1] > 1)
+		return false;
+	it->op = (enum gfn_op)head[0];
+	it->framed = head[1];
+	return true;
+}
+
+static bool take_arch_op(struct record_reader *rd, struct item *it)
+{
+	unsigned char framed;
+	char name[ARCH_OP_NAME_MAX];
+
+	if (!take(rd, &framed, 1) || framed > 1 || !take_text(rd, name, sizeof name))
+		return false;
+	it->framed = framed;
+	it->arch_op = arch_op_find(name, strlen(name), framed, &it->arch_law);
+	return it->arch_op;
+}
+
+static enum pw_status take_item(struct record_reader *rd, unsigned char kind, struct record_item *it)
 {
 	struct gfn_run prev = { 0 };
-	unsigned char head[2];
 	uint64_t n;
 
-	if (!take(rd, head, 2) || head[0] >= GFN_UNSHARE_IN || head[1] > 1 ||
+	if (!(kind == KIND_ARCH_ITEM ? take_arch_op(rd, &it->item) : take_op(rd, &it->item)) ||
 	    !take(rd, it->host.b, sizeof it->host.b) || !take(rd, it->item.vm.b, sizeof it->item.vm.b) ||
 	    !take_text(rd, rd->actor, sizeof rd->actor))
 		return PW_STORAGE;
-	it->item.op = (enum gfn_op)head[0];
-	it->item.framed = head[1];
 	it->actor = rd->actor;
 	it->item.pool = rd->pool;
 	if (it->item.framed && !take_text(rd, rd->pool, sizeof rd->pool))
@@ -253,9 +286,9 @@ enum pw_status record_next(struct record_reader *rd, struct record *out, struct 
 	if (rd->at == rd->row->size)
 		return PW_NOT_FOUND;
 	*out = (struct record){ .revision = rd->revision, .time_ms = rd->row->time_ms };
-	if (take(rd, &kind, 1) && kind == KIND_ITEM) {
+	if (take(rd, &kind, 1) && (kind == KIND_ITEM || kind == KIND_ARCH_ITEM)) {
 		out->is_item = true;
-		st = take_item(rd, &out->item);
+		st = take_item(rd, kind, &out->item);
 	} else if (kind == KIND_EVENT) {
 		st = take_event(rd, out);
 	}
@@ -271,14 +304,14 @@ enum pw_status record_next(struct record_reader *rd, struct record *out, struct 
 
 static void write_item(struct jsonw *w, const struct record_item *it)
 {
-	char type[32] = "gfn.";
+	char type[ARCH_OP_NAME_MAX + 4] = "gfn.";
 
-	memccpy(type + 4, gfn_op_name(it->item.op), 0, sizeof type - 5);
+	memccpy(type + 4, item_op_name(&it->item), 0, sizeof type - 5);
 	jsonw_m_str(w, "type", type);
 	jsonw_m_uuid(w, "host", &it->host);
 	jsonw_m_uuid(w, "vm", &it->item.vm);
 	jsonw_m_str(w, "actor", it->actor);
-	jsonw_m_str(w, "op", gfn_op_name(it->item.op));
+	jsonw_m_str(w, "op", item_op_name(&it->item));
 	if (it->item.run_count == 1) {
 		jsonw_m_u64(w, "gfn", it->item.runs[0].gfn);
 		jsonw_m_u64(w, "count", it->item.runs[0].count);

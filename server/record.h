@@ -2,7 +2,8 @@
  *
  * What a journal row holds: records, one a revision, in the order in which they were decided. Two kinds:
  *
- *   item   an accepted transition item, in a compact binary form (it may name 65536 runs)
+ *   item   an accepted transition item, in a compact binary form (it may name 65536 runs); an architecture's
+ *          operation by its name
  *   event  anything else, as the JSON object that the event feed shows; what redoing it needs is in it
  *
  * Also how a record looks in the feed: {"revision","time", then the event's own members}.

@@ -268,6 +268,26 @@ static enum pw_problem redo_token_deleted(struct redo *d)
 	return PROBLEM_NONE;
 }
 
+static enum pw_problem redo_vcpu(struct redo *d)
+{
+	struct vcpu_kept kept = { .exit = jsonr_str(d->json, "exit"),
+				  .time_ms = d->rec->time_ms,
+				  .revision = d->rec->revision };
+	size_t len;
+	char *items = jsonr_text(d->json, "items", &len);
+	enum pw_problem p;
+
+	kept.items = items;
+	if (!d->vm || !kept.exit || !items || !jsonr_u64(d->json, "vcpu", &kept.vcpu)) {
+		free(items);
+		return bad(d, "no such VM, or no vCPU, exit or items");
+	}
+	d->vm->revision = d->rec->revision;
+	p = vcpu_load(d->sv, d->vm, &kept, &d->why);
+	free(items);
+	return p;
+}
+
 static enum pw_problem redo_nothing(struct redo *d)
 {
 	return PROBLEM_NONE;
@@ -298,6 +318,7 @@ static const struct {
 	{ "operation.cancelled", redo_operation },
 	{ "token.created", redo_token_created },
 	{ "token.deleted", redo_token_deleted },
+	{ "vcpu.exit", redo_vcpu },
 	{ "violation", redo_nothing },
 };
 

@@ -67,6 +67,7 @@ struct request {
 	/* For whoever has parked it. */
 	struct request *next;        /* a link in one queue at a time */
 	int64_t deadline_ms;         /* monotonic; long polls. 0: not decided yet */
+	uint64_t registration;       /* host_operations: the host's that it began under. 0: not decided yet */
 	bool resumed;                /* the handler is called again after a wait */
 	void *job;                   /* the writer's: what to do (freed by whoever takes it off the request) */
 	void (*job_free)(void *job); /* called when the request ends with job still set */

@@ -7,6 +7,7 @@
 #define ADMIN   ROLE_BIT(ROLE_ADMIN)
 #define OPERATE (ADMIN | ROLE_BIT(ROLE_OPERATOR))
 #define AGENT   (ADMIN | ROLE_BIT(ROLE_AGENT)) /* an agent: of that host alone */
+#define HOLDER  ROLE_BIT(ROLE_AGENT)           /* the agent of that host, nobody else */
 #define VM_WORK (OPERATE | ROLE_BIT(ROLE_AGENT))
 
 /* clang-format off */
@@ -38,6 +39,8 @@ const struct route routes[] = {
 	{ "PUT",    "/v1/vms/{vm}/slots/{slot}",           VM_WORK,   handle_change,   slot_prepare, slot_put_act },
 	{ "DELETE", "/v1/vms/{vm}/slots/{slot}",           VM_WORK,   handle_change,   NULL, slot_delete_act },
 	{ "POST",   "/v1/vms/{vm}/lifecycle",              AGENT,     handle_change,   lifecycle_prepare, lifecycle_act },
+	{ "GET",    "/v1/vms/{vm}/vcpus/{n}",              EVERYBODY, handle_read,     NULL, vcpu_get },
+	{ "PUT",    "/v1/vms/{vm}/vcpus/{n}",              HOLDER,    handle_change,   vcpu_prepare, vcpu_put_act },
 	{ "GET",    "/v1/vms/{vm}/map",                    EVERYBODY, handle_read,     NULL, vm_map },
 	{ "GET",    "/v1/vms/{vm}/digests",                EVERYBODY, handle_read,     NULL, vm_digests },
 	{ "GET",    "/v1/vms/{vm}/history",                EVERYBODY, vm_history,      NULL, history_missing_act },

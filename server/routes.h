@@ -49,6 +49,11 @@ void vm_gfns(struct service *sv, struct request *r);
 void vm_map(struct service *sv, struct request *r);
 void vm_digests(struct service *sv, struct request *r);
 
+/* vcpus.c */
+void vcpu_get(struct service *sv, struct request *r);
+bool vcpu_prepare(struct service *sv, struct request *r);
+void vcpu_put_act(struct service *sv, struct request *r);
+
 /* transitions.c */
 bool transitions_prepare(struct service *sv, struct request *r);
 void transitions_act(struct service *sv, struct request *r);

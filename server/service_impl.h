@@ -46,13 +46,14 @@ struct host_note {
 	_Atomic int64_t last_seen_ms; /* UTC, for people */
 	_Atomic int64_t last_beat_ms; /* monotonic, for the lease */
 	bool unreachable;             /* said so in the feed */
+	uint64_t registrations;       /* since this server started */
 };
 
 struct quarantine_note {     /* why and when, for the list; the ledger knows which frames */
 	struct pw_uuid host; /* nil: shared */
 	char pool[POOL_NAME_MAX];
 	uint64_t pfn, count;
-	char reason[CODEC_NAME_MAX];
+	char reason[CODEC_REASON_MAX];
 	int64_t time_ms;
 };
 
@@ -68,6 +69,7 @@ struct service {
 	struct pw_mem mem;
 	struct ledger *ledger;
 	struct index operations, tokens;
+	struct index vcpus;        /* of protected VMs: vcpus.c */
 	struct operation **active; /* pending and running ones, oldest first */
 	size_t active_count, active_capacity;
 	struct quarantine_note *quarantine; /* in order of pool, host and PFN; disjoint */
@@ -243,6 +245,24 @@ enum pw_problem do_pool(struct service *sv, const char *name, const struct pool_
 enum pw_problem do_vm(struct service *sv, const struct pw_uuid *id, const struct vm_body *b, struct vm **out,
 		      struct refusal *why) PW_MUST_CHECK;
 enum pw_problem do_vm_delete(struct service *sv, struct vm *vm, struct refusal *why) PW_MUST_CHECK;
+
+/* vcpus.c: one vCPU's report as journal and picture keep it; `items` is JSON. Undoable. */
+struct vcpu_kept {
+	uint64_t vcpu;
+	const char *exit, *items;
+	int64_t time_ms;
+	uint64_t revision;
+};
+enum pw_problem vcpu_load(struct service *sv, struct vm *vm, const struct vcpu_kept *kept,
+			  struct refusal *why) PW_MUST_CHECK;
+/* The i-th of a VM. False: past the end. out->items is *items, heap, the caller's; NULL if there was no memory. */
+bool vcpu_next(const struct service *sv, const struct vm *vm, size_t i, struct vcpu_kept *out,
+	       char **items) PW_MUST_CHECK;
+/* The VM goes; so many bytes of undo must have been reserved. */
+void vcpus_forget(struct service *sv, const struct pw_uuid *vm);
+size_t vcpus_undo_bytes(void);
+int vcpus_compare(const void *key, const void *item);
+void vcpus_release(struct service *sv);
 
 struct operation *operation_find(const struct service *sv, const struct pw_uuid *id);
 int operation_compare(const void *key, const void *item);

@@ -9,13 +9,27 @@
 
 DECODE_JOB(transitions)
 
+/* What an architecture did is for the host's agent to say, which sees its hardware. */
+static bool may_say_so(struct request *r)
+{
+	const struct transitions_body *b = &((struct transitions_job *)r->job)->b;
+
+	for (size_t i = 0; r->who.role != ROLE_AGENT && i < b->count; i++)
+		if (b->items[i].arch_op) {
+			answer_problem(r, PROBLEM_FORBIDDEN, "items/%zu: %s is for the agent of the host alone", i,
+				       item_op_name(&b->items[i]));
+			return false;
+		}
+	return true;
+}
+
 bool transitions_prepare(struct service *sv, struct request *r)
 {
 	struct pw_uuid id;
 
 	if (!arg_uuid(r, 0, PROBLEM_HOST_NOT_FOUND, &id) || !may_act_for(r, &id))
 		return false;
-	return query_known(r, no_query) && prepare_transitions(sv, r);
+	return query_known(r, no_query) && prepare_transitions(sv, r) && may_say_so(r);
 }
 
 /* Numbered batches: the answer to the last one of each agent is kept, under the scope of its host. */

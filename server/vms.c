@@ -268,9 +268,11 @@ enum pw_problem do_vm_delete(struct service *sv, struct vm *vm, struct refusal *
 	struct pw_uuid id = vm->id;
 	enum pw_problem p;
 
-	if (undo_reserve(ledger_undo(sv->ledger), 2 * UNDO_RECORD(sizeof id)) != PW_OK)
+	if (undo_reserve(ledger_undo(sv->ledger), 2 * UNDO_RECORD(sizeof id) + vcpus_undo_bytes()) != PW_OK)
 		return refuse(why, PROBLEM_NO_MEMORY, "out of memory while deleting the VM");
 	p = ledger_vm_delete(sv->ledger, vm, why);
+	if (p == PROBLEM_NONE)
+		vcpus_forget(sv, &id);
 	if (p == PROBLEM_NONE && note_deleted(&sv->deleted_vms, &sv->deleted_vm_count, &id, &sv->repaint))
 		undo_push(ledger_undo(sv->ledger), &noted, sv, NULL, 0);
 	return p;
@@ -468,6 +470,8 @@ static void write_gfns(struct jsonw *w, const struct gfn_view *g)
 	jsonw_m_u64(w, "count", g->count);
 	jsonw_m_str(w, "state", gfn_state_name(g->state));
 	jsonw_m_bool(w, "resident", g->state == GFN_SECURE_RESIDENT);
+	if (g->arch_state)
+		jsonw_m_str(w, "arch_state", g->arch_state);
 	if (g->pool) {
 		jsonw_key(w, "frame");
 		jsonw_open(w, '{');

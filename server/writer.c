@@ -225,6 +225,8 @@ static void violation_members(struct jsonw *w, const struct request *r, const st
 		jsonw_m_uuid(w, "host", &h->id);
 	if (vm)
 		jsonw_m_uuid(w, "vm", vm);
+	if (why->op)
+		jsonw_m_str(w, "op", why->op);
 	jsonw_key(w, "problem");
 	problem_write(w, why, r ? r->id : NULL, PROBLEM_CLOSED);
 }

@@ -3,7 +3,7 @@
 #include "store/extent.h"
 #include "store/inner.h"
 
-enum { REVISION, HOST, POOL, ATTACHMENT, VM, SLOT, QUARANTINE, EXTENT, OPERATION, TOKEN };
+enum { REVISION, HOST, POOL, ATTACHMENT, VM, SLOT, VCPU, QUARANTINE, EXTENT, OPERATION, TOKEN };
 static const char *const text[] = {
 	[REVISION] = "SELECT revision FROM meta",
 	[HOST] =
@@ -14,8 +14,10 @@ static const char *const text[] = {
 	[VM] = "SELECT id, host, name, arch, state, epoch, shared_bit, revision FROM vm ORDER BY number",
 	[SLOT] = "SELECT v.id, s.slot, s.base_gfn, s.pages FROM vm v CROSS JOIN slot s ON s.vm = v.number"
 		 " ORDER BY v.number, s.slot",
+	[VCPU] = "SELECT v.id, c.vcpu, c.exit, c.items, c.time_ms, c.revision FROM vm v CROSS JOIN vcpu_exit c"
+		 " ON c.vm = v.number ORDER BY v.number, c.vcpu",
 	[QUARANTINE] = "SELECT host, pool, pfn, count, reason, time_ms FROM quarantine ORDER BY id",
-	[EXTENT] = "SELECT v.id, e.gfn, e.count, e.state, e.resident, e.pool_place, e.pfn, e.arch_bits"
+	[EXTENT] = "SELECT v.id, e.gfn, e.count, e.state, e.resident, e.pool_place, e.pfn, e.arch_state"
 		   " FROM vm v CROSS JOIN gfn_extent e ON e.vm = v.number ORDER BY v.number, e.gfn",
 	[OPERATION] = "SELECT id, vm, host, kind, state, params, problem, host_epoch, created_ms, started_ms,"
 		      " finished_ms, revision FROM operation ORDER BY number",
@@ -107,6 +109,21 @@ static enum pw_status load_slot(struct query *q, const struct picture_reader *r,
 	return st == PW_OK ? r->slot(r->ctx, &s, err) : st;
 }
 
+static enum pw_status load_vcpu(struct query *q, const struct picture_reader *r, struct pw_err *err)
+{
+	struct vcpu_row c = {
+		.vm = row_uuid(q, 0),
+		.vcpu = (unsigned)row_u64(q, 1, UINT32_MAX),
+		.exit = row_text(q, 2),
+		.items = row_text(q, 3),
+		.time_ms = row_i64(q, 4),
+		.revision = row_u64(q, 5, INT64_MAX),
+	};
+	enum pw_status st = row_check(q, "vcpu_exit", err);
+
+	return st == PW_OK ? r->vcpu(r->ctx, &c, err) : st;
+}
+
 static enum pw_status load_quarantine(struct query *q, const struct picture_reader *r, struct pw_err *err)
 {
 	struct quarantine_row z = {
@@ -130,7 +147,6 @@ static enum pw_status load_extent(struct query *q, const struct picture_reader *
 		.state = row_text(q, 3),
 		.resident = row_u64(q, 4, 1),
 		.numbered = sqlite3_column_type(q->stmt, 5) != SQLITE_NULL,
-		.arch_bits = (unsigned)row_u64(q, 7, UINT32_MAX),
 	};
 	enum pw_status st;
 
@@ -139,10 +155,13 @@ static enum pw_status load_extent(struct query *q, const struct picture_reader *
 		c.pool_place = (unsigned)row_u64(q, 5, UINT32_MAX);
 		c.pfn = row_u64(q, 6, TREE_PAGES - 1);
 	}
+	if (sqlite3_column_type(q->stmt, 7) != SQLITE_NULL)
+		e.arch_state = row_text(q, 7);
 	st = row_check(q, "gfn_extent", err);
 	if (st != PW_OK)
 		return st;
-	if (!extent_join(&c, &e.entry) || !e.count || (c.resident && e.count > TREE_PAGES - c.pfn))
+	if (!extent_join(&c, &e.entry) || !(e.entry || e.arch_state) || !e.count ||
+	    (c.resident && e.count > TREE_PAGES - c.pfn))
 		return pw_fail(err, PW_STORAGE,
 			       LEDGER_FILE ": table gfn_extent: gfn %" PRIu64 ": columns that contradict", e.gfn);
 	return r->extent(r->ctx, &e, err);
@@ -241,9 +260,16 @@ enum pw_status store_load_picture(struct store *s, const struct picture_reader *
 		int which;
 		row_fn fn;
 	} tables[] = {
-		{ HOST, load_host },     { POOL, load_pool },           { ATTACHMENT, load_attachment },
-		{ VM, load_vm },         { SLOT, load_slot },           { QUARANTINE, load_quarantine },
-		{ EXTENT, load_extent }, { OPERATION, load_operation }, { TOKEN, load_token },
+		{ HOST, load_host },
+		{ POOL, load_pool },
+		{ ATTACHMENT, load_attachment },
+		{ VM, load_vm },
+		{ SLOT, load_slot },
+		{ VCPU, load_vcpu },
+		{ QUARANTINE, load_quarantine },
+		{ EXTENT, load_extent },
+		{ OPERATION, load_operation },
+		{ TOKEN, load_token },
 	};
 	uint64_t at = atomic_load(&s->painted);
 	enum pw_status st = check_meeting(s, at, err);

@@ -12,12 +12,14 @@ enum {
 	FORGET_QUARANTINE,
 	FORGET_EXTENTS,
 	FORGET_SLOTS,
+	FORGET_VCPUS,
 	FORGET_VMS,
 	FORGET_ATTACHMENTS,
 	FORGET_POOLS,
 	FORGET_HOSTS,
 	DROP_EXTENTS,
 	DROP_SLOTS,
+	DROP_VCPUS,
 	DROP_VM,
 	DROP_SPAN,
 	DROP_OPERATION,
@@ -27,6 +29,7 @@ enum {
 	PUT_ATTACHMENT,
 	PUT_VM,
 	PUT_SLOT,
+	PUT_VCPU,
 	PUT_EXTENT,
 	PUT_QUARANTINE,
 	PUT_OPERATION,
@@ -42,12 +45,14 @@ static const char *const text[] = {
 	[FORGET_QUARANTINE] = "DELETE FROM quarantine",
 	[FORGET_EXTENTS] = "DELETE FROM gfn_extent",
 	[FORGET_SLOTS] = "DELETE FROM slot",
+	[FORGET_VCPUS] = "DELETE FROM vcpu_exit",
 	[FORGET_VMS] = "DELETE FROM vm",
 	[FORGET_ATTACHMENTS] = "DELETE FROM pool_host",
 	[FORGET_POOLS] = "DELETE FROM pool",
 	[FORGET_HOSTS] = "DELETE FROM host",
 	[DROP_EXTENTS] = "DELETE FROM gfn_extent WHERE vm = " THE_VM,
 	[DROP_SLOTS] = "DELETE FROM slot WHERE vm = " THE_VM,
+	[DROP_VCPUS] = "DELETE FROM vcpu_exit WHERE vm = " THE_VM,
 	[DROP_VM] = "DELETE FROM vm WHERE id = ?",
 	[DROP_SPAN] = "DELETE FROM gfn_extent WHERE vm = ? AND gfn >= ? AND gfn < ?",
 	[DROP_OPERATION] = "DELETE FROM operation WHERE id = ?",
@@ -69,7 +74,9 @@ static const char *const text[] = {
 		   " state = excluded.state, epoch = excluded.epoch, shared_bit = excluded.shared_bit,"
 		   " revision = excluded.revision",
 	[PUT_SLOT] = "INSERT INTO slot (vm, slot, base_gfn, pages) VALUES (" THE_VM ", ?, ?, ?)",
-	[PUT_EXTENT] = "INSERT INTO gfn_extent (vm, gfn, count, state, resident, pool_place, pfn, arch_bits)"
+	[PUT_VCPU] = "INSERT INTO vcpu_exit (vm, vcpu, exit, items, time_ms, revision)"
+		     " VALUES (" THE_VM ", ?, ?, ?, ?, ?)",
+	[PUT_EXTENT] = "INSERT INTO gfn_extent (vm, gfn, count, state, resident, pool_place, pfn, arch_state)"
 		       " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
 	[PUT_QUARANTINE] = "INSERT INTO quarantine (host, pool, pfn, count, reason, time_ms) VALUES (?, ?, ?, ?, ?, ?)",
 	[PUT_OPERATION] = "INSERT INTO operation (id, vm, host, kind, state, params, problem, host_epoch, created_ms,"
@@ -110,7 +117,8 @@ static enum pw_status forget(struct store *s, const struct picture *p, struct pw
 	} tables[] = {
 		{ FORGET_TOKENS, true }, { FORGET_QUARANTINE, true },  { FORGET_ATTACHMENTS, true },
 		{ FORGET_POOLS, true },  { FORGET_OPERATIONS, false }, { FORGET_EXTENTS, false },
-		{ FORGET_SLOTS, false }, { FORGET_VMS, false },        { FORGET_HOSTS, false },
+		{ FORGET_SLOTS, false }, { FORGET_VCPUS, false },      { FORGET_VMS, false },
+		{ FORGET_HOSTS, false },
 	};
 	enum pw_status st = PW_OK;
 
@@ -130,6 +138,8 @@ static enum pw_status drop_vms(struct store *s, const struct picture *p, struct 
 		st = run_for(s, DROP_EXTENTS, id, "dropping a VM's extents", err);
 		if (st == PW_OK)
 			st = run_for(s, DROP_SLOTS, id, "dropping a VM's slots", err);
+		if (st == PW_OK)
+			st = run_for(s, DROP_VCPUS, id, "dropping a VM's vCPUs", err);
 		if (st == PW_OK)
 			st = run_for(s, DROP_VM, id, "dropping a VM", err);
 	}
@@ -214,6 +224,8 @@ static enum pw_status put_vms(struct store *s, const struct picture *p, struct p
 		st = query_run(&q, "saving a VM", err);
 		if (st == PW_OK)
 			st = run_for(s, DROP_SLOTS, &r->id, "dropping a VM's slots", err);
+		if (st == PW_OK)
+			st = run_for(s, DROP_VCPUS, &r->id, "dropping a VM's vCPUs", err);
 	}
 	return st;
 }
@@ -230,6 +242,24 @@ static enum pw_status put_slots(struct store *s, const struct picture *p, struct
 		bind_u64(&q, r->slot.base);
 		bind_u64(&q, r->slot.pages);
 		st = query_run(&q, "saving a slot", err);
+	}
+	return st;
+}
+
+static enum pw_status put_vcpus(struct store *s, const struct picture *p, struct pw_err *err)
+{
+	enum pw_status st = PW_OK;
+
+	for (const struct vcpu_row *r = p->vcpus; st == PW_OK && r < p->vcpus + p->vcpu_count; r++) {
+		struct query q = query_begin(&s->save, PUT_VCPU);
+
+		bind_uuid(&q, &r->vm);
+		bind_u64(&q, r->vcpu);
+		bind_text(&q, r->exit);
+		bind_text(&q, r->items);
+		bind_i64(&q, r->time_ms);
+		bind_u64(&q, r->revision);
+		st = query_run(&q, "saving a vCPU", err);
 	}
 	return st;
 }
@@ -269,6 +299,9 @@ static enum pw_status put_extent(struct store *s, uint64_t vm, const struct exte
 
 	if (st != PW_OK)
 		return st;
+	if (!(r->entry & GFN_ENTRY_ARCH_ANY) != !r->arch_state)
+		return pw_fail(err, PW_INVALID, "picture: the entry of GFN %" PRIu64 " and its arch_state contradict",
+			       r->gfn);
 	q = query_begin(&s->save, PUT_EXTENT);
 	bind_u64(&q, vm);
 	bind_u64(&q, r->gfn);
@@ -282,7 +315,10 @@ static enum pw_status put_extent(struct store *s, uint64_t vm, const struct exte
 		bind_null(&q);
 		bind_null(&q);
 	}
-	bind_u64(&q, c.arch_bits);
+	if (r->arch_state)
+		bind_text(&q, r->arch_state);
+	else
+		bind_null(&q);
 	return query_run(&q, "saving an extent", err);
 }
 
@@ -381,8 +417,8 @@ static enum pw_status put_revision(struct store *s, const struct picture *p, str
 enum pw_status store_save_picture(struct store *s, const struct picture *p, struct pw_err *err)
 {
 	static enum pw_status (*const parts[])(struct store *, const struct picture *, struct pw_err *) = {
-		forget,    drop_vms,    put_hosts,      put_pools,      put_attachments, put_vms,
-		put_slots, put_extents, put_quarantine, put_operations, put_tokens,      put_revision,
+		forget,    drop_vms,    put_hosts,      put_pools,      put_attachments, put_vms,      put_slots,
+		put_vcpus, put_extents, put_quarantine, put_operations, put_tokens,      put_revision,
 	};
 	enum pw_status st;
 

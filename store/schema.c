@@ -154,6 +154,28 @@ static const char *const ledger_steps[] = {
 	/* Said to be out of reach in the feed. */
 	"ALTER TABLE host ADD COLUMN unreachable INTEGER NOT NULL DEFAULT 0 CHECK (unreachable IN (0, 1));"
 	"PRAGMA user_version = 2;",
+	/* The architecture's state by name in place of a number that nobody had set yet. */
+	"ALTER TABLE gfn_extent DROP COLUMN arch_bits;"
+	"ALTER TABLE gfn_extent ADD COLUMN arch_state TEXT CHECK (length(arch_state) > 0);" /* NULL: at rest, or none */
+	"DROP VIEW gfn_map;"
+	"CREATE VIEW gfn_map AS"
+	" SELECT v.id AS vm, v.name AS vm_name, v.host AS host, e.gfn, e.count, e.state, e.resident,"
+	"  CASE WHEN NOT e.resident THEN NULL WHEN e.pool_place = 0 THEN 'local' ELSE p.pool END AS pool, e.pfn,"
+	"  v.arch, e.arch_state"
+	" FROM gfn_extent e JOIN vm v ON v.number = e.vm"
+	" LEFT JOIN pool_host p ON p.host = v.host AND p.place = e.pool_place;"
+	"PRAGMA user_version = 3;",
+	/* What the host saw of a protected vCPU at its last exit. */
+	"CREATE TABLE vcpu_exit ("
+	" vm INTEGER NOT NULL REFERENCES vm (number),"
+	" vcpu INTEGER NOT NULL CHECK (vcpu >= 0),"
+	" exit TEXT NOT NULL,"
+	" items TEXT NOT NULL," /* JSON: name and value of each that the exit shows */
+	" time_ms INTEGER NOT NULL,"
+	" revision INTEGER NOT NULL CHECK (revision >= 0),"
+	" PRIMARY KEY (vm, vcpu)"
+	") STRICT, WITHOUT ROWID;"
+	"PRAGMA user_version = 4;",
 };
 
 static const struct {

@@ -147,10 +147,20 @@ struct slot_row {
 	struct pw_uuid vm;
 	struct slot slot;
 };
+struct vcpu_row { /* what the host saw of a protected vCPU */
+	struct pw_uuid vm;
+	unsigned vcpu;
+	const char *exit, *items; /* items: JSON */
+	int64_t time_ms;
+	uint64_t revision;
+};
 struct extent_row {
 	struct pw_uuid vm;
 	uint64_t gfn, count;
-	uint64_t entry; /* as in the VM's tree; 0: a span whose rows are void, written before the rows inside it */
+	/* As in the VM's tree; 0: a span whose rows are void, written before the rows inside it. Loading leaves out
+	 * GFN_ENTRY_ARCH, for which arch_state is there. */
+	uint64_t entry;
+	const char *arch_state; /* the name of the architecture's state; NULL: it is at rest, or has none */
 };
 struct quarantine_row {
 	struct pw_uuid host; /* of a local pool; nil for a shared one */
@@ -192,6 +202,8 @@ struct picture {
 	size_t vm_count;
 	struct slot_row *slots; /* all slots of the VMs in vms */
 	size_t slot_count;
+	struct vcpu_row *vcpus; /* all of the VMs in vms */
+	size_t vcpu_count;
 	struct pw_uuid *deleted_vms; /* with their slots and extents; applied before vms */
 	size_t deleted_vm_count;
 	struct extent_row *extents; /* in order: span, its runs, span, its runs ... */
@@ -220,6 +232,7 @@ struct picture_reader {
 	enum pw_status (*attachment)(void *ctx, const struct attachment_row *r, struct pw_err *err);
 	enum pw_status (*vm)(void *ctx, const struct vm_row *r, struct pw_err *err);
 	enum pw_status (*slot)(void *ctx, const struct slot_row *r, struct pw_err *err);
+	enum pw_status (*vcpu)(void *ctx, const struct vcpu_row *r, struct pw_err *err);
 	enum pw_status (*quarantine)(void *ctx, const struct quarantine_row *r, struct pw_err *err);
 	enum pw_status (*extent)(void *ctx, const struct extent_row *r, struct pw_err *err);
 	enum pw_status (*operation)(void *ctx, const struct operation_row *r, struct pw_err *err);

@@ -67,6 +67,9 @@ static const struct {
 	{ take_token, "{\"role\":\"agent\",\"host\":" ID ",\"name\":\"n\"}" },
 	{ take_token, "{\"role\":\"viewer\",\"name\":\"n\"}" },
 	{ take_backup, "{\"name\":\"a-1\"}" },
+	{ take_transitions, HEAD VM "\"op\":\"snp.pvalidate\",\"gfn\":1,\"count\":2" END },
+	{ take_transitions, HEAD VM "\"op\":\"snp.rmpupdate\",\"gfns\":[1,2]" END },
+	{ take_transitions, HEAD VM "\"op\":\"snp.rmpupdate\",\"runs\":[[1,2,3]],\"pool\":\"local\"" END },
 	{ take_transitions, HEAD VM "\"op\":\"share\",\"gfn\":1,\"count\":1099511627775" END },
 	{ take_transitions, HEAD VM "\"op\":\"unshare\",\"gfn\":0,\"count\":1" END },
 	{ take_transitions, HEAD VM "\"op\":\"unshare\",\"gfns\":[1],\"pfns\":[2],\"pool\":\"local\"" END },
@@ -183,6 +186,14 @@ static const struct {
 	{ take_transitions, "{\"boot_id\":\"b\",\"epoch\":1,\"atomic\":1,\"items\":[]}", "/atomic" },
 	{ take_transitions, "{\"boot_id\":\"b\",\"epoch\":1,\"batch_seq\":-1,\"items\":[]}", "/batch_seq" },
 	{ take_transitions, HEAD VM "\"op\":\"steal\",\"gfn\":0,\"count\":1" END, "/items/0/op" },
+	{ take_transitions, HEAD VM "\"op\":\"snp.rmpsteal\",\"gfn\":0,\"count\":1" END, "/items/0/op" },
+	{ take_transitions, HEAD VM "\"op\":\"snp.\",\"gfn\":0,\"count\":1" END, "/items/0/op" },
+	{ take_transitions, HEAD VM "\"op\":\"\",\"gfn\":0,\"count\":1" END, "/items/0/op" },
+	{ take_transitions, HEAD VM "\"op\":7,\"gfn\":0,\"count\":1" END, "/items/0/op" },
+	{ take_transitions, HEAD VM "\"op\":\"pef.h_svm_page_in\",\"gfn\":0,\"count\":1" END, "/items/0/frame" },
+	{ take_transitions, HEAD VM "\"op\":\"pef.h_svm_page_in\",\"gfns\":[0]" END, "/items/0/pfns" },
+	{ take_transitions, HEAD VM "\"op\":\"snp.pvalidate\",\"runs\":[[0,1,2]],\"pool\":\"local\"" END,
+	  "/items/0/runs" },
 	{ take_transitions, HEAD VM "\"op\":\"share\"" END, "/items/0" },
 	{ take_transitions, HEAD VM "\"op\":\"share\",\"gfn\":0" END, "/items/0/count" },
 	{ take_transitions, HEAD VM "\"op\":\"share\",\"count\":1" END, "/items/0/gfn" },
@@ -350,6 +361,30 @@ Test(codec, reads_every_form_of_item)
 	codec_release(owner[1]);
 }
 
+Test(codec, finds_the_row_that_frames_or_their_absence_choose)
+{
+	static const char text[] =
+		HEAD VM "\"op\":\"snp.rmpupdate\",\"gfn\":1,\"count\":2,\"frame\":{\"pool\":\"local\",\"pfn\":3}}," VM
+			"\"op\":\"snp.rmpupdate\",\"gfns\":[7,8]}," VM "\"gfn\":1,\"count\":2,\"op\":\"share\"}," VM
+			"\"gfn\":1,\"count\":2,\"op\":\"snp.rmpupdate\"" END;
+	struct transitions_body fast, strict;
+	struct body *owner[2];
+	struct codec_fault why;
+
+	cr_assert(transitions_fast(text, sizeof text - 1, &fast, &owner[0]));
+	cr_assert(transitions_strict(text, sizeof text - 1, &strict, &owner[1], &why), "%s", why.detail);
+	cr_assert(same_body(&fast, &strict));
+	for (size_t i = 0; i < 4; i++) {
+		const struct item *it = &strict.items[i];
+
+		cr_assert_str_eq(item_op_name(it), i == 2 ? "share" : "snp.rmpupdate");
+		cr_assert_eq(it->arch_law, i == 2 ? NULL : arch_laws[ARCH_SNP]);
+		cr_assert(it->framed == (i == 0) && (i == 2 || it->arch_op->framed == it->framed));
+	}
+	codec_release(owner[0]);
+	codec_release(owner[1]);
+}
+
 Test(codec, takes_65536_items_and_no_more)
 {
 	static const char item[] = VM "\"op\":\"share\",\"gfn\":1,\"count\":1}";
@@ -395,6 +430,9 @@ static void mutate(char *text, size_t *n)
 					     "null",
 					     "1099511627776",
 					     "\"op\":\"share\",",
+					     "\"op\":\"snp.pvalidate\",",
+					     "snp.rmpupdate",
+					     "snp.swap_in",
 					     "\"count\":1,",
 					     ":",
 					     "\x01",
@@ -418,7 +456,7 @@ Test(codec, has_two_decoders_of_transitions_that_agree)
 
 	seed = 20260101;
 	for (unsigned round = 0; round < 200000; round++) {
-		size_t i = PW_ARRAY_LEN(good) - 5 + below(5), n = strlen(good[i].text);
+		size_t i = PW_ARRAY_LEN(good) - 8 + below(8), n = strlen(good[i].text);
 		char text[512], *exact;
 		enum agreement how;
 

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/codec_vcpu.h"
 #include "tests/lib/transitions_same.h"
 
 #ifndef __has_feature
@@ -60,6 +61,7 @@ TAKE(frames, codec_frames)
 TAKE(pool, codec_pool)
 TAKE(vm, codec_vm)
 TAKE(operation, codec_operation)
+TAKE(vcpu, codec_vcpu)
 
 static const struct {
 	take_fn take;
@@ -71,6 +73,8 @@ static const struct {
 	{ take_pool, "{\"base_pfn\":0,\"frames\":1,\"hosts\":[" ID "]}" },
 	{ take_vm, "{\"host\":" ID ",\"arch\":\"tdx\",\"slots\":[{\"slot\":0,\"base_gfn\":0,\"pages\":1}]}" },
 	{ take_operation, "{\"kind\":\"share\",\"params\":{\"a\":[1]}}" },
+	{ take_vcpu,
+	  "{\"boot_id\":\"b\",\"epoch\":1,\"exit\":\"HVC CPU_ON\",\"items\":{\"x0\":\"0x84000003\",\"x1\":2}}" },
 };
 
 static void sweep(take_fn take, const char *text)

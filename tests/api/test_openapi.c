@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/codec_vcpu.h"
 #include "api/problem.h"
 #include "server/request.h"
 
@@ -159,6 +160,7 @@ TAKE(frames)
 TAKE(pool)
 TAKE(vm)
 TAKE(slot)
+TAKE(vcpu)
 TAKE(lifecycle)
 TAKE(transitions)
 TAKE(operation)
@@ -179,12 +181,34 @@ static const struct {
 	{ "PUT", "/v1/pools/{pool}", take_pool },
 	{ "POST", "/v1/vms", take_vm },
 	{ "PUT", "/v1/vms/{vm}/slots/{slot}", take_slot },
+	{ "PUT", "/v1/vms/{vm}/vcpus/{n}", take_vcpu },
 	{ "POST", "/v1/vms/{vm}/lifecycle", take_lifecycle },
 	{ "POST", "/v1/vms/{vm}/operations", take_operation },
 	{ "POST", "/v1/operations/{op}/result", take_result },
 	{ "POST", "/v1/tokens", take_token },
 	{ "POST", "/v1/backups", take_backup },
 };
+
+/* The exits that may be reported are those that the document lists. */
+Test(openapi, names_the_exits_that_a_vcpu_may_have)
+{
+	json_t *doc = document(), *name;
+	json_t *schemas = json_object_get(json_object_get(doc, "components"), "schemas");
+	json_t *names = json_object_get(json_object_get(schemas, "VcpuExit"), "enum");
+	size_t i, reach = 0;
+
+	for (int e = 0; e < PKVM_EXIT_COUNT; e++)
+		reach += pkvm_exit_row((enum pkvm_exit)e)->reaches_host[PKVM_MAINLINE] ||
+			 pkvm_exit_row((enum pkvm_exit)e)->reaches_host[PKVM_ANDROID];
+	cr_expect_eq(json_array_size(names), reach);
+	json_array_foreach (names, i, name) {
+		struct codec_fault why;
+		struct vcpu_exit x;
+
+		cr_expect(vcpu_exit_read(json_string_value(name), "{}", &x, &why), "%s", json_string_value(name));
+	}
+	json_decref(doc);
+}
 
 static json_t *body_schema(json_t *doc, const char *method, const char *pattern)
 {

@@ -129,7 +129,7 @@ static void picture(struct store *s)
 	p.revision = span.newest;
 	p.extent_count = EXTENTS;
 	for (size_t i = 0; i < EXTENTS; i++)
-		e[i] = (struct extent_row){ vm.id, i * 3, 1, GFN_ENTRY_RESIDENT | (i * 7) };
+		e[i] = (struct extent_row){ vm.id, i * 3, 1, GFN_ENTRY_RESIDENT | (i * 7), NULL };
 	if (store_save_picture(s, &p, &err) != PW_OK)
 		die(&err);
 	printf("store_picture_save\t%.0f\textents/s\n", EXTENTS / (now() - start));

@@ -21,6 +21,9 @@ LIMIT = 1 << 40
 BOOT = "11111111-1111-1111-1111-111111111111"
 OTHER_BOOT = "22222222-2222-2222-2222-222222222222"
 SANITIZER_MARKS = ("Sanitizer:", "runtime error:", "Assertion `")
+# The words of a POWER guest's pages, by what the page is in the law (and whether it is resident).
+PEF_STATES = {("normal", False): "no flag", ("secure", True): "KVMPPC_GFN_UVMEM_PFN",
+              ("secure", False): "KVMPPC_GFN_MEM_PFN", ("shared", False): "KVMPPC_GFN_SHARED"}
 MEMBERS_OF_EVERY_PROBLEM = ("type", "title", "status", "detail", "retryable", "request_id")
 
 
@@ -46,6 +49,11 @@ class Answer:
 
     def __repr__(self):
         return f"{self.status} {self.raw[:600]!r}"
+
+
+def pef_run(run):
+    """A run of a PEF VM at rest, with the state that its architecture gives it."""
+    return dict(run, arch_state=PEF_STATES[run.get("state", "secure"), run.get("resident", True)])
 
 
 def slug_of(problem):

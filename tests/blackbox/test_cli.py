@@ -66,14 +66,16 @@ class Cli(Case):
         self.accepted(host.send(vm.item("page_in", 5, 4, 100)))
         owner = self.members("who-owns", host.id, "102")
         self.assertEqual((owner["vm"], owner["gfn"], owner["name"]), (vm.id, "7", "owner"))
+        self.assertEqual(owner["arch_state"], "KVMPPC_GFN_UVMEM_PFN")
         self.assertEqual(self.run_it("who-owns", host.id + "/local", "0x63").stdout, "free\n")
         self.run_it("quarantine", host.id, "add", "200", "--count", "3", "--reason", "RMP reset failed")
         self.assertEqual(self.rows("quarantine", host.id)[0][:4], ["local", "200", "3", "RMP reset failed"])
         self.assertEqual(self.run_it("who-owns", host.id, "202").stdout, "quarantined\n")
         self.run_it("quarantine", host.id, "release", "200", "--count", "3")
         self.assertEqual(self.run_it("who-owns", host.id, "202").stdout, "free\n")
-        self.assertEqual(self.rows("frames", host.id, "--pfn", "101"), [["101", "3", vm.id, "6"]])
-        self.assertEqual(self.rows("gfns", vm.id, "--gfn", "5", "--count", "4"), [["5", "4", "secure", "yes", "local", "100"]])
+        self.assertEqual(self.rows("frames", host.id, "--pfn", "101"), [["101", "3", vm.id, "6", "KVMPPC_GFN_UVMEM_PFN"]])
+        self.assertEqual(self.rows("gfns", vm.id, "--gfn", "5", "--count", "4"),
+                         [["5", "4", "secure", "yes", "local", "100", "KVMPPC_GFN_UVMEM_PFN"]])
         self.assertIn("gfn.page_in", self.run_it("history", vm.id, "6").stdout)
 
     def test_refusals_are_printed_and_exit_1(self):

@@ -1,7 +1,7 @@
 """Hosts, pools and quarantine, as the contract says."""
 import unittest
 
-from harness import BOOT, LIMIT, OTHER_BOOT, Case, Host, Vm, new_id
+from harness import BOOT, LIMIT, OTHER_BOOT, Case, Host, Vm, new_id, pef_run
 
 
 class Registration(Case):
@@ -174,11 +174,11 @@ class Frames(Case):
         self.accepted(host.send(vm.item("page_in", 0, 4, 100), vm.item("page_in", 4, 4, 104),
                                 other.item("page_in", 8, 2, 108), other.item("page_in", 20, 1, 110),
                                 vm.item("page_in", 50, 1, 99)))
-        self.assertEqual(host.frames(), [
+        self.assertEqual(host.frames(), [pef_run(run) for run in (
             {"pfn": 99, "count": 1, "vm": vm.id, "gfn": 50}, {"pfn": 100, "count": 8, "vm": vm.id, "gfn": 0},
-            {"pfn": 108, "count": 2, "vm": other.id, "gfn": 8}, {"pfn": 110, "count": 1, "vm": other.id, "gfn": 20}])
-        self.assertEqual(host.frames(103, 6), [{"pfn": 103, "count": 5, "vm": vm.id, "gfn": 3},
-                                               {"pfn": 108, "count": 1, "vm": other.id, "gfn": 8}])
+            {"pfn": 108, "count": 2, "vm": other.id, "gfn": 8}, {"pfn": 110, "count": 1, "vm": other.id, "gfn": 20})])
+        self.assertEqual(host.frames(103, 6), [pef_run({"pfn": 103, "count": 5, "vm": vm.id, "gfn": 3}),
+                                               pef_run({"pfn": 108, "count": 1, "vm": other.id, "gfn": 8})])
         self.assertEqual(host.frames(0, 99), [])
 
     def test_answers_carry_the_revision(self):
@@ -241,7 +241,7 @@ class Pools(Case):
         self.assert_problem(self.admin.put(self.path, dict(body, hosts=[])), 409, "pool-in-use")
         self.assert_ok(self.admin.put(self.path, dict(body, frames=65)))
         self.assertEqual(self.admin.get(self.path + "/frames?pfn=0&count=65")["items"],
-                         [{"pfn": 63, "count": 1, "vm": vm.id, "gfn": 0}])
+                         [pef_run({"pfn": 63, "count": 1, "vm": vm.id, "gfn": 0})])
 
     def test_names_hosts_and_roles_are_checked(self):
         a = Host(self.admin)

@@ -48,6 +48,14 @@ class Operations(Case):
         self.assertEqual([o["id"] for o in self.deliver()], ops)
         self.assertEqual(self.deliver(), [])
 
+    def test_a_poll_of_an_agent_that_is_gone_takes_nothing_from_the_next_one(self):
+        gone = self.hang_on(self.host.path + "/operations?wait=50")
+        time.sleep(0.3)
+        gone.close()
+        self.host.register()  # the next agent of the same boot
+        op = self.ask()["id"]
+        self.assertEqual([o["id"] for o in self.deliver(2)], [op])
+
     def test_a_failure_keeps_its_problem(self):
         op = self.ask()["id"]
         self.deliver()

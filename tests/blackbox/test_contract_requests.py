@@ -4,7 +4,7 @@ import os
 import stat
 import unittest
 
-from harness import LIMIT, MEMBERS_OF_EVERY_PROBLEM, Case, Client, Host, Vm, new_id, raw_exchange
+from harness import LIMIT, MEMBERS_OF_EVERY_PROBLEM, Case, Client, Host, Vm, new_id, pef_run, raw_exchange
 
 
 class Tokens(Case):
@@ -299,7 +299,7 @@ class Numbers(Case):
         host = Host(self.admin, frames=16, base=LIMIT - 16)
         vm = Vm(host, state="secure", slots=[{"slot": 0, "base_gfn": LIMIT - 16, "pages": 16}])
         self.accepted(host.send(vm.item("page_in", LIMIT - 1, 1, LIMIT - 1), vm.item("page_in", LIMIT - 16, 15, LIMIT - 16)))
-        self.assertEqual(host.frames(LIMIT - 1, 1), [{"pfn": LIMIT - 1, "count": 1, "vm": vm.id, "gfn": LIMIT - 1}])
+        self.assertEqual(host.frames(LIMIT - 1, 1), [pef_run({"pfn": LIMIT - 1, "count": 1, "vm": vm.id, "gfn": LIMIT - 1})])
         self.assertEqual(vm.page(LIMIT - 1), ("secure", True, LIMIT - 1))
 
 

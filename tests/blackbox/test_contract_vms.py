@@ -1,7 +1,7 @@
 """VMs: their lifecycle table, slots, GFN views, maps and history, as the contract says."""
 import unittest
 
-from harness import LIMIT, OTHER_BOOT, Case, Host, Vm, new_id
+from harness import LIMIT, OTHER_BOOT, Case, Host, Vm, new_id, pef_run
 
 EVENTS = ("start", "init_start", "init_done", "init_abort", "terminate")
 VM_TABLE = {  # the law; None is an error cell
@@ -172,7 +172,8 @@ class Slots(Case):
             vm = Vm(host, state=state)
             answer = self.admin.put(vm.path + "/slots/1", {"base_gfn": 10000, "pages": 16})
             self.assertIn(answer.status, (200, 201), answer)
-            self.assertEqual(vm.runs(10000, 16), [{"gfn": 10000, "count": 16, "state": wanted, "resident": False}])
+            self.assertEqual(vm.runs(10000, 16),
+                             [pef_run({"gfn": 10000, "count": 16, "state": wanted, "resident": False})])
 
     def test_the_same_again_changes_nothing_and_another_place_is_an_overlap(self):
         vm = Vm(Host(self.admin))
@@ -190,7 +191,7 @@ class Slots(Case):
         vm = Vm(host, state="secure", slots=[{"slot": 0, "base_gfn": 0, "pages": 8}, {"slot": 1, "base_gfn": 8, "pages": 8}])
         self.accepted(host.send(vm.item("page_in", 0, 8, 0), vm.item("page_in", 8, 8, 8)))
         self.assert_ok(self.admin.delete(vm.path + "/slots/1"), 204)
-        self.assertEqual(host.frames(), [{"pfn": 0, "count": 8, "vm": vm.id, "gfn": 0}])
+        self.assertEqual(host.frames(), [pef_run({"pfn": 0, "count": 8, "vm": vm.id, "gfn": 0})])
         self.assertEqual([(r["gfn"], r["count"]) for r in vm.runs()], [(0, 8)])
         self.refused(host.send(vm.item("share", 8)), "gfn-out-of-slot", gfn=8)
         self.assert_problem(self.admin.delete(vm.path + "/slots/1"), 404, "slot-not-found")
@@ -219,15 +220,16 @@ class Views(Case):
         self.accepted(host.send(vm.item("page_in", 0, 4, 100), vm.item("page_in", 4, 4, 104), vm.item("page_in", 8, 2, 300),
                                 vm.item("share", 20, 4)))
         frame = lambda pfn: {"pool": "local", "pfn": pfn}
-        self.assertEqual(vm.runs(), [
+        self.assertEqual(vm.runs(), [pef_run(run) for run in (
             {"gfn": 0, "count": 8, "state": "secure", "resident": True, "frame": frame(100)},
             {"gfn": 8, "count": 2, "state": "secure", "resident": True, "frame": frame(300)},
             {"gfn": 10, "count": 10, "state": "secure", "resident": False},
             {"gfn": 20, "count": 4, "state": "shared", "resident": False},
             {"gfn": 24, "count": 40, "state": "secure", "resident": False},
             {"gfn": 64, "count": 64, "state": "secure", "resident": False},
-            {"gfn": 1000, "count": 8, "state": "secure", "resident": False}])
-        self.assertEqual(vm.runs(2, 3), [{"gfn": 2, "count": 3, "state": "secure", "resident": True, "frame": frame(102)}])
+            {"gfn": 1000, "count": 8, "state": "secure", "resident": False})])
+        self.assertEqual(vm.runs(2, 3), [
+            pef_run({"gfn": 2, "count": 3, "state": "secure", "resident": True, "frame": frame(102)})])
         self.assertEqual(vm.runs(128, 800), [])
         self.assertEqual(len(self.admin.items(vm.path + "/gfns?limit=1")), 7)
 

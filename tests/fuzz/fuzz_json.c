@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/codec_vcpu.h"
 #include "tests/lib/transitions_same.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -32,6 +33,7 @@ FUZZ(operation)
 FUZZ(result)
 FUZZ(token)
 FUZZ(backup)
+FUZZ(vcpu)
 
 static void fuzz_transitions(const char *text, size_t len)
 {
@@ -42,8 +44,8 @@ static void fuzz_transitions(const char *text, size_t len)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static void (*const targets[])(const char *, size_t) = {
-		fuzz_host, fuzz_current,   fuzz_empty,     fuzz_frames, fuzz_pool,  fuzz_vm,
-		fuzz_slot, fuzz_lifecycle, fuzz_operation, fuzz_result, fuzz_token, fuzz_backup,
+		fuzz_host,      fuzz_current,   fuzz_empty,  fuzz_frames, fuzz_pool,   fuzz_vm,   fuzz_slot,
+		fuzz_lifecycle, fuzz_operation, fuzz_result, fuzz_token,  fuzz_backup, fuzz_vcpu,
 	};
 	char *text;
 

@@ -50,6 +50,7 @@ static void assert_same_item(const struct record_item *a, const struct record_it
 	cr_assert(pw_uuid_equal(&a->host, &b->host) && pw_uuid_equal(&a->item.vm, &b->item.vm));
 	cr_assert_str_eq(a->actor, b->actor);
 	cr_assert(a->item.op == b->item.op && a->item.framed == b->item.framed);
+	cr_assert(a->item.arch_op == b->item.arch_op && a->item.arch_law == b->item.arch_law);
 	if (a->item.framed)
 		cr_assert_str_eq(a->item.pool, b->item.pool);
 	cr_assert_eq(a->item.run_count, b->item.run_count);
@@ -115,6 +116,14 @@ static struct record_item any_item(uint64_t *state, struct gfn_run runs[RUNS_MAX
 	it.item.vm = uuid_of(state);
 	it.item.op = (enum gfn_op)(draw(state) % GFN_UNSHARE_IN);
 	it.item.framed = draw(state) % 2;
+	if (draw(state) % 2) {
+		const struct arch_law *law = arch_laws[draw(state) % ARCH_KVM];
+
+		it.item.arch_law = law;
+		it.item.arch_op = &law->ops[draw(state) % law->op_count];
+		it.item.framed = it.item.arch_op->framed;
+		it.item.op = 0;
+	}
 	it.item.run_count = 1 + draw(state) % RUNS_MAX;
 	it.item.runs = runs;
 	for (size_t i = 0; i < it.item.run_count; i++) {
@@ -184,6 +193,7 @@ static enum pw_status read_all(const void *data, size_t size)
 			continue;
 		}
 		cr_assert(it->op < GFN_UNSHARE_IN && it->run_count >= 1);
+		cr_assert(!it->arch_op == !it->arch_law && (!it->arch_op || it->arch_op->framed == it->framed));
 		for (size_t i = 0; i < it->run_count; i++) {
 			const struct gfn_run *run = &it->runs[i];
 
@@ -203,7 +213,8 @@ static void make_row(struct records *r)
 	for (int i = 0; i < 3; i++) {
 		struct record_item it = any_item(&state, runs);
 
-		it.item.framed = i != 1;
+		if (!it.item.arch_op)
+			it.item.framed = i != 1;
 		record_item(r, &it);
 		add_event(r, i ? "vm.created" : "token.created");
 	}
@@ -270,7 +281,7 @@ Test(record, noise_never_reads_past_its_end)
 		for (size_t at = 0; at < size; at++)
 			noise[at] = (char)draw(&state);
 		if (size)
-			noise[0] = (char)(1 + draw(&state) % 2);
+			noise[0] = (char)(1 + draw(&state) % 3);
 		(void)read_all(noise, size);
 		free(noise);
 	}
@@ -296,6 +307,38 @@ Test(record, the_feed_never_shows_what_is_private)
 	cr_assert_null(strstr(text, "5ec4e7"), "%s", text);
 	cr_assert_not_null(strstr(text, "\"revision\":3,"), "%s", text);
 	cr_assert_not_null(strstr(text, "\"type\":\"token.created\",\"name\":\"n\"}"), "%s", text);
+	free(text);
+}
+
+Test(record, an_operation_that_no_architecture_has_is_damage)
+{
+	const struct arch_op gone = { .name = "snp.rmpforget" };
+	const struct gfn_run run = { 1, 2, 3 };
+	const struct record_item it = {
+		.actor = "x",
+		.item = { .runs = &run, .run_count = 1, .arch_op = &gone, .arch_law = arch_laws[ARCH_SNP] }
+	};
+	struct records r = { 0 };
+
+	record_item(&r, &it);
+	cr_assert_eq(read_all(r.data, r.used), PW_STORAGE);
+	records_release(&r);
+}
+
+Test(record, the_feed_names_an_architectures_operation)
+{
+	const struct gfn_run run = { 1, 2, 3 };
+	struct record rec = { .revision = 3,
+			      .is_item = true,
+			      .item = { .actor = "x", .item = { .framed = true, .pool = "local", .runs = &run } } };
+	char *text;
+
+	rec.item.item.run_count = 1;
+	rec.item.item.arch_op = arch_op_find("snp.rmpupdate", 13, true, &rec.item.item.arch_law);
+	text = feed_of(&rec);
+	cr_assert_not_null(text);
+	cr_assert(strstr(text, "\"type\":\"gfn.snp.rmpupdate\"") && strstr(text, "\"op\":\"snp.rmpupdate\""), "%s",
+		  text);
 	free(text);
 }
 

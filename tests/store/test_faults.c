@@ -270,7 +270,7 @@ static enum pw_status paint(uint64_t revision)
 	vm.id = test_uuid(2);
 	vm.revision = host.revision = revision;
 	for (size_t i = 0; i < PW_ARRAY_LEN(extents); i++)
-		extents[i] = (struct extent_row){ vm.id, i * 2, 1, GFN_ENTRY_RESIDENT | (revision + i * 3) };
+		extents[i] = (struct extent_row){ vm.id, i * 2, 1, GFN_ENTRY_RESIDENT | (revision + i * 3), NULL };
 	return store_save_picture(d.s, &p, &err);
 }
 

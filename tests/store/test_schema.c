@@ -71,6 +71,31 @@ Test(schema, every_version_upgrades_to_the_same_newest)
 	}
 }
 
+Test(schema, pages_that_were_saved_before_architectures_had_states_are_at_rest)
+{
+	static const char rows[] =
+		"INSERT INTO host VALUES ('00000000-0000-4000-8000-000000000001', 'h', 'b', '[]', '', 1, 0, 1, 8, 0, 64,"
+		" 12, 0, 1, 0);"
+		"INSERT INTO vm VALUES (1, '00000000-0000-4000-8000-000000000002',"
+		" '00000000-0000-4000-8000-000000000001', 'v', 'snp', 'secure', 1, 0, 1);"
+		"INSERT INTO gfn_extent VALUES (1, 0, 4, 'secure', 1, 0, 7, 0), (1, 4, 1, 'shared', 0, NULL, NULL, 0);";
+	struct db db = { 0 };
+	int64_t n;
+
+	cr_assert_eq(db_open(&db, d.path, "old.db", SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, &err), PW_OK);
+	cr_assert_eq(schema_upgrade(&db, SCHEMA_LEDGER, 2, &err), PW_OK, "%s", err.msg);
+	cr_assert_eq(db_exec(&db, rows, &err), PW_OK, "%s", err.msg);
+	cr_assert_eq(schema_upgrade(&db, SCHEMA_LEDGER, schema_newest(SCHEMA_LEDGER), &err), PW_OK, "%s", err.msg);
+	cr_assert_eq(db_number(&db, "SELECT count(*) FROM gfn_extent WHERE arch_state IS NULL", &n, &err), PW_OK);
+	cr_assert_eq(n, 2);
+	cr_assert_eq(db_number(&db, "SELECT pfn FROM gfn_map WHERE arch = 'snp' AND arch_state IS NULL AND resident",
+			       &n, &err),
+		     PW_OK, "%s", err.msg);
+	cr_assert_eq(n, 7);
+	cr_assert_neq(db_exec(&db, "UPDATE gfn_extent SET arch_state = ''", &err), PW_OK);
+	db_close(&db);
+}
+
 Test(schema, newer_file_is_refused_and_left_alone)
 {
 	static const char *const files[] = { "journal.db", "ledger.db" };

@@ -20,18 +20,30 @@
 
 enum agent_standing { STANDING_APART, STANDING_REGISTERED };
 
+/* The last exit of a VM's vCPU 0 that the ledger was told of. */
+#define EXITS_TOLD_MAX 256
+struct exit_told {
+	struct pw_uuid vm;
+	uint64_t hash; /* 0: none */
+};
+
+struct arch_law;
 struct agent {
 	const struct agent_options *options; /* borrowed */
 	char *token;                         /* or NULL */
 	struct backend *backend;
 	struct backend_info info;
+	const struct arch_law *
+		law; /* by whose items the ledger is told of changes; NULL: by the law's own operations. Under `work` */
 	char host[PW_UUID_TEXT];
 	char name[128];
 	char boot_id[BOOT_ID_MAX];
 
 	pthread_mutex_t work;
-	struct seq seq;          /* of batches */
-	uint64_t stuck_reported; /* a hash of the stuck frames that are in quarantine already */
+	struct seq seq;                         /* of batches */
+	uint64_t stuck_reported;                /* a hash of the stuck frames that are in quarantine already */
+	struct exit_told exits[EXITS_TOLD_MAX]; /* exits.c */
+	bool exit_refused;                      /* the last report was, and the log says so */
 
 	pthread_mutex_t mu;
 	pthread_cond_t changed; /* CLOCK_MONOTONIC */

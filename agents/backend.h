@@ -4,9 +4,9 @@
  * around it: it reserves frames here, claims them in the ledger, and only then assigns; it takes frames away here
  * first and releases them in the ledger after. So every op is about hardware alone and knows no server.
  *
- * Every op exists in every backend and may be repeated after a lost reply: what is so already is PW_OK. A failed op
- * has undone what it changed (L6), and says in *err which page and which hardware call refused.
- * One thread at a time calls a backend, except for `wait` and `kick`.
+ * Every op but last_exit exists in every backend and may be repeated after a lost reply: what is so already is PW_OK. A
+ * failed op has undone what it changed (L6), and says in *err which page and which hardware call refused. One thread at
+ * a time calls a backend, except for `wait` and `kick`.
  */
 #ifndef PW_AGENTS_BACKEND_H
 #define PW_AGENTS_BACKEND_H
@@ -56,6 +56,17 @@ struct backend_request {
 	char detail[128];
 };
 
+/* What a vCPU's last exit showed its host: the exit's name and values of items; text is static. */
+#define BACKEND_EXIT_ITEMS_MAX 16
+struct backend_exit {
+	const char *exit;
+	size_t count;
+	struct {
+		const char *name;
+		uint64_t value;
+	} items[BACKEND_EXIT_ITEMS_MAX];
+};
+
 struct backend;
 struct backend_ops {
 	const char *name; /* as given to --backend/--arch: "pef", "kvm" */
@@ -102,6 +113,11 @@ struct backend_ops {
 	/* Frames that hardware would not give back (gfn is meaningless in the run). */
 	enum pw_status (*read_stuck)(struct backend *b, backend_run_fn fn, void *ctx, struct pw_err *err);
 
+	/* The exit of vCPU n that the host saw last, and no more of it than the host saw (L10). NULL: this hardware
+	 * has no exits to tell of. PW_NOT_FOUND: no such VM or vCPU, or it had no exit. */
+	enum pw_status (*last_exit)(struct backend *b, const struct pw_uuid *vm, unsigned vcpu,
+				    struct backend_exit *out, struct pw_err *err);
+
 	/* Waits up to timeout_ms for a guest's wish. PW_OK: *out is one. PW_BUSY: none came (or kick). Any thread. */
 	enum pw_status (*wait)(struct backend *b, unsigned timeout_ms, struct backend_request *out, struct pw_err *err);
 	void (*kick)(struct backend *b); /* makes a waiting `wait` return early; async-signal-safe not needed */
@@ -118,27 +134,30 @@ struct backend { /* embedded first in each implementation */
 struct backend_options {
 	uint64_t frames; /* size of an emulated pool; 0: the backend's default */
 	uint64_t base_pfn;
-	const char *fault; /* fault injection, e.g. "page_in:3" fail the 3rd page_in, "page_in:3:delay=200", ":crash";
-			      or NULL */
+	const char *fault; /* fault injection, for the backend to take its own part of (backend_fault_frame); or NULL */
 	const char *state; /* a file where an emulated machine keeps its state, so that it outlives its agent (the
 			      agent crashes, the hardware does not); NULL: it dies with the process */
 	uint64_t seed;
 };
+struct machine_model;
 struct backend_kind {
-	const char *backend, *arch; /* "--backend emulated --arch pef"; arch NULL: the backend has but one */
-	const char *help;
-	/* PW_NOT_FOUND: not on this machine (no /dev/kvm ...), err says what is missing */
+	const char *backend, *arch;          /* "--backend emulated --arch pef"; arch NULL: the backend has but one */
+	const struct machine_model *machine; /* the emulated machine that it is (agents/machine.h); else NULL, and: */
 	enum pw_status (*open)(const struct backend_options *o, struct backend **out, struct pw_err *err);
 };
 extern const struct backend_kind backend_kinds[]; /* backend.c; ends with backend NULL */
 
-enum pw_status backend_pef_open(const struct backend_options *o, struct backend **out,
-				struct pw_err *err) PW_MUST_CHECK;
+/* PW_NOT_FOUND: not on this machine (no /dev/kvm ...), err says what is missing. PW_INVALID: not with these options. */
+enum pw_status backend_open(const struct backend_kind *k, const struct backend_options *o, struct backend **out,
+			    struct pw_err *err) PW_MUST_CHECK;
 enum pw_status backend_kvm_open(const struct backend_options *o, struct backend **out,
 				struct pw_err *err) PW_MUST_CHECK;
 
 /* Wraps a backend and makes its n-th call of one op fail, wait or end the process (backend_faulty.c). Takes `inner`. */
 enum pw_status backend_faulty_wrap(struct backend *inner, const char *fault, struct backend **out,
 				   struct pw_err *err) PW_MUST_CHECK;
+/* The N of the fault's nth (from 0) "frame:N": the N-th frame that an emulated machine is asked to give back stays
+ * where it is. 0: there are no more (or the fault is malformed; wrapping refuses it). */
+uint64_t backend_fault_frame(const char *fault, size_t nth);
 
 #endif

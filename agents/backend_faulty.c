@@ -2,7 +2,8 @@
  * A fault is "OP:N[:fail|:delay=MS|:crash|:crash-after]": the N-th call (from 1) of the op fails with PW_BACKEND
  * without reaching hardware (so it does by default), waits before it goes on, or ends the process before or after
  * hardware was asked, with the status of a kill -9. Several, separated by commas, act in their order. An op that
- * answers nothing cannot fail.
+ * answers nothing cannot fail. "frame:N" is no op: an emulated machine itself refuses to give back the N-th frame that
+ * it is asked for (backend_fault_frame); here it does nothing.
  */
 #include "agents/backend.h"
 
@@ -46,6 +47,9 @@
 	   struct pw_err *err),                                                                                        \
 	  vm, gfn, count, fn, ctx, err)                                                                                \
 	X(read_stuck, (struct backend * b, backend_run_fn fn, void *ctx, struct pw_err *err), fn, ctx, err)            \
+	X(last_exit,                                                                                                   \
+	  (struct backend * b, const struct pw_uuid *vm, unsigned vcpu, struct backend_exit *out, struct pw_err *err), \
+	  vm, vcpu, out, err)                                                                                          \
 	X(wait, (struct backend * b, unsigned timeout_ms, struct backend_request *out, struct pw_err *err),            \
 	  timeout_ms, out, err)
 #define SILENT_OPS(X)                                                                                                  \
@@ -56,8 +60,8 @@
 
 #define ENUM_(op, params, ...) OP_##op,
 #define NAME_(op, params, ...) #op,
-enum op { OPS(ENUM_) OP_SILENT, OP_BEFORE_SILENT_ = OP_SILENT - 1, SILENT_OPS(ENUM_) OP_COUNT };
-static const char *const op_names[OP_COUNT] = { OPS(NAME_) SILENT_OPS(NAME_) };
+enum op { OPS(ENUM_) OP_SILENT, OP_BEFORE_SILENT_ = OP_SILENT - 1, SILENT_OPS(ENUM_) OP_FRAME, OP_COUNT };
+static const char *const op_names[OP_COUNT] = { OPS(NAME_) SILENT_OPS(NAME_)[OP_FRAME] = "frame" };
 
 enum effect { EFFECT_FAIL, EFFECT_DELAY, EFFECT_CRASH, EFFECT_CRASH_AFTER };
 struct fault {
@@ -234,6 +238,8 @@ static bool read_fault(const char **at, struct fault *out)
 		return false;
 	if (!read_effect(at, out) || !ends(*at))
 		return false;
+	if (out->op == OP_FRAME)
+		return out->effect == EFFECT_FAIL;
 	return out->effect != EFFECT_FAIL || out->op < OP_SILENT;
 }
 
@@ -255,12 +261,25 @@ static enum pw_status read_faults(struct faulty *f, const char *text, struct pw_
 			return pw_fail(
 				err, PW_INVALID,
 				"bad fault \"%s\": OP:N[:fail|:delay=MS|:crash|:crash-after], OP an op of backends "
-				"(page_in, share, vm_event ...)",
+				"(page_in, share, vm_event ...), or frame:N",
 				begin);
 		f->fault_count++;
 		if (*at == '\0')
 			return PW_OK;
 	}
+}
+
+uint64_t backend_fault_frame(const char *fault, size_t nth)
+{
+	for (const char *at = fault ? fault : ""; *at; at += *at == ',') {
+		struct fault t;
+
+		if (!read_fault(&at, &t))
+			return 0;
+		if (t.op == OP_FRAME && nth-- == 0)
+			return t.nth;
+	}
+	return 0;
 }
 
 enum pw_status backend_faulty_wrap(struct backend *inner, const char *fault, struct backend **out, struct pw_err *err)
@@ -283,6 +302,8 @@ enum pw_status backend_faulty_wrap(struct backend *inner, const char *fault, str
 	f->inner = inner;
 	f->ops = faulty_ops;
 	f->ops.name = inner->ops->name;
+	if (!inner->ops->last_exit)
+		f->ops.last_exit = NULL;
 	f->base.ops = &f->ops;
 	*out = &f->base;
 	return PW_OK;

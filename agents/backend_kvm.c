@@ -12,16 +12,16 @@
 #define NS_PER_S        UINT64_C(1000000000)
 #define RATE_MAX        100000u
 
-struct machine *kvm_machine_find(const struct kvm_host *h, const struct pw_uuid *id)
+struct kvm_machine *kvm_machine_find(const struct kvm_host *h, const struct pw_uuid *id)
 {
-	struct machine *m = h->machines;
+	struct kvm_machine *m = h->machines;
 
 	while (m && !pw_uuid_equal(&m->id, id))
 		m = m->next;
 	return m;
 }
 
-static enum pw_status find(struct backend *b, const struct pw_uuid *id, struct machine **out, struct pw_err *err)
+static enum pw_status find(struct backend *b, const struct pw_uuid *id, struct kvm_machine **out, struct pw_err *err)
 {
 	char text[PW_UUID_TEXT];
 
@@ -32,24 +32,24 @@ static enum pw_status find(struct backend *b, const struct pw_uuid *id, struct m
 	return pw_fail(err, PW_NOT_FOUND, "no VM %s on this host's KVM", text);
 }
 
-static void lock(struct machine *m)
+static void lock(struct kvm_machine *m)
 {
 	pthread_mutex_lock(&m->host->lock);
 }
 
-static void unlock(struct machine *m)
+static void unlock(struct kvm_machine *m)
 {
 	pthread_mutex_unlock(&m->host->lock);
 }
 
-static void park(struct machine *m)
+static void park(struct kvm_machine *m)
 {
 	lock(m);
 	vcpu_park(&m->vcpu);
 	unlock(m);
 }
 
-static void unpark(struct machine *m)
+static void unpark(struct kvm_machine *m)
 {
 	lock(m);
 	vcpu_unpark(&m->vcpu);
@@ -60,7 +60,7 @@ static void unpark(struct machine *m)
 
 static struct kvm_backing *group_find(const struct kvm_host *h, const char *group)
 {
-	for (const struct machine *m = h->machines; m; m = m->next)
+	for (const struct kvm_machine *m = h->machines; m; m = m->next)
 		for (size_t i = 0; i < m->memory_count; i++) {
 			struct kvm_backing *k = m->memory[i]->backing;
 
@@ -71,7 +71,7 @@ static struct kvm_backing *group_find(const struct kvm_host *h, const char *grou
 }
 
 /* One use of the file that is to hold `pages` for a slot; of the group's, if the slot is to be in one. */
-static enum pw_status backing_for(struct machine *m, uint64_t pages, const char *group, struct kvm_backing **out,
+static enum pw_status backing_for(struct kvm_machine *m, uint64_t pages, const char *group, struct kvm_backing **out,
 				  struct pw_err *err)
 {
 	struct kvm_backing *k = group ? group_find(m->host, group) : NULL;
@@ -87,7 +87,7 @@ static enum pw_status backing_for(struct machine *m, uint64_t pages, const char 
 	return PW_OK;
 }
 
-static enum pw_status check_slot(const struct machine *m, const struct slot *s, struct pw_err *err)
+static enum pw_status check_slot(const struct kvm_machine *m, const struct slot *s, struct pw_err *err)
 {
 	if (!s->pages || s->base >= TREE_PAGES || s->pages > TREE_PAGES - s->base)
 		return pw_fail(err, PW_INVALID, "slot %" PRIu32 " is empty or lies past 2^40", s->number);
@@ -101,8 +101,8 @@ static enum pw_status check_slot(const struct machine *m, const struct slot *s, 
 	return PW_OK;
 }
 
-static enum pw_status memory_new(struct machine *m, const struct slot *s, const char *group, struct kvm_memory **out,
-				 struct pw_err *err)
+static enum pw_status memory_new(struct kvm_machine *m, const struct slot *s, const char *group,
+				 struct kvm_memory **out, struct pw_err *err)
 {
 	struct kvm_memory *mem = calloc(1, sizeof(*mem));
 	struct kvm_backing *k = NULL;
@@ -121,7 +121,7 @@ static enum pw_status memory_new(struct machine *m, const struct slot *s, const 
 	return PW_OK;
 }
 
-static void insert(struct machine *m, struct kvm_memory *mem)
+static void insert(struct kvm_machine *m, struct kvm_memory *mem)
 {
 	size_t at = m->memory_count++;
 
@@ -130,7 +130,7 @@ static void insert(struct machine *m, struct kvm_memory *mem)
 	m->memory[at] = mem;
 }
 
-static enum pw_status hide_new(struct machine *m, struct kvm_memory *mem, struct pw_err *err)
+static enum pw_status hide_new(struct kvm_machine *m, struct kvm_memory *mem, struct pw_err *err)
 {
 	const struct slot *s = &mem->slot;
 	enum pw_status st = memory_hide(mem, 0, s->pages, err);
@@ -145,7 +145,7 @@ static enum pw_status hide_new(struct machine *m, struct kvm_memory *mem, struct
 }
 
 /* The GFNs of a new slot are normal; in a secure VM secure and out. The vCPU must be parked. */
-static enum pw_status add_slot(struct machine *m, const struct slot *s, const char *group, struct pw_err *err)
+static enum pw_status add_slot(struct kvm_machine *m, const struct slot *s, const char *group, struct pw_err *err)
 {
 	enum pw_status st = check_slot(m, s, err);
 	struct kvm_memory *mem = NULL, **grown;
@@ -177,7 +177,7 @@ static enum pw_status add_slot(struct machine *m, const struct slot *s, const ch
 static enum pw_status kvm_map_slot(struct backend *b, const struct pw_uuid *vm, const struct slot *s,
 				   struct pw_err *err)
 {
-	struct machine *m;
+	struct kvm_machine *m;
 	enum pw_status st = find(b, vm, &m, err);
 
 	if (st)
@@ -194,7 +194,7 @@ static enum pw_status kvm_map_slot(struct backend *b, const struct pw_uuid *vm, 
 	return st;
 }
 
-static enum pw_status remove_slot(struct machine *m, size_t at, struct pw_err *err)
+static enum pw_status remove_slot(struct kvm_machine *m, size_t at, struct pw_err *err)
 {
 	struct kvm_memory *mem = m->memory[at];
 	enum pw_status st = pages_drop_slot(m, mem, err);
@@ -210,7 +210,7 @@ static enum pw_status remove_slot(struct machine *m, size_t at, struct pw_err *e
 
 static enum pw_status kvm_unmap_slot(struct backend *b, const struct pw_uuid *vm, uint32_t number, struct pw_err *err)
 {
-	struct machine *m;
+	struct kvm_machine *m;
 	enum pw_status st = find(b, vm, &m, err);
 
 	for (size_t i = 0; !st && i < m->memory_count; i++)
@@ -225,7 +225,7 @@ static enum pw_status kvm_unmap_slot(struct backend *b, const struct pw_uuid *vm
 
 /* ---- VMs ---- */
 
-static void machine_free(struct machine *m)
+static void machine_free(struct kvm_machine *m)
 {
 	vcpu_stop(&m->vcpu);
 	lock(m);
@@ -244,9 +244,9 @@ static void machine_free(struct machine *m)
 	free(m);
 }
 
-static struct machine *machine_alloc(struct kvm_host *h, const struct backend_vm_spec *spec)
+static struct kvm_machine *machine_alloc(struct kvm_host *h, const struct backend_vm_spec *spec)
 {
-	struct machine *m = calloc(1, sizeof(*m));
+	struct kvm_machine *m = calloc(1, sizeof(*m));
 	unsigned rate = spec->guest_rate ? spec->guest_rate : KVM_DEFAULT_RATE;
 
 	if (!m)
@@ -268,7 +268,7 @@ static struct machine *machine_alloc(struct kvm_host *h, const struct backend_vm
 	return m;
 }
 
-static enum pw_status machine_build(struct machine *m, const struct backend_vm_spec *spec, struct pw_err *err)
+static enum pw_status machine_build(struct kvm_machine *m, const struct backend_vm_spec *spec, struct pw_err *err)
 {
 	const char *group = spec->share_backing && *spec->share_backing ? spec->share_backing : NULL;
 	enum pw_status st = kvm_vm_open(m->host->dev_fd, &m->kvm, err);
@@ -285,7 +285,7 @@ static enum pw_status machine_build(struct machine *m, const struct backend_vm_s
 static enum pw_status kvm_create_vm(struct backend *b, const struct backend_vm_spec *spec, struct pw_err *err)
 {
 	struct kvm_host *h = kvm_host_of(b);
-	struct machine *m;
+	struct kvm_machine *m;
 	enum pw_status st;
 
 	if (kvm_machine_find(h, &spec->id))
@@ -305,7 +305,7 @@ static enum pw_status kvm_create_vm(struct backend *b, const struct backend_vm_s
 	return PW_OK;
 }
 
-static enum pw_status each_slot_done(struct machine *m, struct pw_err *err)
+static enum pw_status each_slot_done(struct kvm_machine *m, struct pw_err *err)
 {
 	enum pw_status st = PW_OK;
 
@@ -318,7 +318,7 @@ static enum pw_status each_slot_done(struct machine *m, struct pw_err *err)
 }
 
 /* The guest starts anew each time its VM is launched. */
-static enum pw_status start_over(struct machine *m, struct pw_err *err)
+static enum pw_status start_over(struct kvm_machine *m, struct pw_err *err)
 {
 	enum pw_status st = guest_reset(&m->guest, &m->kvm, &m->plan, err);
 
@@ -329,7 +329,7 @@ static enum pw_status start_over(struct machine *m, struct pw_err *err)
 	return vault_init(&m->vault, err);
 }
 
-static enum pw_status back_to_normal(struct machine *m, struct pw_err *err)
+static enum pw_status back_to_normal(struct kvm_machine *m, struct pw_err *err)
 {
 	lock(m);
 	vcpu_set_runnable(&m->vcpu, false);
@@ -338,7 +338,7 @@ static enum pw_status back_to_normal(struct machine *m, struct pw_err *err)
 	return pages_reset(m, err);
 }
 
-static enum pw_status apply_event(struct machine *m, enum vm_event e, struct pw_err *err)
+static enum pw_status apply_event(struct kvm_machine *m, enum vm_event e, struct pw_err *err)
 {
 	switch (e) {
 	case VM_START: return PW_OK;
@@ -361,7 +361,7 @@ static bool is_so_already(enum vm_state s, enum vm_event e)
 static enum pw_status kvm_vm_event(struct backend *b, const struct pw_uuid *vm, enum vm_event e, struct pw_err *err)
 {
 	enum vm_state next;
-	struct machine *m;
+	struct kvm_machine *m;
 	enum pw_status st = find(b, vm, &m, err);
 
 	if (st || is_so_already(m->state, e))
@@ -379,7 +379,7 @@ static enum pw_status kvm_vm_event(struct backend *b, const struct pw_uuid *vm, 
 
 static enum pw_status kvm_run_vm(struct backend *b, const struct pw_uuid *vm, struct pw_err *err)
 {
-	struct machine *m;
+	struct kvm_machine *m;
 	enum pw_status st = find(b, vm, &m, err);
 
 	if (st)
@@ -397,8 +397,8 @@ static enum pw_status kvm_run_vm(struct backend *b, const struct pw_uuid *vm, st
 static enum pw_status kvm_destroy_vm(struct backend *b, const struct pw_uuid *vm, struct pw_err *err)
 {
 	struct kvm_host *h = kvm_host_of(b);
-	struct machine *m = kvm_machine_find(h, vm);
-	struct machine **at = &h->machines;
+	struct kvm_machine *m = kvm_machine_find(h, vm);
+	struct kvm_machine **at = &h->machines;
 
 	if (!m)
 		return PW_OK;
@@ -419,7 +419,7 @@ static enum pw_status kvm_destroy_vm(struct backend *b, const struct pw_uuid *vm
 static enum pw_status kvm_reserve(struct backend *b, const struct pw_uuid *vm, uint64_t gfn, uint64_t count,
 				  uint64_t *pfns, struct pw_err *err)
 {
-	struct machine *m;
+	struct kvm_machine *m;
 	enum pw_status st = find(b, vm, &m, err);
 
 	return st ? st : pages_reserve(m, gfn, count, pfns, err);
@@ -428,7 +428,7 @@ static enum pw_status kvm_reserve(struct backend *b, const struct pw_uuid *vm, u
 static void kvm_unreserve(struct backend *b, const struct pw_uuid *vm, uint64_t gfn, uint64_t count,
 			  const uint64_t *pfns)
 {
-	struct machine *m = kvm_machine_find(kvm_host_of(b), vm);
+	struct kvm_machine *m = kvm_machine_find(kvm_host_of(b), vm);
 
 	if (m)
 		pages_unreserve(m, gfn, count);
@@ -437,7 +437,7 @@ static void kvm_unreserve(struct backend *b, const struct pw_uuid *vm, uint64_t 
 static enum pw_status change(struct backend *b, const struct pw_uuid *vm, enum gfn_op op, uint64_t gfn, uint64_t count,
 			     const uint64_t *pfns, struct pw_err *err)
 {
-	struct machine *m;
+	struct kvm_machine *m;
 	enum pw_status st = find(b, vm, &m, err);
 
 	if (st)
@@ -476,7 +476,7 @@ static enum pw_status kvm_unshare(struct backend *b, const struct pw_uuid *vm, u
 
 static enum pw_status kvm_each_vm(struct backend *b, backend_vm_fn fn, void *ctx, struct pw_err *err)
 {
-	for (const struct machine *m = kvm_host_of(b)->machines; m; m = m->next)
+	for (const struct kvm_machine *m = kvm_host_of(b)->machines; m; m = m->next)
 		if (!fn(ctx, &m->id, m->state))
 			break;
 	return PW_OK;
@@ -485,7 +485,7 @@ static enum pw_status kvm_each_vm(struct backend *b, backend_vm_fn fn, void *ctx
 static enum pw_status kvm_read_state(struct backend *b, const struct pw_uuid *vm, uint64_t gfn, uint64_t count,
 				     backend_run_fn fn, void *ctx, struct pw_err *err)
 {
-	struct machine *m;
+	struct kvm_machine *m;
 	enum pw_status st = find(b, vm, &m, err);
 
 	return st ? st : pages_read(m, gfn, count, fn, ctx, err);
@@ -499,7 +499,7 @@ static enum pw_status kvm_read_stuck(struct backend *b, backend_run_fn fn, void 
 
 void *backend_kvm_view(struct backend *b, const struct pw_uuid *vm, uint64_t gfn)
 {
-	const struct machine *m = kvm_machine_find(kvm_host_of(b), vm);
+	const struct kvm_machine *m = kvm_machine_find(kvm_host_of(b), vm);
 	const struct kvm_memory *mem = m ? machine_memory(m, gfn, 1) : NULL;
 
 	return mem ? mem->view + (gfn - mem->slot.base) * KVM_PAGE : NULL;
@@ -509,7 +509,7 @@ enum pw_status backend_kvm_counts(struct backend *b, const struct pw_uuid *vm, s
 				  struct pw_err *err)
 {
 	const volatile struct guest_mailbox *box; /* the guest writes it */
-	struct machine *m;
+	struct kvm_machine *m;
 	enum pw_status st = find(b, vm, &m, err);
 
 	if (st)
@@ -521,7 +521,7 @@ enum pw_status backend_kvm_counts(struct backend *b, const struct pw_uuid *vm, s
 
 enum pw_status backend_kvm_set_step(struct backend *b, const struct pw_uuid *vm, uint64_t us, struct pw_err *err)
 {
-	struct machine *m;
+	struct kvm_machine *m;
 	enum pw_status st = find(b, vm, &m, err);
 
 	if (st)
@@ -654,9 +654,13 @@ static void init_locks(struct kvm_host *h)
 
 enum pw_status backend_kvm_open(const struct backend_options *o, struct backend **out, struct pw_err *err)
 {
-	struct kvm_host *h = calloc(1, sizeof(*h));
+	struct kvm_host *h;
 	enum pw_status st;
 
+	if (backend_fault_frame(o->fault, 0))
+		return pw_fail(err, PW_INVALID,
+			       "the fault frame:N is for emulated machines: KVM gives all frames back");
+	h = calloc(1, sizeof(*h));
 	if (!h)
 		return pw_fail(err, PW_NO_MEMORY, "no memory for the kvm backend");
 	h->base.ops = &ops;

@@ -75,7 +75,7 @@ json_t *batch_item(const struct item *it)
 	json_t *item;
 
 	pw_uuid_format(&it->vm, vm);
-	item = json_pack("{s:s, s:s}", "vm", vm, "op", gfn_op_name(it->op));
+	item = json_pack("{s:s, s:s}", "vm", vm, "op", item_op_name(it));
 	if (!item)
 		return NULL;
 	if ((it->run_count == 1 ? put_run(item, it) : put_runs(item, it)) == 0)

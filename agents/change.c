@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agents/ops.h"
+
 static bool is_claim(enum gfn_op op)
 {
 	return op == GFN_PAGE_IN || op == GFN_UNSHARE_IN;
@@ -28,7 +30,7 @@ static void fail(struct change *c, enum pw_status st)
 	c->moved = 0;
 }
 
-static bool add_stretch(struct change *c, uint64_t gfn, uint64_t count, enum gfn_state was)
+static bool add_stretch(struct change *c, const struct backend_run *run)
 {
 	if (c->stretch_count == c->stretch_cap) {
 		size_t cap = c->stretch_cap ? c->stretch_cap * 2 : 8;
@@ -39,8 +41,8 @@ static bool add_stretch(struct change *c, uint64_t gfn, uint64_t count, enum gfn
 		c->stretches = more;
 		c->stretch_cap = cap;
 	}
-	c->stretches[c->stretch_count++] = (struct stretch){ gfn, count, was };
-	c->moved += count;
+	c->stretches[c->stretch_count++] = (struct stretch){ run->gfn, run->count, run->state, run->arch };
+	c->moved += run->count;
 	return true;
 }
 
@@ -84,7 +86,7 @@ static bool see_run(void *ctx, const struct backend_run *run)
 		c->done = run->gfn - c->gfn;
 		return false;
 	}
-	if (add_stretch(c, run->gfn, run->count, run->state))
+	if (add_stretch(c, run))
 		return true;
 	fail(c, pw_fail(&c->trouble.err, PW_NO_MEMORY, "no memory for a change"));
 	return false;
@@ -98,6 +100,18 @@ static uint64_t claim_max(struct worker *w)
 	return frames && frames < CHANGE_PAGES ? frames : CHANGE_PAGES;
 }
 
+static const struct arch_trail *trail_of(struct worker *w, const struct change *c)
+{
+	static const struct arch_trail plain = { NULL, NULL };
+	enum vm_state state;
+	struct pw_err err;
+	bool found;
+
+	if (!w->agent->law || hardware_vm(w->agent->backend, &c->vm, &found, &state, &err) != PW_OK || !found)
+		return &plain;
+	return &w->agent->law->trails[state][c->op];
+}
+
 /* What hardware has now decides what there is to do. */
 static bool look(struct worker *w, struct change *c)
 {
@@ -109,6 +123,7 @@ static bool look(struct worker *w, struct change *c)
 	c->seen = c->gfn;
 	if (is_claim(c->op) && c->done > claim_max(w))
 		c->done = claim_max(w);
+	c->trail = trail_of(w, c);
 	st = b->ops->read_state(b, &c->vm, c->gfn, c->done, see_run, c, &c->trouble.err);
 	if (st != PW_OK)
 		fail(c, st);
@@ -291,6 +306,9 @@ static void claim_back(struct worker *w, struct change *c)
 		alog(ALOG_ERROR, "a claim could not be taken back", "%s", t.err.msg);
 		agent_want_resync(w->agent);
 	}
+	for (size_t i = 0; i < c->stretch_count; i++)
+		if (w->agent->law && c->stretches[i].arch)
+			agent_want_resync(w->agent); /* the law's own operations leave pages at rest */
 	trouble_clear(&t);
 }
 
@@ -357,20 +375,58 @@ static void finish(struct worker *w, struct change *c, const struct verdict *v)
 		finish_refused(w, c, trouble_adopt(&c->trouble, v->problem));
 }
 
-static void ask(struct worker *w, struct change **asked, size_t n)
+static struct item item_of(const struct change *c, const char *name, bool framed)
+{
+	struct item it = { .vm = c->vm,
+			   .op = c->op == GFN_UNSHARE_IN ? GFN_UNSHARE : c->op,
+			   .framed = framed,
+			   .pool = "local",
+			   .runs = c->runs,
+			   .run_count = c->run_count };
+
+	if (name)
+		it.arch_op = arch_op_find(name, strlen(name), framed, &it.arch_law);
+	return it;
+}
+
+/* Tells what hardware has done since the claims. That they stand is true already, so nothing is taken back. */
+static void tell_done(struct worker *w, struct change **asked, size_t n)
 {
 	struct item items[CHANGES_MAX];
+	struct verdict v[CHANGES_MAX];
+	struct trouble t = { 0 };
+	size_t used = 0;
+	bool refused = false;
+
+	for (size_t i = 0; i < n; i++)
+		if (asked[i]->st == PW_OK && asked[i]->trail->done)
+			items[used++] = item_of(asked[i], asked[i]->trail->done, false);
+	if (used == 0)
+		return;
+	if (batch_send(w, items, used, v, &t) == PW_OK) {
+		for (size_t i = 0; i < used && !refused; i++)
+			if (!v[i].ok) {
+				refused = true;
+				(void)!trouble_adopt(&t, v[i].problem);
+			}
+		verdicts_clear(v, used);
+	}
+	if (refused) {
+		alog(ALOG_WARNING, "the ledger keeps another state of pages than hardware", "%s", t.err.msg);
+		agent_want_resync(w->agent);
+	}
+	trouble_clear(&t);
+}
+
+static void ask(struct worker *w, struct change **asked, size_t n)
+{
+	struct item items[CHANGES_MAX] = { 0 };
 	struct verdict v[CHANGES_MAX];
 	struct trouble t = { 0 };
 	enum pw_status st;
 
 	for (size_t i = 0; i < n; i++)
-		items[i] = (struct item){ .vm = asked[i]->vm,
-					  .op = asked[i]->op == GFN_UNSHARE_IN ? GFN_UNSHARE : asked[i]->op,
-					  .framed = is_claim(asked[i]->op),
-					  .pool = "local",
-					  .runs = asked[i]->runs,
-					  .run_count = asked[i]->run_count };
+		items[i] = item_of(asked[i], asked[i]->trail->item, is_claim(asked[i]->op));
 	st = batch_send(w, items, n, v, &t);
 	for (size_t i = 0; i < n; i++) {
 		if (st == PW_OK) {
@@ -380,8 +436,10 @@ static void ask(struct worker *w, struct change **asked, size_t n)
 		asked[i]->trouble.err = t.err;
 		finish_refused(w, asked[i], st);
 	}
-	if (st == PW_OK)
+	if (st == PW_OK) {
 		verdicts_clear(v, n);
+		tell_done(w, asked, n);
+	}
 	trouble_clear(&t);
 }
 

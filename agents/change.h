@@ -2,15 +2,18 @@
  *
  * One change of one range of GFNs, on hardware and in the ledger together, under L5 and L6: what claims frames is
  * reserved, claimed, then assigned; what gives frames up is done on hardware first. Several changes share a batch.
+ * Where the architecture has items of its own (arch_law.trails), the ledger is told by these.
  */
 #ifndef PW_AGENTS_CHANGE_H
 #define PW_AGENTS_CHANGE_H
 #include "agents/batch.h"
+#include "engine/arch/law.h"
 
 /* A run of pages and what they were before. */
 struct stretch {
 	uint64_t gfn, count;
 	enum gfn_state was;
+	unsigned arch; /* as in struct backend_run */
 };
 
 struct change {
@@ -28,6 +31,7 @@ struct change {
 	size_t stretch_count, stretch_cap;
 
 	/* Its own. */
+	const struct arch_trail *trail; /* how it is told to the ledger */
 	struct gfn_run *runs;
 	size_t run_count, run_cap;
 	uint64_t *pfns; /* [done], of the stretches */

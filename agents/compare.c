@@ -35,6 +35,7 @@ uint64_t resync_digest(const struct run_list *runs)
 			&(struct gfn_view){ .gfn = runs->v[i].gfn,
 					    .count = runs->v[i].count,
 					    .state = runs->v[i].state,
+					    .arch = runs->v[i].arch,
 					    .pfn = runs->v[i].state == GFN_SECURE_RESIDENT ? runs->v[i].pfn : 0 });
 	return digest;
 }
@@ -59,7 +60,7 @@ static struct backend_run run_from(const struct run_list *l, size_t *i, uint64_t
 
 static bool is_equal(const struct backend_run *a, const struct backend_run *b)
 {
-	return a->state == b->state && (a->state != GFN_SECURE_RESIDENT || a->pfn == b->pfn);
+	return a->state == b->state && a->arch == b->arch && (a->state != GFN_SECURE_RESIDENT || a->pfn == b->pfn);
 }
 
 void resync_compare(const struct run_list *ledger, const struct run_list *hardware, difference_fn fn, void *ctx)
@@ -69,7 +70,14 @@ void resync_compare(const struct run_list *ledger, const struct run_list *hardwa
 	for (uint64_t at = 0; at < TREE_PAGES && (i < ledger->n || k < hardware->n);) {
 		struct backend_run l = run_from(ledger, &i, at), h = run_from(hardware, &k, at);
 		uint64_t count = l.count < h.count ? l.count : h.count;
-		struct difference d = { at, count, l.state, h.state, l.pfn, h.pfn };
+		struct difference d = { .gfn = at,
+					.count = count,
+					.ledger = l.state,
+					.hardware = h.state,
+					.ledger_pfn = l.pfn,
+					.hardware_pfn = h.pfn,
+					.ledger_arch = l.arch,
+					.hardware_arch = h.arch };
 
 		if (!is_equal(&l, &h) && !fn(ctx, &d))
 			return;
@@ -95,9 +103,11 @@ static const struct remedy remedies[GFN_STATE_COUNT][GFN_STATE_COUNT] = {
 };
 /* clang-format on */
 
-struct remedy resync_remedy(enum gfn_state ledger, enum gfn_state hardware)
+struct remedy resync_remedy(const struct difference *d)
 {
-	return remedies[ledger][hardware];
+	if (d->ledger == d->hardware && (d->ledger != GFN_SECURE_RESIDENT || d->ledger_pfn == d->hardware_pfn))
+		return (struct remedy){ d->ledger_arch == d->hardware_arch ? REPAIR_NOTHING : REPAIR_ARCH, false };
+	return remedies[d->ledger][d->hardware];
 }
 
 #undef CRASH

@@ -16,9 +16,9 @@
 
 enum wish_state { WISH_NONE, WISH_QUEUED, WISH_DELIVERED };
 
-struct machine {
+struct kvm_machine {
 	struct kvm_host *host; /* borrowed */
-	struct machine *next;
+	struct kvm_machine *next;
 	struct pw_uuid id;
 	enum vm_state state;
 	unsigned shared_bit;
@@ -37,7 +37,7 @@ struct machine {
 
 	enum wish_state wish_state;
 	struct backend_request wish;
-	struct machine *next_wish;
+	struct kvm_machine *next_wish;
 	int64_t *answer; /* where a conversion's result goes; NULL: to nobody */
 	bool touching;   /* an MMIO exit (a touch of a page without a KVM slot) is not finished */
 	unsigned retry_ms;
@@ -57,24 +57,24 @@ struct kvm_host {
 	pthread_cond_t wished;
 	bool kicked;
 	uint64_t cookies;
-	struct machine *machines;
-	struct machine *first_wish, **last_wish;
+	struct kvm_machine *machines;
+	struct kvm_machine *first_wish, **last_wish;
 };
 
 /* kvm_pages.c. "Touch" of memory by the caller, who has parked the vCPU. */
-struct kvm_memory *machine_memory(const struct machine *m, uint64_t gfn,
+struct kvm_memory *machine_memory(const struct kvm_machine *m, uint64_t gfn,
 				  uint64_t count); /* wholly in one slot; or NULL */
-enum gfn_state machine_gfn_state(const struct machine *m, uint64_t gfn);
-enum pw_status pages_reserve(struct machine *m, uint64_t gfn, uint64_t count, uint64_t *pfns,
+enum gfn_state machine_gfn_state(const struct kvm_machine *m, uint64_t gfn);
+enum pw_status pages_reserve(struct kvm_machine *m, uint64_t gfn, uint64_t count, uint64_t *pfns,
 			     struct pw_err *err) PW_MUST_CHECK;
-void pages_unreserve(struct machine *m, uint64_t gfn, uint64_t count);
+void pages_unreserve(struct kvm_machine *m, uint64_t gfn, uint64_t count);
 /* Moves every GFN of the run as the law says for `op`; pfns only for GFN_UNSHARE_IN (which page_in is, here). */
-enum pw_status pages_change(struct machine *m, enum gfn_op op, uint64_t gfn, uint64_t count, const uint64_t *pfns,
+enum pw_status pages_change(struct kvm_machine *m, enum gfn_op op, uint64_t gfn, uint64_t count, const uint64_t *pfns,
 			    struct pw_err *err) PW_MUST_CHECK;
 /* Every GFN normal, every page and all content gone. */
-enum pw_status pages_reset(struct machine *m, struct pw_err *err) PW_MUST_CHECK;
-enum pw_status pages_drop_slot(struct machine *m, struct kvm_memory *mem, struct pw_err *err) PW_MUST_CHECK;
-enum pw_status pages_read(struct machine *m, uint64_t gfn, uint64_t count, backend_run_fn fn, void *ctx,
+enum pw_status pages_reset(struct kvm_machine *m, struct pw_err *err) PW_MUST_CHECK;
+enum pw_status pages_drop_slot(struct kvm_machine *m, struct kvm_memory *mem, struct pw_err *err) PW_MUST_CHECK;
+enum pw_status pages_read(struct kvm_machine *m, uint64_t gfn, uint64_t count, backend_run_fn fn, void *ctx,
 			  struct pw_err *err) PW_MUST_CHECK;
 
 /* kvm_wishes.c */
@@ -83,7 +83,7 @@ enum vcpu_next wishes_exited(void *machine, int error);
 enum pw_status wishes_wait(struct backend *b, unsigned timeout_ms, struct backend_request *out, struct pw_err *err);
 void wishes_kick(struct backend *b);
 void wishes_complete(struct backend *b, const struct backend_request *rq, enum pw_status st);
-void wishes_forget(struct machine *m); /* with the lock held */
+void wishes_forget(struct kvm_machine *m); /* with the lock held */
 
 static inline struct kvm_host *kvm_host_of(struct backend *b)
 {
@@ -91,6 +91,6 @@ static inline struct kvm_host *kvm_host_of(struct backend *b)
 }
 
 /* With the lock held, or from the caller's thread (which alone changes the list). NULL: unknown. */
-struct machine *kvm_machine_find(const struct kvm_host *h, const struct pw_uuid *id);
+struct kvm_machine *kvm_machine_find(const struct kvm_host *h, const struct pw_uuid *id);
 
 #endif

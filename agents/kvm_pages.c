@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct kvm_memory *machine_memory(const struct machine *m, uint64_t gfn, uint64_t count)
+struct kvm_memory *machine_memory(const struct kvm_machine *m, uint64_t gfn, uint64_t count)
 {
 	for (size_t i = 0; i < m->memory_count; i++) {
 		const struct slot *s = &m->memory[i]->slot;
@@ -23,7 +23,7 @@ static enum gfn_state state_of(uint64_t entry)
 	return entry & GFN_ENTRY_SHARED ? GFN_SHARED : GFN_NORMAL;
 }
 
-enum gfn_state machine_gfn_state(const struct machine *m, uint64_t gfn)
+enum gfn_state machine_gfn_state(const struct kvm_machine *m, uint64_t gfn)
 {
 	return state_of(tree_get(&m->pages, gfn));
 }
@@ -34,9 +34,9 @@ static bool is_hidden(enum gfn_state s)
 }
 
 /* Double assignments on purpose: does another VM use this page of the file too? Then it is not ours to free (L6). */
-static bool used_elsewhere(const struct machine *m, const struct kvm_memory *mem, uint64_t page)
+static bool used_elsewhere(const struct kvm_machine *m, const struct kvm_memory *mem, uint64_t page)
 {
-	for (const struct machine *o = m->host->machines; o; o = o->next)
+	for (const struct kvm_machine *o = m->host->machines; o; o = o->next)
 		for (size_t i = 0; o != m && i < o->memory_count; i++) {
 			const struct kvm_memory *om = o->memory[i];
 			enum gfn_state s;
@@ -50,7 +50,8 @@ static bool used_elsewhere(const struct machine *m, const struct kvm_memory *mem
 	return false;
 }
 
-static enum pw_status punch(struct machine *m, struct kvm_memory *mem, uint64_t gfn, uint64_t count, struct pw_err *err)
+static enum pw_status punch(struct kvm_machine *m, struct kvm_memory *mem, uint64_t gfn, uint64_t count,
+			    struct pw_err *err)
 {
 	const uint64_t page = gfn - mem->slot.base;
 	enum pw_status st = PW_OK;
@@ -63,7 +64,7 @@ static enum pw_status punch(struct machine *m, struct kvm_memory *mem, uint64_t 
 	return st;
 }
 
-static enum pw_status memory_for(struct machine *m, uint64_t gfn, uint64_t count, struct kvm_memory **out,
+static enum pw_status memory_for(struct kvm_machine *m, uint64_t gfn, uint64_t count, struct kvm_memory **out,
 				 struct pw_err *err)
 {
 	*out = count && count <= TREE_PAGES ? machine_memory(m, gfn, count) : NULL;
@@ -77,7 +78,7 @@ static enum pw_status memory_for(struct machine *m, uint64_t gfn, uint64_t count
 
 /* ---- reserve ---- */
 
-static enum pw_status read_frames(struct machine *m, struct kvm_memory *mem, uint64_t gfn, uint64_t count,
+static enum pw_status read_frames(struct kvm_machine *m, struct kvm_memory *mem, uint64_t gfn, uint64_t count,
 				  uint64_t *pfns, struct pw_err *err)
 {
 	struct memory_window w;
@@ -108,7 +109,7 @@ static enum pw_status fill(struct kvm_memory *mem, uint64_t gfn, uint64_t count,
 	return st;
 }
 
-enum pw_status pages_reserve(struct machine *m, uint64_t gfn, uint64_t count, uint64_t *pfns, struct pw_err *err)
+enum pw_status pages_reserve(struct kvm_machine *m, uint64_t gfn, uint64_t count, uint64_t *pfns, struct pw_err *err)
 {
 	struct kvm_memory *mem;
 	enum pw_status st = memory_for(m, gfn, count, &mem, err);
@@ -129,7 +130,7 @@ enum pw_status pages_reserve(struct machine *m, uint64_t gfn, uint64_t count, ui
 	return st;
 }
 
-void pages_unreserve(struct machine *m, uint64_t gfn, uint64_t count)
+void pages_unreserve(struct kvm_machine *m, uint64_t gfn, uint64_t count)
 {
 	struct kvm_memory *mem = machine_memory(m, gfn, count);
 	const uint64_t end = gfn + count;
@@ -150,7 +151,7 @@ struct step {
 	enum gfn_state from, to;
 };
 struct plan {
-	struct machine *m;
+	struct kvm_machine *m;
 	struct kvm_memory *mem;
 	enum gfn_op op;
 	uint64_t gfn, count;
@@ -339,7 +340,7 @@ static enum pw_status change_hiding(struct plan *p, struct pw_err *err)
 	return PW_OK;
 }
 
-static enum pw_status set_entry(struct machine *m, uint64_t gfn, uint64_t count, uint64_t entry)
+static enum pw_status set_entry(struct kvm_machine *m, uint64_t gfn, uint64_t count, uint64_t entry)
 {
 	enum pw_status st = arena_reserve(&m->host->arena);
 
@@ -452,7 +453,7 @@ fail_content:
 	return st;
 }
 
-enum pw_status pages_change(struct machine *m, enum gfn_op op, uint64_t gfn, uint64_t count, const uint64_t *pfns,
+enum pw_status pages_change(struct kvm_machine *m, enum gfn_op op, uint64_t gfn, uint64_t count, const uint64_t *pfns,
 			    struct pw_err *err)
 {
 	struct plan p = { .m = m, .op = op, .gfn = gfn, .count = count, .pfns = pfns };
@@ -472,7 +473,7 @@ enum pw_status pages_change(struct machine *m, enum gfn_op op, uint64_t gfn, uin
 
 /* ---- the whole VM ---- */
 
-enum pw_status pages_drop_slot(struct machine *m, struct kvm_memory *mem, struct pw_err *err)
+enum pw_status pages_drop_slot(struct kvm_machine *m, struct kvm_memory *mem, struct pw_err *err)
 {
 	const struct slot *s = &mem->slot;
 	enum pw_status st = layout_hide(&m->layout, s->base, s->pages, err);
@@ -486,7 +487,7 @@ enum pw_status pages_drop_slot(struct machine *m, struct kvm_memory *mem, struct
 	return punch(m, mem, s->base, s->pages, err);
 }
 
-enum pw_status pages_reset(struct machine *m, struct pw_err *err)
+enum pw_status pages_reset(struct kvm_machine *m, struct pw_err *err)
 {
 	enum pw_status st = PW_OK;
 
@@ -539,7 +540,7 @@ static void emit(struct reader *r, const struct backend_run *run)
 
 /* Resident as hardware has it: a page that is not there any more has lost its frame, and one that has moved (memfd
  * only) is read anew. */
-static enum pw_status read_resident(struct machine *m, struct kvm_memory *mem, const struct tree_run *t,
+static enum pw_status read_resident(struct kvm_machine *m, struct kvm_memory *mem, const struct tree_run *t,
 				    struct reader *r, struct pw_err *err)
 {
 	enum pw_status st = PW_OK;
@@ -564,8 +565,8 @@ static enum pw_status read_resident(struct machine *m, struct kvm_memory *mem, c
 	return st;
 }
 
-static enum pw_status read_slot(struct machine *m, struct kvm_memory *mem, uint64_t gfn, uint64_t end, struct reader *r,
-				struct pw_err *err)
+static enum pw_status read_slot(struct kvm_machine *m, struct kvm_memory *mem, uint64_t gfn, uint64_t end,
+				struct reader *r, struct pw_err *err)
 {
 	const struct slot *s = &mem->slot;
 	uint64_t at = gfn > s->base ? gfn : s->base;
@@ -589,7 +590,7 @@ static enum pw_status read_slot(struct machine *m, struct kvm_memory *mem, uint6
 	return st;
 }
 
-enum pw_status pages_read(struct machine *m, uint64_t gfn, uint64_t count, backend_run_fn fn, void *ctx,
+enum pw_status pages_read(struct kvm_machine *m, uint64_t gfn, uint64_t count, backend_run_fn fn, void *ctx,
 			  struct pw_err *err)
 {
 	struct reader r = { .fn = fn, .ctx = ctx };

@@ -14,7 +14,7 @@
 #define RETRY_LAST_MS   1000u
 #define NS_PER_MS       UINT64_C(1000000)
 
-static enum vcpu_next wish(struct machine *m, enum backend_want want, uint64_t gfn, uint64_t count)
+static enum vcpu_next wish(struct kvm_machine *m, enum backend_want want, uint64_t gfn, uint64_t count)
 {
 	struct kvm_host *h = m->host;
 
@@ -32,8 +32,8 @@ static enum vcpu_next wish(struct machine *m, enum backend_want want, uint64_t g
 }
 
 /* The guest will not run again. `why` names no content and no register (law L10). */
-static enum vcpu_next end(struct machine *m, const char *why, ...) PW_PRINTF(2, 3);
-static enum vcpu_next end(struct machine *m, const char *why, ...)
+static enum vcpu_next end(struct kvm_machine *m, const char *why, ...) PW_PRINTF(2, 3);
+static enum vcpu_next end(struct kvm_machine *m, const char *why, ...)
 {
 	va_list args;
 
@@ -47,7 +47,7 @@ static enum vcpu_next end(struct machine *m, const char *why, ...)
 	return VCPU_END;
 }
 
-static uint64_t gfn_of(const struct machine *m, uint64_t gpa)
+static uint64_t gfn_of(const struct kvm_machine *m, uint64_t gpa)
 {
 	uint64_t stolen = m->shared_bit ? UINT64_C(1) << m->shared_bit : 0;
 
@@ -55,7 +55,7 @@ static uint64_t gfn_of(const struct machine *m, uint64_t gpa)
 }
 
 /* The one way in for every conversion: doorbell, hypercall, and a fault on the other kind of page. */
-static enum vcpu_next convert(struct machine *m, uint64_t gpa, uint64_t pages, uint64_t attributes, int64_t *answer)
+static enum vcpu_next convert(struct kvm_machine *m, uint64_t gpa, uint64_t pages, uint64_t attributes, int64_t *answer)
 {
 	const uint64_t gfn = gfn_of(m, gpa);
 
@@ -69,7 +69,7 @@ static enum vcpu_next convert(struct machine *m, uint64_t gpa, uint64_t pages, u
 	return wish(m, attributes & KVM_MAP_GPA_ENCRYPTED ? WANT_UNSHARE : WANT_SHARE, gfn, pages);
 }
 
-static enum vcpu_next doorbell(struct machine *m, uint32_t index)
+static enum vcpu_next doorbell(struct kvm_machine *m, uint32_t index)
 {
 	struct guest_request *rq;
 
@@ -79,7 +79,7 @@ static enum vcpu_next doorbell(struct machine *m, uint32_t index)
 	return convert(m, rq->gpa, rq->pages, rq->attributes, &rq->ret);
 }
 
-static enum vcpu_next port(struct machine *m)
+static enum vcpu_next port(struct kvm_machine *m)
 {
 	const struct kvm_run *run = m->kvm.run;
 	uint32_t value = 0;
@@ -97,7 +97,7 @@ static enum vcpu_next port(struct machine *m)
 	}
 }
 
-static enum vcpu_next hypercall(struct machine *m)
+static enum vcpu_next hypercall(struct kvm_machine *m)
 {
 	struct kvm_run *run = m->kvm.run;
 	int64_t *answer = (int64_t *)(void *)((char *)run + offsetof(struct kvm_run, hypercall.ret));
@@ -109,7 +109,7 @@ static enum vcpu_next hypercall(struct machine *m)
 }
 
 /* A kernel with private pages reports an access of the other kind; the guest retries it when it is let in again. */
-static enum vcpu_next memory_fault(struct machine *m)
+static enum vcpu_next memory_fault(struct kvm_machine *m)
 {
 	struct {
 		uint64_t flags, gpa, size;
@@ -127,7 +127,7 @@ static enum vcpu_next memory_fault(struct machine *m)
 }
 
 /* Does in the guest's place what its instruction does: it has decoded, and waits for the data. */
-static enum vcpu_next emulate_touch(struct machine *m, uint64_t gfn)
+static enum vcpu_next emulate_touch(struct kvm_machine *m, uint64_t gfn)
 {
 	const struct kvm_memory *mem = machine_memory(m, gfn, 1);
 	struct kvm_run *run = m->kvm.run;
@@ -151,7 +151,7 @@ static enum vcpu_next emulate_touch(struct machine *m, uint64_t gfn)
 	return VCPU_GO;
 }
 
-static enum vcpu_next touch(struct machine *m)
+static enum vcpu_next touch(struct kvm_machine *m)
 {
 	const uint64_t gfn = gfn_of(m, m->kvm.run->mmio.phys_addr);
 
@@ -165,14 +165,14 @@ static enum vcpu_next touch(struct machine *m)
 
 enum vcpu_next wishes_before(void *machine)
 {
-	struct machine *m = machine;
+	struct kvm_machine *m = machine;
 
 	return m->touching ? touch(m) : VCPU_GO;
 }
 
 enum vcpu_next wishes_exited(void *machine, int error)
 {
-	struct machine *m = machine;
+	struct kvm_machine *m = machine;
 	const uint32_t reason = m->kvm.run->exit_reason;
 
 	if (error == EINTR || error == EAGAIN)
@@ -191,9 +191,9 @@ enum vcpu_next wishes_exited(void *machine, int error)
 	}
 }
 
-static struct machine *take_wish(struct kvm_host *h)
+static struct kvm_machine *take_wish(struct kvm_host *h)
 {
-	struct machine *m = h->first_wish;
+	struct kvm_machine *m = h->first_wish;
 
 	if (!m)
 		return NULL;
@@ -204,12 +204,12 @@ static struct machine *take_wish(struct kvm_host *h)
 	return m;
 }
 
-void wishes_forget(struct machine *m)
+void wishes_forget(struct kvm_machine *m)
 {
 	struct kvm_host *h = m->host;
 
 	if (m->wish_state == WISH_QUEUED) {
-		struct machine **at = &h->first_wish;
+		struct kvm_machine **at = &h->first_wish;
 
 		while (*at != m)
 			at = &(*at)->next_wish;
@@ -230,7 +230,7 @@ enum pw_status wishes_wait(struct backend *b, unsigned timeout_ms, struct backen
 	const uint64_t until = vcpu_now_ns() + timeout_ms * NS_PER_MS;
 	const struct timespec t = { .tv_sec = (time_t)(until / (1000 * NS_PER_MS)),
 				    .tv_nsec = (long)(until % (1000 * NS_PER_MS)) };
-	struct machine *m;
+	struct kvm_machine *m;
 	int r = 0;
 
 	pthread_mutex_lock(&h->lock);
@@ -262,7 +262,7 @@ static int64_t answer_for(enum pw_status st)
 }
 
 /* A guest cannot go on without its page: it tries again, ever more slowly. */
-static void slow_down(struct machine *m)
+static void slow_down(struct kvm_machine *m)
 {
 	m->retry_ms = m->retry_ms ? m->retry_ms * 2 : RETRY_FIRST_MS;
 	if (m->retry_ms > RETRY_LAST_MS)
@@ -273,7 +273,7 @@ static void slow_down(struct machine *m)
 void wishes_complete(struct backend *b, const struct backend_request *rq, enum pw_status st)
 {
 	struct kvm_host *h = kvm_host_of(b);
-	struct machine *m;
+	struct kvm_machine *m;
 
 	pthread_mutex_lock(&h->lock);
 	m = kvm_machine_find(h, &rq->vm);

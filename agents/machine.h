@@ -12,7 +12,8 @@
  *
  * The state file is a log of the ops that succeeded (agents/machine_file.h): models are deterministic, so that doing
  * them again leads to the same machine. When it is long it is rewritten as the fewest ops that lead to what run_at
- * says. An op whose record could not be written ends the machine's use: every op says PW_STORAGE from then on.
+ * says, if there are such ops (pages whose architecture's state is not at rest have none). An op whose record could not
+ * be written ends the machine's use: every op says PW_STORAGE from then on.
  */
 #ifndef PW_AGENTS_MACHINE_H
 #define PW_AGENTS_MACHINE_H
@@ -54,7 +55,8 @@ struct machine_model {
 			       struct pw_err *err);
 	void (*close)(void *model);
 
-	/* A VM in state normal with its slots; and away with one that is normal. */
+	/* A VM in state normal with its slots; and away with one that is normal, or (when the machine is switched off)
+	 * whose end failed. Before `close` all VMs are away. */
 	enum pw_status (*vm_new)(void *model, struct machine_vm *vm, struct pw_err *err);
 	void (*vm_free)(void *model, struct machine_vm *vm);
 	/* VM_INIT_START, VM_INIT_DONE (what is still normal becomes secure and paged out), VM_INIT_ABORT, VM_TERMINATE.
@@ -76,6 +78,9 @@ struct machine_model {
 	/* Hardware's truth: the run of one state at gfn, cut at `end` (from < end, inside one slot); resident:
 	 * consecutive frames. Needs not be maximal. */
 	struct backend_run (*run_at)(const void *model, const struct machine_vm *vm, uint64_t gfn, uint64_t end);
+	/* What the host saw at the last exit of vCPU n: from its own view, never from the hypervisor's copy (L10).
+	 * False: there was none. NULL: the architecture has nothing to tell. */
+	bool (*last_exit)(const void *model, const struct machine_vm *vm, unsigned vcpu, struct backend_exit *out);
 	/* Do the model's invariants hold? For tests, and when the state file has been read. */
 	bool (*check)(const void *model, struct pw_err *err);
 };
@@ -85,7 +90,7 @@ enum pw_status machine_open(const struct machine_model *model, const struct back
 			    struct pw_err *err) PW_MUST_CHECK;
 
 /*
- * For models. How many of the next `count` frames firmware gives back or takes over before it refuses one: count, but
+ * For models. How many of the next `count` frames firmware gives back before it refuses one: count, but
  * for an injected fault ("frame:N": the N-th of all frames that were asked for back). The model then refuses that frame
  * as its firmware would. During the reading of the state file it repeats what had happened.
  */

@@ -104,11 +104,14 @@ static enum pw_status slurp(const struct machine_file *f, unsigned char **out, s
 	return PW_OK;
 }
 
-/* Reads the group at data[*at]; false if it is torn, or damaged (then *at is not near the end). */
+/* Reads the group at data[*at]; false if it is torn, or damaged (then *at is not near the end), or there is no memory
+ * (*words is NULL then). */
 static bool next_group(const unsigned char *data, size_t size, size_t *at, uint64_t **words, size_t *count)
 {
+	static uint64_t none;
 	struct frame head;
 
+	*words = &none;
 	if (size - *at < sizeof head)
 		return false;
 	memcpy(&head, data + *at, sizeof head);
@@ -141,6 +144,8 @@ static enum pw_status read_groups(struct machine_file *f, machine_group_fn fn, v
 		free(words);
 		good = at;
 	}
+	if (st == PW_OK && !words)
+		st = pw_fail(err, PW_NO_MEMORY, "no memory to read %s", f->path);
 	if (st == PW_OK && at != good && at < size)
 		st = pw_fail(err, PW_STORAGE, "%s is damaged at byte %zu", f->path, good);
 	if (st == PW_OK && good < size && ftruncate(f->fd, (off_t)good))

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agents/exits.h"
+
 #define SHARED_RUNS_MAX 1024
 #define GUEST_RATE_MAX  100000
 
@@ -86,11 +88,28 @@ static bool see_stuck(void *ctx, const struct backend_run *run)
 {
 	struct stuck *s = ctx;
 	json_t *item = json_pack("{s:s, s:I, s:I, s:s}", "pool", "local", "pfn", (json_int_t)run->pfn, "count",
-				 (json_int_t)run->count, "reason", "hardware would not give it back");
+				 (json_int_t)run->count, "reason", run->why);
 
 	s->hash = next_random(&s->hash) ^ run->pfn ^ run->count << 40;
 	s->failed |= json_array_append_new(s->items, item) != 0;
-	return !s->failed && json_array_size(s->items) < ITEM_RUNS_MAX;
+	return !s->failed;
+}
+
+static enum pw_status quarantine(struct worker *w, json_t *items, struct trouble *t)
+{
+	enum pw_status st = PW_OK;
+
+	for (size_t at = 0; at < json_array_size(items) && st == PW_OK; at += ITEM_RUNS_MAX) {
+		json_t *some = json_array();
+
+		for (size_t i = at; some && i < json_array_size(items) && i - at < ITEM_RUNS_MAX; i++)
+			if (json_array_append(some, json_array_get(items, i)))
+				return json_decref(some), pw_fail(&t->err, PW_NO_MEMORY, "no memory for stuck frames");
+		if (!some)
+			return pw_fail(&t->err, PW_NO_MEMORY, "no memory for stuck frames");
+		st = remote_quarantine(w, some, t);
+	}
+	return st;
 }
 
 enum pw_status report_stuck(struct worker *w, struct trouble *t)
@@ -110,10 +129,21 @@ enum pw_status report_stuck(struct worker *w, struct trouble *t)
 	}
 	alog(ALOG_WARNING, "frames go into quarantine", "%zu runs that hardware would not give back",
 	     json_array_size(s.items));
-	st = remote_quarantine(w, s.items, t);
+	st = quarantine(w, s.items, t);
+	json_decref(s.items);
 	if (st == PW_OK)
 		w->agent->stuck_reported = s.hash;
 	return st;
+}
+
+enum pw_status slot_there(struct backend *b, const struct pw_uuid *vm, const struct slot *s, struct pw_err *err)
+{
+	enum pw_status st = b->ops->map_slot(b, vm, s, err);
+
+	if (st != PW_CONFLICT)
+		return st;
+	st = b->ops->unmap_slot(b, vm, s->number, err); /* of another shape: the ledger has deleted that one */
+	return st == PW_OK ? b->ops->map_slot(b, vm, s, err) : st;
 }
 
 /* The end of a VM: hardware gives everything up, stuck frames are named, then the ledger releases. */
@@ -498,8 +528,8 @@ static enum pw_status check_range(struct op_run *r, const struct change *c)
 		if (c->gfn < s->base || c->gfn - s->base >= s->pages)
 			continue;
 		outside = s->base + s->pages;
-		if (c->count <= outside - c->gfn) /* the slot may be younger than the launch */
-			return r->b->ops->map_slot(r->b, &r->op->vm, s, &r->t->err);
+		if (c->count <= outside - c->gfn)
+			return slot_there(r->b, &r->op->vm, s, &r->t->err);
 	}
 	refuse(&why, PROBLEM_GFN_OUT_OF_SLOT, "GFN %" PRIu64 " is outside the slot", outside);
 	why.gfn = outside;
@@ -561,6 +591,10 @@ enum pw_status operation_run(struct worker *w, const struct operation *op, struc
 		st = hardware_vm(r.b, &op->vm, &r.on_hardware, &r.hardware, &t->err);
 	if (st == PW_OK)
 		st = table[op->kind](&r);
+	if (st == PW_OK && op->kind == OPERATION_LAUNCH)
+		exits_forget(w->agent, &op->vm);
+	if (st == PW_OK)
+		exits_report(w, &op->vm);
 	remote_vm_release(&r.vm);
 	return st;
 }

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agents/machine.h"
+
 enum option_kind { OPTION_TEXT, OPTION_NUMBER, OPTION_SWITCH, OPTION_LEVEL, OPTION_UUID };
 struct option_row {
 	const char *flag, *argument; /* argument NULL: a switch */
@@ -23,12 +25,12 @@ static const struct option_row table[] = {
 	{ "--host", "UUID", OPTION_UUID, AT(host), "PAGEWARDEN_HOST", "this host's id (default: made once, kept in DIR/host-id)" },
 	{ "--name", "TEXT", OPTION_TEXT, AT(name), NULL, "this host's name (default: the machine's)" },
 	{ "--backend", "KIND", OPTION_TEXT, AT(backend), NULL, "emulated (default) or kvm" },
-	{ "--arch", "ARCH", OPTION_TEXT, AT(arch), NULL, "which emulated machine: pef (default)" },
+	{ "--arch", "ARCH", OPTION_TEXT, AT(arch), NULL, "which emulated machine (below; default pef)" },
 	{ "--frames", "N", OPTION_NUMBER, AT(frames), NULL, "pages in the local pool (default: the backend's)" },
 	{ "--base-pfn", "N", OPTION_NUMBER, AT(base_pfn), NULL, "its first frame (default 0)" },
 	{ "--boot-id", "TEXT", OPTION_TEXT, AT(boot_id), NULL, "which boot this is (default: the kernel's; of an emulated machine, kept with its state)" },
 	{ "--state", "DIR", OPTION_TEXT, AT(state), NULL, "where identity, batch numbers and the emulated machine are kept" },
-	{ "--fault", "SPEC", OPTION_TEXT, AT(fault), NULL, "make hardware fail: OP:N[:crash|:delay=MS], e.g. page_in:3" },
+	{ "--fault", "SPEC", OPTION_TEXT, AT(fault), NULL, "make hardware fail: OP:N[:crash|:delay=MS], e.g. page_in:3; frame:N (emulated): the N-th frame asked back is kept" },
 	{ "--load", "SPEC", OPTION_TEXT, AT(load), NULL, "make load: vms=N,pages=N,rate=N,seed=N (each may be left out)" },
 	{ "--load-token-file", "FILE", OPTION_TEXT, AT(load_token_file), NULL, "an operator's token for --load (default: the agent's own)" },
 	{ "--seed", "N", OPTION_NUMBER, AT(seed), NULL, "seed of what is random in the emulated machine" },
@@ -148,6 +150,10 @@ void options_usage(FILE *to)
 		fprintf(to, "  %-24s %s", left, table[i].help);
 		fprintf(to, table[i].env ? " [$%s]\n" : "%s\n", table[i].env ? table[i].env : "");
 	}
+	fputs("\nemulated machines (--arch):\n", to);
+	for (const struct backend_kind *k = backend_kinds; k->backend; k++)
+		if (k->machine)
+			fprintf(to, "  %-6s %s\n", k->arch, k->machine->help);
 	fputs("\nexit codes:\n", to);
 #define LINE_(name, code, text) fprintf(to, "  %d  %s\n", code, text);
 	AGENT_EXITS(LINE_)

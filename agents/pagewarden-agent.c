@@ -30,7 +30,9 @@ static void forget_boot(const struct agent_options *o, const char *machine)
 static enum pw_status open_backend(const struct agent_options *o, struct backend **out, struct pw_err *err)
 {
 	char *machine = agent_machine_path(o);
-	struct backend_options bo = { .frames = o->frames, .base_pfn = o->base_pfn, .state = machine, .seed = o->seed };
+	struct backend_options bo = {
+		.frames = o->frames, .base_pfn = o->base_pfn, .fault = o->fault, .state = machine, .seed = o->seed
+	};
 	enum pw_status st = PW_INVALID;
 	const struct backend_kind *k = backend_kinds;
 
@@ -40,7 +42,7 @@ static enum pw_status open_backend(const struct agent_options *o, struct backend
 			break;
 	}
 	if (k->backend)
-		st = k->open(&bo, out, err);
+		st = backend_open(k, &bo, out, err);
 	else
 		pw_fail(err, PW_INVALID, "there is no backend %s %s", o->backend, o->arch ? o->arch : "");
 	free(machine);

@@ -296,3 +296,40 @@ enum pw_status remote_quarantine(struct worker *w, json_t *items, struct trouble
 	}
 	return post(w, path, body, t);
 }
+
+static json_t *exit_items(const struct backend_exit *x)
+{
+	json_t *items = json_object();
+	char value[19];
+	int failed = 0;
+
+	for (size_t i = 0; items && i < x->count; i++) {
+		snprintf(value, sizeof value, "0x%" PRIx64, x->items[i].value);
+		failed |= json_object_set_new(items, x->items[i].name, json_string(value));
+	}
+	if (!failed)
+		return items;
+	json_decref(items);
+	return NULL;
+}
+
+enum pw_status remote_vcpu_exit(struct worker *w, const struct pw_uuid *vm, unsigned vcpu, const struct backend_exit *x,
+				struct trouble *t)
+{
+	char path[96], text[PW_UUID_TEXT];
+	json_t *body = credentials(w->agent);
+	struct client_reply r = { 0 };
+	enum pw_status st;
+
+	pw_uuid_format(vm, text);
+	snprintf(path, sizeof path, "/v1/vms/%s/vcpus/%u", text, vcpu);
+	if (!body || json_object_set_new(body, "exit", json_string(x->exit)) != 0 ||
+	    json_object_set_new(body, "items", exit_items(x)) != 0) {
+		json_decref(body);
+		return pw_fail(&t->err, PW_NO_MEMORY, "no memory for a request");
+	}
+	st = settle(w, client_call(w->client, "PUT", path, body, NULL, 0, &r, &t->err), &r, t);
+	client_reply_release(&r);
+	json_decref(body);
+	return st;
+}

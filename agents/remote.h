@@ -47,6 +47,9 @@ enum pw_status remote_event(struct worker *w, const struct pw_uuid *vm, enum vm_
 enum pw_status remote_result(struct worker *w, const char *operation, json_t *problem, struct trouble *t) PW_MUST_CHECK;
 /* items: [{"pool","pfn","count","reason"}], consumed. */
 enum pw_status remote_quarantine(struct worker *w, json_t *items, struct trouble *t) PW_MUST_CHECK;
+/* PUT of what the host saw of a vCPU. Asked for once only: nothing depends on it. */
+enum pw_status remote_vcpu_exit(struct worker *w, const struct pw_uuid *vm, unsigned vcpu, const struct backend_exit *x,
+				struct trouble *t) PW_MUST_CHECK;
 
 bool json_u64_member(json_t *object, const char *key, uint64_t *out) PW_MUST_CHECK;
 bool json_uuid_member(json_t *object, const char *key, struct pw_uuid *out) PW_MUST_CHECK;

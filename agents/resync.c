@@ -6,6 +6,7 @@
 
 #include "agents/batch.h"
 #include "agents/ops.h"
+#include "engine/arch/law.h"
 #include "engine/digest.h"
 
 #define OTHER_POOL (TREE_PAGES << 1) /* no frame of this host's own pool */
@@ -96,6 +97,7 @@ static void count_violation(struct resync *rs, const struct pw_uuid *vm, const c
 /* Runs of one window. */
 
 struct window {
+	const struct arch_law *law; /* NULL: none */
 	struct run_list runs;
 	bool failed;
 };
@@ -103,8 +105,11 @@ struct window {
 static bool see_run(void *ctx, const struct backend_run *run)
 {
 	struct window *win = ctx;
+	struct backend_run seen = *run;
 
-	win->failed |= !run_list_add(&win->runs, run);
+	if (!win->law)
+		seen.arch = 0;
+	win->failed |= !run_list_add(&win->runs, &seen);
 	return !win->failed;
 }
 
@@ -120,7 +125,18 @@ static bool read_frame(json_t *item, struct backend_run *run)
 	return true;
 }
 
-static bool read_run(json_t *item, struct backend_run *run)
+/* The state of that name of an architecture, which projects onto the run's. */
+static unsigned read_arch(json_t *item, const struct arch_law *law, enum gfn_state is)
+{
+	const char *name = json_string_value(json_object_get(item, "arch_state"));
+
+	for (unsigned i = 0; law && name && i < law->state_count; i++)
+		if (law->states[i].is == is && strcmp(law->states[i].name, name) == 0)
+			return i == law->rest[is] ? 0 : i + 1;
+	return 0;
+}
+
+static bool read_state(json_t *item, struct backend_run *run)
 {
 	const char *state = json_string_value(json_object_get(item, "state"));
 
@@ -142,7 +158,12 @@ static bool see_item(void *ctx, json_t *item)
 	struct window *win = ctx;
 	struct backend_run run;
 
-	win->failed |= !read_run(item, &run) || !run_list_add(&win->runs, &run);
+	if (read_state(item, &run)) {
+		run.arch = read_arch(item, win->law, run.state);
+		win->failed |= !run_list_add(&win->runs, &run);
+	} else {
+		win->failed = true;
+	}
 	return !win->failed;
 }
 
@@ -177,14 +198,27 @@ struct repairs {
 	bool failed;
 };
 
+static unsigned arch_index(const struct arch_law *law, enum gfn_state s, unsigned arch)
+{
+	return arch ? arch - 1 : law->rest[s];
+}
+
+static const char *arch_text(const struct arch_law *law, enum gfn_state s, unsigned arch)
+{
+	if (law)
+		return law->states[arch_index(law, s, arch)].name;
+	return s == GFN_SECURE_OUT ? "out" : s == GFN_SECURE_RESIDENT ? "resident" : "-";
+}
+
 static void log_difference(struct repairs *r, const struct difference *d, struct remedy m)
 {
+	const struct arch_law *law = r->rs->w->agent->law;
 	char what[200];
 
 	r->rs->differences++;
-	snprintf(what, sizeof what, "GFN %" PRIu64 "+%" PRIu64 ": %s%s in the ledger, %s%s on hardware", d->gfn,
-		 d->count, gfn_state_name(d->ledger), d->ledger == GFN_SECURE_OUT ? " (out)" : "",
-		 gfn_state_name(d->hardware), d->hardware == GFN_SECURE_OUT ? " (out)" : "");
+	snprintf(what, sizeof what, "GFN %" PRIu64 "+%" PRIu64 ": %s (%s) in the ledger, %s (%s) on hardware", d->gfn,
+		 d->count, gfn_state_name(d->ledger), arch_text(law, d->ledger, d->ledger_arch),
+		 gfn_state_name(d->hardware), arch_text(law, d->hardware, d->hardware_arch));
 	if (m.violation)
 		count_violation(r->rs, r->vm, what);
 	else
@@ -194,7 +228,7 @@ static void log_difference(struct repairs *r, const struct difference *d, struct
 static bool see_difference(void *ctx, const struct difference *d)
 {
 	struct repairs *r = ctx;
-	struct remedy m = resync_remedy(d->ledger, d->hardware);
+	struct remedy m = resync_remedy(d);
 
 	if (m.repair == REPAIR_NOTHING)
 		return true;
@@ -213,17 +247,43 @@ static bool see_difference(void *ctx, const struct difference *d)
 	return true;
 }
 
-/* First halves give frames up or change no frame, second halves claim. False: this half does nothing. */
-enum half { HALF_RELEASE, HALF_CLAIM };
-static bool half_of(enum repair repair, enum half half, enum gfn_op *op)
+/* First frames are given up or none changes, then claimed; last comes what the architecture has to say of the pages. */
+enum part { PART_RELEASE, PART_CLAIM, PART_ARCH, PART_COUNT };
+
+/* The item of the last part: law states agree by now. False: there is nothing to tell. */
+static bool arch_item(struct repairs *r, const struct difference *d, struct item *it)
 {
-	switch (repair) {
-	case REPAIR_RELEASE: *op = GFN_PAGE_OUT; return half == HALF_RELEASE;
-	case REPAIR_SHARE: *op = GFN_SHARE; return half == HALF_RELEASE;
-	case REPAIR_UNSHARE: *op = GFN_UNSHARE; return half == HALF_RELEASE;
-	case REPAIR_CLAIM: *op = GFN_PAGE_IN; return half == HALF_CLAIM;
-	case REPAIR_CLAIM_SHARED: *op = GFN_UNSHARE; return half == HALF_CLAIM;
-	case REPAIR_RECLAIM: *op = half == HALF_RELEASE ? GFN_PAGE_OUT : GFN_PAGE_IN; return true;
+	const struct arch_law *law = r->rs->w->agent->law;
+	bool was_claimed = resync_remedy(d).repair != REPAIR_ARCH;
+	unsigned from, to;
+
+	if (!law || d->refused || (was_claimed && (d->hardware_arch == 0 || d->hardware == GFN_NORMAL)))
+		return false;
+	from = arch_index(law, d->hardware, was_claimed ? 0 : d->ledger_arch);
+	to = arch_index(law, d->hardware, d->hardware_arch);
+	it->arch_law = law;
+	it->arch_op = arch_op_between(law, from, to);
+	if (it->arch_op)
+		return true;
+	count_violation(r->rs, r->vm, "no operation of the architecture leads to hardware's state");
+	r->rs->unrepaired++;
+	return false;
+}
+
+/* False: this part does nothing. */
+static bool law_item(const struct difference *d, enum part part, struct item *it)
+{
+	enum gfn_op *op = &it->op;
+
+	it->framed = part == PART_CLAIM;
+	switch (resync_remedy(d).repair) {
+	case REPAIR_RELEASE: *op = GFN_PAGE_OUT; return part == PART_RELEASE;
+	case REPAIR_SHARE: *op = GFN_SHARE; return part == PART_RELEASE;
+	case REPAIR_UNSHARE: *op = GFN_UNSHARE; return part == PART_RELEASE;
+	case REPAIR_CLAIM: *op = GFN_PAGE_IN; return part == PART_CLAIM;
+	case REPAIR_CLAIM_SHARED: *op = GFN_UNSHARE; return part == PART_CLAIM;
+	case REPAIR_RECLAIM: *op = part == PART_RELEASE ? GFN_PAGE_OUT : GFN_PAGE_IN; return part != PART_ARCH;
+	case REPAIR_ARCH:
 	case REPAIR_NOTHING:
 	case REPAIR_COUNT: break;
 	}
@@ -240,17 +300,18 @@ static enum pw_status take_away(struct repairs *r, const struct difference *d, s
 	return b->ops->page_out(b, r->vm, d->gfn, d->count, err);
 }
 
-static void refused(struct repairs *r, const struct difference *d, enum half half, json_t *problem)
+static void refused(struct repairs *r, struct difference *d, enum part part, json_t *problem)
 {
 	struct trouble t = { 0 };
 	char what[200];
 	bool gone = false;
 
+	d->refused = true;
 	(void)!trouble_adopt(&t, problem);
 	snprintf(what, sizeof what, "repair of GFN %" PRIu64 "+%" PRIu64 " refused: %.100s", d->gfn, d->count,
 		 t.err.msg);
 	count_violation(r->rs, r->vm, what);
-	if (half == HALF_CLAIM)
+	if (part == PART_CLAIM)
 		gone = take_away(r, d, &t.err) == PW_OK;
 	if (!gone) {
 		r->rs->unrepaired++;
@@ -261,23 +322,22 @@ static void refused(struct repairs *r, const struct difference *d, enum half hal
 
 #define REPAIR_BATCH 256
 
-static enum pw_status repair_batch(struct repairs *r, const struct difference *d, size_t n, enum half half,
-				   struct trouble *t)
+static enum pw_status repair_batch(struct repairs *r, struct difference *d, size_t n, enum part part, struct trouble *t)
 {
 	struct item items[REPAIR_BATCH];
 	struct gfn_run runs[REPAIR_BATCH];
-	const struct difference *whose[REPAIR_BATCH];
+	struct difference *whose[REPAIR_BATCH];
 	struct verdict v[REPAIR_BATCH];
 	size_t used = 0;
 	enum pw_status st;
 
 	for (size_t i = 0; i < n; i++) {
-		enum gfn_op op;
+		struct item it = { .vm = *r->vm, .pool = "local", .runs = &runs[used], .run_count = 1 };
 
-		if (!half_of(resync_remedy(d[i].ledger, d[i].hardware).repair, half, &op))
+		if (!(part == PART_ARCH ? arch_item(r, &d[i], &it) : law_item(&d[i], part, &it)))
 			continue;
 		runs[used] = (struct gfn_run){ d[i].gfn, d[i].count, d[i].hardware_pfn };
-		items[used] = (struct item){ *r->vm, op, half == HALF_CLAIM, "local", &runs[used], 1 };
+		items[used] = it;
 		whose[used++] = &d[i];
 	}
 	if (used == 0)
@@ -285,7 +345,7 @@ static enum pw_status repair_batch(struct repairs *r, const struct difference *d
 	st = batch_send(r->rs->w, items, used, v, t);
 	for (size_t i = 0; i < used && st == PW_OK; i++)
 		if (!v[i].ok)
-			refused(r, whose[i], half, v[i].problem);
+			refused(r, whose[i], part, v[i].problem);
 	if (st == PW_OK)
 		verdicts_clear(v, used);
 	return st;
@@ -295,17 +355,17 @@ static enum pw_status repair_all(struct repairs *r, struct trouble *t)
 {
 	enum pw_status st = PW_OK;
 
-	for (int half = HALF_RELEASE; half <= HALF_CLAIM && st == PW_OK; half++)
+	for (int part = 0; part < PART_COUNT && st == PW_OK; part++)
 		for (size_t at = 0; at < r->n && st == PW_OK; at += REPAIR_BATCH)
 			st = repair_batch(r, r->v + at, r->n - at < REPAIR_BATCH ? r->n - at : REPAIR_BATCH,
-					  (enum half)half, t);
+					  (enum part)part, t);
 	return st;
 }
 
 static enum pw_status compare_window(struct resync *rs, const struct pw_uuid *vm, const struct window *hardware,
 				     uint64_t gfn, uint64_t count, struct trouble *t)
 {
-	struct window ledger = { 0 };
+	struct window ledger = { .law = rs->w->agent->law };
 	struct repairs r = { .rs = rs, .vm = vm };
 	enum pw_status st = read_ledger(rs->w, vm, gfn, count, &ledger, &t->err);
 
@@ -341,7 +401,7 @@ static bool parse_digest(json_t *item, uint64_t *out)
 static bool see_region(void *ctx, json_t *item)
 {
 	struct regions *g = ctx;
-	struct window hardware = { 0 };
+	struct window hardware = { .law = g->rs->w->agent->law };
 	uint64_t gfn, count, digest;
 
 	if (!json_u64_member(item, "gfn", &gfn) || !json_u64_member(item, "count", &count) ||
@@ -364,7 +424,7 @@ static enum pw_status compare_slot(struct resync *rs, const struct pw_uuid *vm, 
 	struct regions g = { .rs = rs, .vm = vm, .t = t };
 	struct backend *b = rs->w->agent->backend;
 	char id[PW_UUID_TEXT], path[160];
-	enum pw_status st = b->ops->map_slot(b, vm, s, &t->err); /* it may be younger than the launch */
+	enum pw_status st = slot_there(b, vm, s, &t->err);
 
 	if (st != PW_OK)
 		return st;

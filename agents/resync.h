@@ -26,6 +26,8 @@ struct difference {
 	uint64_t gfn, count;
 	enum gfn_state ledger, hardware;
 	uint64_t ledger_pfn, hardware_pfn;
+	unsigned ledger_arch, hardware_arch; /* as in struct backend_run */
+	bool refused;                        /* the ledger would not have the repair */
 };
 typedef bool (*difference_fn)(void *ctx, const struct difference *d); /* false stops */
 /* Calls fn for each difference, in order, cut at the edges of either side's runs. Pages only one side has are normal
@@ -39,7 +41,8 @@ void resync_compare(const struct run_list *ledger, const struct run_list *hardwa
 	X(REPAIR_UNSHARE)      /* unshare in the ledger */                                            \
 	X(REPAIR_CLAIM)        /* page_in in the ledger; refused: take the page from hardware */      \
 	X(REPAIR_CLAIM_SHARED) /* unshare with frames in the ledger; refused: share it on hardware */ \
-	X(REPAIR_RECLAIM)      /* page_out, then page_in with hardware's frame */
+	X(REPAIR_RECLAIM)      /* page_out, then page_in with hardware's frame */                     \
+	X(REPAIR_ARCH)         /* only the architecture's own state differs */
 #define PW_ENUM_(name) name,
 enum repair { REPAIRS(PW_ENUM_) REPAIR_COUNT };
 #undef PW_ENUM_
@@ -47,7 +50,7 @@ struct remedy {
 	enum repair repair;
 	bool violation; /* no crash explains it */
 };
-struct remedy resync_remedy(enum gfn_state ledger, enum gfn_state hardware);
+struct remedy resync_remedy(const struct difference *d);
 
 /* The same for the two states of a whole VM. */
 #define VM_REPAIRS(X)                                                     \

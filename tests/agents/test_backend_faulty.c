@@ -1,4 +1,4 @@
-#include "agents/backend_pef.h"
+#include "agents/machine.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>
@@ -14,7 +14,7 @@ static struct backend *open_pef(void)
 {
 	struct backend *b = NULL;
 
-	cr_assert_eq(backend_pef_open(&(struct backend_options){ .frames = 8 }, &b, &err), PW_OK);
+	cr_assert_eq(machine_open(&machine_pef, &(struct backend_options){ .frames = 8 }, &b, &err), PW_OK);
 	return b;
 }
 
@@ -94,14 +94,15 @@ static enum gfn_state crash(const char *fault, const char *state)
 
 	cr_assert_geq(child, 0);
 	if (child == 0) {
-		if (backend_pef_open(&o, &inner, &err) != PW_OK || backend_faulty_wrap(inner, fault, &b, &err) != PW_OK)
+		if (machine_open(&machine_pef, &o, &inner, &err) != PW_OK ||
+		    backend_faulty_wrap(inner, fault, &b, &err) != PW_OK)
 			_exit(1);
 		launch(b);
 		_exit(b->ops->share(b, &A, 0, 1, &err) == PW_OK ? 2 : 3);
 	}
 	waitpid(child, &how, 0);
 	cr_expect(WIFEXITED(how) && WEXITSTATUS(how) == 137, "%s: %d", fault, how);
-	cr_assert_eq(backend_pef_open(&o, &b, &err), PW_OK, "%s", err.msg);
+	cr_assert_eq(machine_open(&machine_pef, &o, &b, &err), PW_OK, "%s", err.msg);
 	s = state_of(b, 0);
 	b->ops->close(b);
 	return s;
@@ -124,28 +125,40 @@ Test(backend_faulty, crashes_before_or_after_hardware_was_asked)
 	rmdir(dir);
 }
 
+Test(backend_faulty, leaves_refused_frames_to_the_machine)
+{
+	static const char fault[] = "page_in:3,frame:7,share:1:delay=5,frame:2:fail";
+	struct backend_options o = { .fault = "share:1,frame:1" };
+	struct backend *b;
+
+	cr_expect_eq(backend_fault_frame(fault, 0), 7);
+	cr_expect_eq(backend_fault_frame(fault, 1), 2);
+	cr_expect_eq(backend_fault_frame(fault, 2), 0);
+	cr_expect_eq(backend_fault_frame("page_in:3", 0), 0);
+	cr_expect_eq(backend_fault_frame("frame:1,boom", 1), 0);
+	cr_expect_eq(backend_fault_frame("", 0), 0);
+	cr_expect_eq(backend_fault_frame(NULL, 0), 0);
+	cr_expect_eq(backend_kvm_open(&o, &b, &err), PW_INVALID, "KVM has no such fault");
+	cr_expect(strstr(err.msg, "frame:N"), "%s", err.msg);
+}
+
 Test(backend_faulty, reads_its_specification)
 {
 	static const char *const good[] = { "page_in:3",         "page_in:3:delay=200",
 					    "page_in:3:crash",   "page_in:3:crash-after",
-					    "unreserve:1:crash", "reserve:1,unshare:2,wait:3:fail,complete:4:delay=1" };
-	static const char *const bad[] = { "page_in",
-					   "page_in:",
-					   "page_in:0",
-					   "page_in:x",
-					   "page:1",
-					   "page_in:1:",
-					   "page_in:1:boom",
-					   "page_in:1:delay",
-					   "page_in:1:delay=",
-					   "page_in:1:delay=x",
-					   "page_in:1,",
-					   ",page_in:1",
-					   "page_in:1 ",
-					   "unreserve:1",
-					   "complete:1:fail",
-					   "page_in:-1",
-					   "page_in:99999999999999999999999" };
+					    "unreserve:1:crash", "reserve:1,unshare:2,wait:3:fail,complete:4:delay=1",
+					    "frame:7",           "page_in:3:delay=200,frame:1,frame:2:fail" };
+	static const char *const bad[] = { "page_in",          "page_in:",
+					   "page_in:0",        "page_in:x",
+					   "page:1",           "page_in:1:",
+					   "page_in:1:boom",   "page_in:1:delay",
+					   "page_in:1:delay=", "page_in:1:delay=x",
+					   "page_in:1,",       ",page_in:1",
+					   "page_in:1 ",       "unreserve:1",
+					   "complete:1:fail",  "frame",
+					   "frame:0",          "frame:1:crash",
+					   "frame:1:delay=1",  "frame:1,",
+					   "page_in:-1",       "page_in:99999999999999999999999" };
 	struct backend *b, *inner;
 
 	for (size_t i = 0; i < PW_ARRAY_LEN(good); i++) {

@@ -49,7 +49,9 @@ Test(batch, a_full_list_of_runs_ends_where_the_next_run_would_begin)
 Test(batch, an_item_with_one_framed_run_names_its_frame)
 {
 	struct gfn_run run = { 16, 4, 99 };
-	struct item it = { vm_id(), GFN_PAGE_IN, true, "local", &run, 1 };
+	struct item it = {
+		.vm = vm_id(), .op = GFN_PAGE_IN, .framed = true, .pool = "local", .runs = &run, .run_count = 1
+	};
 
 	assert_json(batch_item(&it), "{\"vm\":\"11111111-2222-4333-8444-555555555555\",\"op\":\"page_in\",\"gfn\":16,"
 				     "\"count\":4,\"frame\":{\"pool\":\"local\",\"pfn\":99}}");
@@ -58,8 +60,10 @@ Test(batch, an_item_with_one_framed_run_names_its_frame)
 Test(batch, an_item_with_several_runs_carries_them_as_lists)
 {
 	struct gfn_run runs[] = { { 1, 2, 10 }, { 5, 1, 20 } };
-	struct item framed = { vm_id(), GFN_UNSHARE, true, "local", runs, 2 };
-	struct item bare = { vm_id(), GFN_PAGE_OUT, false, NULL, runs, 2 };
+	struct item framed = {
+		.vm = vm_id(), .op = GFN_UNSHARE, .framed = true, .pool = "local", .runs = runs, .run_count = 2
+	};
+	struct item bare = { .vm = vm_id(), .op = GFN_PAGE_OUT, .runs = runs, .run_count = 2 };
 
 	assert_json(batch_item(&framed), "{\"vm\":\"11111111-2222-4333-8444-555555555555\",\"op\":\"unshare\","
 					 "\"runs\":[[1,2,10],[5,1,20]],\"pool\":\"local\"}");
@@ -70,7 +74,7 @@ Test(batch, an_item_with_several_runs_carries_them_as_lists)
 Test(batch, the_body_is_numbered_and_says_who_speaks)
 {
 	struct gfn_run run = { 0, 1, 0 };
-	struct item it = { vm_id(), GFN_SHARE, false, NULL, &run, 1 };
+	struct item it = { .vm = vm_id(), .op = GFN_SHARE, .runs = &run, .run_count = 1 };
 
 	assert_json(batch_body("boot", 3, 77, &it, 1),
 		    "{\"boot_id\":\"boot\",\"epoch\":3,\"batch_seq\":77,\"items\":[{\"vm\":"

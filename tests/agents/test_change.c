@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "agents/machine.h"
 #include "agents/ops.h"
 #include "agents/resync.h"
 
@@ -18,7 +19,13 @@
 #define FRAMES 32
 #define BOOT   "boot-1"
 
+static const struct machine_model *const models[ARCH_COUNT] = {
+	[ARCH_PEF] = &machine_pef, [ARCH_SNP] = &machine_snp,   [ARCH_TDX] = &machine_tdx,
+	[ARCH_CCA] = &machine_cca, [ARCH_PKVM] = &machine_pkvm,
+};
+
 static struct {
+	enum arch arch; /* ARCH_PEF unless a test says otherwise */
 	struct pw_mem mem;
 	struct ledger *ledger;
 	struct host *host;
@@ -223,7 +230,7 @@ static void start_server(void)
 static struct vm *new_vm(int n)
 {
 	struct slot slot = { 0, 0, PAGES };
-	struct vm_spec spec = { .id = id_of(n), .host = t.host, .arch = ARCH_PEF, .slots = &slot, .slot_count = 1 };
+	struct vm_spec spec = { .id = id_of(n), .host = t.host, .arch = t.arch, .slots = &slot, .slot_count = 1 };
 	struct refusal why;
 	struct vm *vm;
 
@@ -236,10 +243,10 @@ static void make_ledger(void)
 	struct host_spec spec = { .id = id_of(1),
 				  .name = "h",
 				  .boot_id = BOOT,
-				  .arches = 1u << ARCH_PEF,
+				  .arches = 1u << t.arch,
 				  .has_local = true,
 				  .frames = FRAMES,
-				  .page_shift = 16 };
+				  .page_shift = models[t.arch]->page_shift };
 	struct host_put put;
 	struct refusal why;
 
@@ -258,11 +265,12 @@ static void make_agent(const char *fault)
 	struct backend *b;
 	struct pw_err err = { 0 };
 
-	cr_assert_eq(backend_pef_open(&bo, &b, &err), PW_OK, "%s", err.msg);
+	cr_assert_eq(machine_open(models[t.arch], &bo, &b, &err), PW_OK, "%s", err.msg);
 	if (fault)
 		cr_assert_eq(backend_faulty_wrap(b, fault, &b, &err), PW_OK, "%s", err.msg);
 	t.options = (struct agent_options){ .server = t.url, .host = "x", .host_id = id_of(1), .boot_id = BOOT };
 	cr_assert_eq(agent_init(&t.agent, &t.options, b, &err), PW_OK, "%s", err.msg);
+	t.agent.law = arch_laws[t.arch];
 	t.agent.epoch = t.host->epoch;
 	agent_stand_registered(&t.agent);
 	cr_assert_eq(worker_open(&t.worker, &t.agent, &err), PW_OK, "%s", err.msg);
@@ -309,6 +317,7 @@ static void tear_down(void)
 }
 
 TestSuite(change, .init = set_up, .fini = tear_down, .timeout = 60);
+TestSuite(each_arch, .timeout = 60);
 
 static bool add_run(void *list, const struct backend_run *run)
 {
@@ -341,7 +350,8 @@ static void assert_agreement(void)
 
 	for (uint64_t at = 0; vm_next_run(t.vm, at, PAGES, &v); at = v.gfn + v.count)
 		cr_assert(run_list_add(
-			&l, &(struct backend_run){ .gfn = v.gfn, .count = v.count, .state = v.state, .pfn = v.pfn }));
+			&l, &(struct backend_run){
+				    .gfn = v.gfn, .count = v.count, .state = v.state, .pfn = v.pfn, .arch = v.arch }));
 	resync_compare(&l, &h, complain, NULL);
 	cr_assert(ledger_check(t.ledger, &err), "%s", err.msg);
 	run_list_release(&l);
@@ -368,8 +378,17 @@ static uint64_t digest(void)
 	return d;
 }
 
-Test(change, every_op_leaves_hardware_and_ledger_in_agreement)
+ParameterizedTestParameters(each_arch, every_op_leaves_hardware_and_ledger_in_agreement)
 {
+	static enum arch all[] = { ARCH_PEF, ARCH_TDX, ARCH_PKVM, ARCH_SNP, ARCH_CCA };
+
+	return cr_make_param_array(enum arch, all, PW_ARRAY_LEN(all));
+}
+
+ParameterizedTest(enum arch *arch, each_arch, every_op_leaves_hardware_and_ledger_in_agreement)
+{
+	t.arch = *arch;
+	set_up();
 	make_agent(NULL);
 	secure_vm();
 	cr_assert_eq(change(GFN_PAGE_IN, 0, 20), PW_OK);
@@ -386,6 +405,7 @@ Test(change, every_op_leaves_hardware_and_ledger_in_agreement)
 	cr_assert_eq(change(GFN_PAGE_OUT, 5, 10), PW_OK);
 	cr_assert_eq(t.vm->counts.pages[GFN_SECURE_RESIDENT], 20);
 	assert_agreement();
+	tear_down();
 }
 
 Test(change, said_again_it_does_nothing_and_asks_nobody)
@@ -479,7 +499,9 @@ ParameterizedTest(struct failing *f, change, a_failure_of_hardware_is_undone_exa
 static void take_frame_zero(void)
 {
 	struct gfn_run run = { 0, 1, 0 };
-	struct item it = { t.other->id, GFN_PAGE_IN, true, "local", &run, 1 };
+	struct item it = {
+		.vm = t.other->id, .op = GFN_PAGE_IN, .framed = true, .pool = "local", .runs = &run, .run_count = 1
+	};
 	struct refusal why;
 	bool changed;
 

@@ -3,6 +3,7 @@
 
 #include "agents/agent.h"
 #include "agents/resync.h"
+#include "engine/arch/law.h"
 #include "engine/digest.h"
 #include "engine/ledger.h"
 
@@ -111,6 +112,13 @@ Test(compare, a_page_that_only_hardware_has_is_normal_to_the_ledger)
 	run_list_release(&h);
 }
 
+/* Of pages whose frames, if any, differ. */
+static struct remedy remedy_of(enum gfn_state ledger, enum gfn_state hardware)
+{
+	return resync_remedy(&(struct difference){
+		.count = 1, .ledger = ledger, .hardware = hardware, .ledger_pfn = 1, .hardware_pfn = 2 });
+}
+
 /* What a crash leaves, by the order of L5: the ledger covers more than hardware, never less. */
 static const struct explained {
 	enum gfn_state ledger, hardware;
@@ -126,7 +134,7 @@ static const struct explained {
 Test(remedy, what_a_crash_leaves_is_no_violation)
 {
 	for (size_t i = 0; i < PW_ARRAY_LEN(explained); i++) {
-		struct remedy m = resync_remedy(explained[i].ledger, explained[i].hardware);
+		struct remedy m = remedy_of(explained[i].ledger, explained[i].hardware);
 
 		cr_assert(!m.violation, "row %zu", i);
 		cr_assert_eq(m.repair, explained[i].repair, "row %zu", i);
@@ -135,12 +143,50 @@ Test(remedy, what_a_crash_leaves_is_no_violation)
 
 Test(remedy, a_page_that_hardware_has_and_the_ledger_does_not_cover_is_a_violation_and_gets_claimed)
 {
-	cr_assert(resync_remedy(GFN_SECURE_OUT, GFN_SECURE_RESIDENT).violation);
-	cr_assert_eq(resync_remedy(GFN_SECURE_OUT, GFN_SECURE_RESIDENT).repair, REPAIR_CLAIM);
-	cr_assert(resync_remedy(GFN_SHARED, GFN_SECURE_RESIDENT).violation);
-	cr_assert_eq(resync_remedy(GFN_SHARED, GFN_SECURE_RESIDENT).repair, REPAIR_CLAIM_SHARED);
-	cr_assert_eq(resync_remedy(GFN_SECURE_RESIDENT, GFN_SECURE_RESIDENT).repair, REPAIR_RECLAIM);
-	cr_assert(resync_remedy(GFN_SECURE_RESIDENT, GFN_SECURE_RESIDENT).violation);
+	cr_assert(remedy_of(GFN_SECURE_OUT, GFN_SECURE_RESIDENT).violation);
+	cr_assert_eq(remedy_of(GFN_SECURE_OUT, GFN_SECURE_RESIDENT).repair, REPAIR_CLAIM);
+	cr_assert(remedy_of(GFN_SHARED, GFN_SECURE_RESIDENT).violation);
+	cr_assert_eq(remedy_of(GFN_SHARED, GFN_SECURE_RESIDENT).repair, REPAIR_CLAIM_SHARED);
+	cr_assert_eq(remedy_of(GFN_SECURE_RESIDENT, GFN_SECURE_RESIDENT).repair, REPAIR_RECLAIM);
+	cr_assert(remedy_of(GFN_SECURE_RESIDENT, GFN_SECURE_RESIDENT).violation);
+}
+
+Test(remedy, only_the_architectures_own_state_differs)
+{
+	struct difference d = { .count = 1,
+				.ledger = GFN_SECURE_RESIDENT,
+				.hardware = GFN_SECURE_RESIDENT,
+				.ledger_pfn = 7,
+				.hardware_pfn = 7,
+				.ledger_arch = 3 };
+
+	cr_assert_eq(resync_remedy(&d).repair, REPAIR_ARCH);
+	cr_assert(!resync_remedy(&d).violation);
+	d.ledger_arch = 0;
+	cr_assert_eq(resync_remedy(&d).repair, REPAIR_NOTHING);
+}
+
+Test(remedy, what_a_claim_left_unsaid_can_be_said_later)
+{
+	for (int a = 0; a < ARCH_COUNT; a++) {
+		const struct arch_law *law = arch_laws[a];
+
+		for (int s = 0; law && s < VM_STATE_COUNT; s++) {
+			for (int op = 0; op < GFN_OP_COUNT; op++) {
+				const struct arch_trail *trail = &law->trails[s][op];
+				unsigned rest = law->rest[GFN_SECURE_RESIDENT];
+				const struct arch_op *claim;
+
+				if (!trail->done || !trail->item || (op != GFN_PAGE_IN && op != GFN_UNSHARE_IN))
+					continue;
+				claim = arch_op_find(trail->item, strlen(trail->item), true, NULL);
+				for (unsigned from = 0; from < law->state_count; from++)
+					if (claim->next[from] != ARCH_REFUSED)
+						cr_assert(arch_op_between(law, claim->next[from], rest), "%s",
+							  trail->item);
+			}
+		}
+	}
 }
 
 /* Every repair must be a step that the lifecycle has, and must end in hardware's state. */
@@ -158,7 +204,7 @@ Test(remedy, every_repair_leads_the_ledger_to_what_hardware_has)
 	for (int l = 0; l < GFN_STATE_COUNT; l++) {
 		for (int h = 0; h < GFN_STATE_COUNT; h++) {
 			enum gfn_state at = (enum gfn_state)l;
-			struct remedy m = resync_remedy(at, (enum gfn_state)h);
+			struct remedy m = remedy_of(at, (enum gfn_state)h);
 
 			if (m.repair == REPAIR_NOTHING)
 				continue;

@@ -38,11 +38,11 @@ units    := $(call program,$(filter-out tests/lib/%,$(wildcard tests/*/test_*.c 
 benches  := $(call program,tests/bench/*.c)
 fuzzers  := $(call program,tests/fuzz/fuzz_*.c)
 blackbox := $(wildcard tests/blackbox/test_*.py)
-slow     := $(wildcard tests/blackbox/test_crash*.py tests/blackbox/test_slow*.py)
+slow     := $(wildcard tests/blackbox/test_crash*.py tests/blackbox/test_slow*.py tests/blackbox/test_mutants.py)
 all_c    := $(src) $(wildcard tests/*/*.c tests/*/*/*.c)
 all_h    := $(wildcard $(addsuffix /*.h,$(dirs)) tests/*/*.h)
 
-.PHONY: build help run test check unit units lint clang-build objects asan tsan threaded-run fuzz fuzz-run coverage cov-run lint-text bench install uninstall deps clean FORCE
+.PHONY: build help run test check unit units mutants lint clang-build objects asan tsan threaded-run fuzz fuzz-run coverage cov-run lint-text bench install uninstall deps clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -51,7 +51,7 @@ build: $(bins) ## the three programs, in build/ (what plain `make` does)
 help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
 
-run: ## install what is missing, build, start a server and two agents, show the main job; until Ctrl-C
+run: ## install what is missing, build, start a server and the agents of a mixed fleet, show the main job; until Ctrl-C
 	@deploy/deps.sh build
 	@$(MAKE) build
 	@B=$B exec setpriv --pdeathsig TERM deploy/demo.sh
@@ -114,6 +114,8 @@ units: $(units)
 	@:
 unit: $(units) ## the unit tests alone
 	@$(runner) --timeout $(or $(TIMEOUT),120) $(units)
+mutants: build $(units) ## every cell of every table changed, one at a time: which changes do tests notice? (MUTANTS='--only pef*')
+	@$(PYTHON) tests/mutants.py --build $B --jobs $(JOBS) $(MUTANTS)
 
 clang-build: ## everything compiled by clang as well, warnings are errors
 	@$(MAKE) B=$B/clang CC=$(CLANG) objects

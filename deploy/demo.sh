@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Shows pagewarden's main job on this machine: a server, two agents, real refusals; then stays up until Ctrl-C.
+# Shows pagewarden's main job on this machine: a server, agents of a mixed fleet, real refusals; then stays up until Ctrl-C.
 # Environment: B (build folder), DATA (where it keeps its files, emptied first), PORT, SECONDS_UP (stop by itself).
 set -euo pipefail
 umask 077
@@ -109,7 +109,7 @@ start_agent() {
 api() {
 	local method=$1 path=$2
 	if [ $# -gt 2 ]; then
-		curl -s -m 90 -X "$method" -H @"$run/auth" -H 'Content-Type: application/json' -d "$3" "$url$path"
+		curl -s -m 90 -X "$method" -H @"${auth:-$run/auth}" -H 'Content-Type: application/json' -d "$3" "$url$path"
 	else
 		curl -s -m 90 -X "$method" -H @"$run/auth" "$url$path"
 	fi
@@ -181,19 +181,25 @@ claim() { # claim VM OP GFN COUNT POOL PFN: one transition item
 		'{vm: $vm, op: $op, gfn: $gfn, count: $count, frame: {pool: $pool, pfn: $pfn}}'
 }
 
-# report HOST ITEM: sends one transition for the host, as its agent would.
+# report HOST ITEM [TOKEN-FILE]: sends one transition for the host, as its agent would.
 report() {
-	local host
+	local host auth=$run/auth
 	host=$(api GET "/v1/hosts/$1")
-	api POST "/v1/hosts/$1/transitions" \
+	if [ $# -gt 2 ]; then
+		auth=$run/agent-auth
+		printf 'Authorization: Bearer %s\n' "$(cat "$3")" >"$auth"
+	fi
+	auth=$auth api POST "/v1/hosts/$1/transitions" \
 		"$(jq -nc --argjson host "$host" --argjson item "$2" '{boot_id: $host.boot_id, epoch: $host.epoch, items: [$item]}')"
 }
 
 # --- The main job ---
 
 register_hosts() {
+	local arch
 	host_a=$(uuid) host_b=$(uuid) host_c=$(uuid) arch_a=pef is_real=
-	title '1. Two hosts register'
+	declare -gA host_of
+	title '1. Hosts of a mixed fleet register, each with an agent'
 	if [ -r /dev/kvm ] && [ -w /dev/kvm ]; then
 		if start_agent host-a "$host_a" --backend kvm; then
 			is_real=yes arch_a=kvm
@@ -211,6 +217,12 @@ register_hosts() {
 	start_agent host-b "$host_b" --backend emulated --arch pef --frames 65536 --load-token-file "$run/load.token" \
 		--load 'vms=2,pages=512,rate=20,seed=7' || die "host-b: see $run/host-b.log"
 	say 'host-b is an emulated POWER host (PEF: secure memory under an ultravisor), with a small load on it'
+	for arch in snp tdx cca pkvm; do
+		host_of[$arch]=$(uuid)
+		start_agent "host-$arch" "${host_of[$arch]}" --backend emulated --arch "$arch" --frames 65536 \
+			--load-token-file "$run/load.token" --load 'vms=1,pages=2048,rate=5,seed=7' || die "host-$arch: see $run/host-$arch.log"
+	done
+	say 'host-snp, host-tdx, host-cca and host-pkvm are emulated too: exact models of what their firmware and hypervisors do'
 	show hosts
 }
 
@@ -218,8 +230,9 @@ launch_vms() {
 	title '2. VMs launch: an operation is an intent, the host'\''s agent carries it out'
 	vm_a=$(new_vm demo-a "$host_a" "$arch_a" 1024)
 	vm_b=$(new_vm demo-b "$host_b" pef 1024)
+	vm_snp=$(new_vm demo-snp "${host_of[snp]}" snp 2048)
 	local vm operation
-	for vm in "$vm_a" "$vm_b"; do
+	for vm in "$vm_a" "$vm_b" "$vm_snp"; do
 		operation=$(launch "$vm")
 		say "launch of $vm: $(jq -r '.state + (if .problem then ": " + .problem.detail else "" end)' <<<"$operation")"
 	done
@@ -288,8 +301,21 @@ refuse_shared_pool() {
 	api POST "/v1/vms/$vm_c/lifecycle" '{"event": "terminate"}' >/dev/null
 }
 
+refuse_hardware() {
+	title '4c. Refused, though hardware would do it: RMPUPDATE over the page of another SNP guest'
+	local host=${host_of[snp]} other pfn answer
+	other=$(new_vm thief-snp "$host" snp 64)
+	api POST "/v1/vms/$other/lifecycle" '{"event": "init_start"}' >/dev/null
+	pfn=$(resident_run "$vm_snp" | jq .frame.pfn) || die 'demo-snp has no resident page'
+	say "demo-snp has frame $pfn, $(api GET "/v1/hosts/$host/frames?pfn=$pfn&count=1" | jq -r '.items[0].arch_state') in the RMP; host-snp's agent asks for it in the name of another VM"
+	answer=$(report "$host" "$(claim "$other" snp.rmpupdate 0 1 local "$pfn")" "$run/host-snp.token")
+	problem "$(jq -c '.results[0].problem' <<<"$answer")"
+	api POST "/v1/vms/$other/lifecycle" '{"event": "terminate"}' >/dev/null
+	show who-owns host-snp "$pfn"
+}
+
 refuse_real_guests() {
-	title '4c. Refused, really: two KVM guests whose memory is the same host pages'
+	title '4d. Refused, really: two KVM guests whose memory is the same host pages'
 	if [ -z "$is_real" ]; then
 		say 'skipped: this machine has no /dev/kvm that the agent can use'
 		return
@@ -317,6 +343,7 @@ what_next() {
   export PAGEWARDEN_URL=$url PAGEWARDEN_TOKEN_FILE=$token_file
   $cli hosts
   $cli gfns demo-a
+  $cli gfns demo-snp
   $cli who-owns host-a $pfn
   $cli history demo-a 0
   $cli events --follow
@@ -369,6 +396,7 @@ launch_vms
 convert_pages
 refuse_same_host
 refuse_shared_pool
+refuse_hardware
 refuse_real_guests
 what_next
 watch_status

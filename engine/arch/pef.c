@@ -89,6 +89,8 @@ static void frames_use(struct pef *m, uint64_t first, uint64_t count)
 {
 	bits_set(m->in_use, first, count);
 	m->used += count;
+	if (m->used == m->frames)
+		m->low = m->frames; /* so that the next one given back is found at once */
 }
 
 static void frames_give_back(struct pef *m, uint64_t first, uint64_t count)

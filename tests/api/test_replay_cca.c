@@ -1,9 +1,8 @@
 /* The recorded scenarios in tests/traces/cca, replayed against the CCA model. */
 #include <criterion/criterion.h>
-#include <glob.h>
 #include <string.h>
 
-#include "api/replay.h"
+#include "tests/lib/replayed.h"
 
 #define HEADER                                                                                                \
 	"{\"type\":\"header\",\"format\":\"cca-trace/1\",\"scenario\":\"s\",\"features0\":\"0x283fc104130\"," \
@@ -12,35 +11,9 @@
 #define DELEGATE "{\"n\":1,\"cmd\":\"GRANULE_DELEGATE\",\"fid\":\"0xc4000151\",\"args\":{\"addr\":\"g1\"}," RET
 #define STEP     DELEGATE "}\n"
 
-static enum pw_status replay_text(const char *text, struct replay_tally *t, struct pw_err *err)
-{
-	FILE *in = fmemopen((char *)(uintptr_t)text, strlen(text), "r");
-	enum pw_status st;
-
-	cr_assert(in);
-	st = replay_file(in, "text", NULL, t, err);
-	fclose(in);
-	return st;
-}
-
 Test(replay_cca, all_recorded_steps_are_right)
 {
-	struct replay_tally t = { 0 };
-	struct pw_err err = { 0 };
-	glob_t found;
-
-	cr_assert_eq(glob("tests/traces/cca/*.jsonl", 0, NULL, &found), 0, "run it from the project's root");
-	for (size_t i = 0; i < found.gl_pathc; i++) {
-		FILE *in = fopen(found.gl_pathv[i], "r");
-
-		cr_assert(in);
-		cr_expect_eq(replay_file(in, found.gl_pathv[i], stderr, &t, &err), PW_OK, "%s", err.msg);
-		fclose(in);
-	}
-	globfree(&found);
-	cr_expect_eq(t.files, 37);
-	cr_expect_eq(t.steps, 1738, "1684 steps and 54 states");
-	cr_expect_eq(t.wrong, 0, "%" PRIu64 " of %" PRIu64 " steps are wrong", t.wrong, t.steps);
+	replay_traces("tests/traces/cca/*.jsonl", 1738);
 }
 
 Test(replay_cca, a_step_that_differs_is_counted)

@@ -1,9 +1,8 @@
 /* The recorded scenarios in tests/traces/pef, and those written beside them, replayed against the model. */
 #include <criterion/criterion.h>
-#include <glob.h>
 #include <string.h>
 
-#include "api/replay.h"
+#include "tests/lib/replayed.h"
 
 #define HEADER                                                                           \
 	"{\"type\":\"header\",\"format\":\"pef-trace/1\",\"scenario\":\"s\",\"pool\":2," \
@@ -12,48 +11,15 @@
 	HEADER "{\"n\":1,\"op\":\"H_SVM_INIT_START\",\"args\":{\"vm\":\"v0\"}," \
 	       "\"ret\":\"H_SUCCESS\",\"post\":" post "}\n"
 
-static enum pw_status replay_text(const char *text, struct replay_tally *t, struct pw_err *err)
-{
-	FILE *in = fmemopen((char *)(uintptr_t)text, strlen(text), "r");
-	enum pw_status st;
-
-	cr_assert(in);
-	st = replay_file(in, "text", NULL, t, err);
-	fclose(in);
-	return st;
-}
-
 Test(replay_pef, all_recorded_steps_are_right)
 {
-	struct replay_tally t = { 0 };
-	struct pw_err err = { 0 };
-	glob_t found;
-
-	cr_assert_eq(glob("tests/traces/pef/*.jsonl", 0, NULL, &found), 0, "run it from the project's root");
-	for (size_t i = 0; i < found.gl_pathc; i++) {
-		FILE *in = fopen(found.gl_pathv[i], "r");
-
-		cr_assert(in);
-		cr_expect_eq(replay_file(in, found.gl_pathv[i], stderr, &t, &err), PW_OK, "%s", err.msg);
-		fclose(in);
-	}
-	globfree(&found);
-	cr_expect_geq(t.steps, 158);
-	cr_expect_eq(t.wrong, 0, "%" PRIu64 " of %" PRIu64 " steps are wrong", t.wrong, t.steps);
+	replay_traces("tests/traces/pef/*.jsonl", 158);
 }
 
 /* Steps beyond the recordings; the answers are from the law. */
 Test(replay_pef, written_scenarios_are_right)
 {
-	struct replay_tally t = { 0 };
-	struct pw_err err = { 0 };
-	FILE *in = fopen("tests/traces/pef-written/corners.jsonl", "r");
-
-	cr_assert(in);
-	cr_expect_eq(replay_file(in, "corners", stderr, &t, &err), PW_OK, "%s", err.msg);
-	fclose(in);
-	cr_expect_gt(t.steps, 20);
-	cr_expect_eq(t.wrong, 0);
+	replay_traces("tests/traces/pef-written/*.jsonl", 21);
 }
 
 Test(replay_pef, a_step_that_differs_is_counted)

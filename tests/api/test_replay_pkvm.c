@@ -1,9 +1,8 @@
 /* The recorded scenarios in tests/traces/pkvm, and those written beside them, replayed against the model. */
 #include <criterion/criterion.h>
-#include <glob.h>
 #include <string.h>
 
-#include "api/replay.h"
+#include "tests/lib/replayed.h"
 
 #define HEADER                                                                                             \
 	"{\"type\":\"header\",\"format\":\"pkvm-trace/1\",\"scenario\":\"s\",\"pages\":2,\"start\":\"A\"," \
@@ -11,44 +10,14 @@
 #define STEP(op, args, ret, post) "{\"n\":1,\"op\":\"" op "\",\"args\":" args ",\"ret\":" ret ",\"post\":" post "}\n"
 #define HSH(ret, post)            HEADER STEP("HSH", "{\"page\":\"p0\"}", ret, post)
 
-static enum pw_status replay_text(const char *text, struct replay_tally *t, struct pw_err *err)
-{
-	FILE *in = fmemopen((char *)(uintptr_t)text, strlen(text), "r");
-	enum pw_status st;
-
-	cr_assert(in);
-	st = replay_file(in, "text", NULL, t, err);
-	fclose(in);
-	return st;
-}
-
-static void replay_all(const char *pattern, uint64_t steps)
-{
-	struct replay_tally t = { 0 };
-	struct pw_err err = { 0 };
-	glob_t found;
-
-	cr_assert_eq(glob(pattern, 0, NULL, &found), 0, "run it from the project's root");
-	for (size_t i = 0; i < found.gl_pathc; i++) {
-		FILE *in = fopen(found.gl_pathv[i], "r");
-
-		cr_assert(in);
-		cr_expect_eq(replay_file(in, found.gl_pathv[i], stderr, &t, &err), PW_OK, "%s", err.msg);
-		fclose(in);
-	}
-	globfree(&found);
-	cr_expect_geq(t.steps, steps);
-	cr_expect_eq(t.wrong, 0, "%" PRIu64 " of %" PRIu64 " steps are wrong", t.wrong, t.steps);
-}
-
 Test(replay_pkvm, all_recorded_steps_are_right)
 {
-	replay_all("tests/traces/pkvm/*.jsonl", 241);
+	replay_traces("tests/traces/pkvm/*.jsonl", 241);
 }
 
 Test(replay_pkvm, written_scenarios_are_right)
 {
-	replay_all("tests/traces/pkvm-written/*.jsonl", 100);
+	replay_traces("tests/traces/pkvm-written/*.jsonl", 100);
 }
 
 Test(replay_pkvm, a_step_that_differs_is_counted)

@@ -1,7 +1,6 @@
-#include "api/replay.h"
+#include "tests/lib/replayed.h"
 
 #include <criterion/criterion.h>
-#include <glob.h>
 #include <string.h>
 
 #define HEADER                                                                                                    \
@@ -13,35 +12,9 @@
 	"\"" pfn "\":{\"state\":\"" state "\",\"asid\":" asid ",\"gfn\":" gfn ",\"size\":\"" size "\"}"
 #define PAGES(list) "\"pages\":{" list "}"
 
-static enum pw_status replay(const char *text, struct replay_tally *t, struct pw_err *err)
-{
-	FILE *in = fmemopen((char *)(uintptr_t)text, strlen(text), "r");
-	enum pw_status st;
-
-	cr_assert_not_null(in);
-	st = replay_file(in, "text", NULL, t, err);
-	fclose(in);
-	return st;
-}
-
 Test(replay_snp, the_recorded_scenarios_replay_without_a_wrong_step)
 {
-	struct replay_tally t = { 0 };
-	glob_t found;
-
-	cr_assert_eq(glob("tests/traces/snp/*.jsonl", 0, NULL, &found), 0);
-	for (size_t i = 0; i < found.gl_pathc; i++) {
-		FILE *in = fopen(found.gl_pathv[i], "r");
-		struct pw_err err = { 0 };
-
-		cr_assert_not_null(in);
-		cr_assert_eq(replay_file(in, found.gl_pathv[i], stderr, &t, &err), PW_OK, "%s", err.msg);
-		fclose(in);
-	}
-	cr_assert(t.files >= 2 && t.steps >= 169, "%llu files, %llu steps", (unsigned long long)t.files,
-		  (unsigned long long)t.steps);
-	cr_assert_eq(t.wrong, 0);
-	globfree(&found);
+	replay_traces("tests/traces/snp/*.jsonl", 169);
 }
 
 static const struct good {
@@ -95,7 +68,7 @@ static void check_good(const struct good *c)
 	char text[8192];
 
 	snprintf(text, sizeof text, "%s%s", HEADER, c->steps);
-	cr_assert_eq(replay(text, &t, &err), PW_OK, "%s: %s", c->what, err.msg);
+	cr_assert_eq(replay_text(text, &t, &err), PW_OK, "%s: %s", c->what, err.msg);
 	cr_assert_eq(t.wrong, 0, "%s", c->what);
 	cr_assert_gt(t.steps, 0);
 }
@@ -148,7 +121,7 @@ static void check_bad(const struct bad *c)
 {
 	struct replay_tally t = { 0 };
 	struct pw_err err = { 0 };
-	enum pw_status st = replay(c->text, &t, &err);
+	enum pw_status st = replay_text(c->text, &t, &err);
 
 	cr_assert_eq(st, c->st, "%s: %s", c->text, err.msg);
 	if (st == PW_OK)

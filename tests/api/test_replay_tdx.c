@@ -1,10 +1,9 @@
 /* The recorded scenarios in tests/traces/tdx, replayed against the model. */
 #include <criterion/criterion.h>
-#include <glob.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "api/replay.h"
+#include "tests/lib/replayed.h"
 
 #define HEADER                                                                                          \
 	"{\"type\":\"header\",\"format\":\"tdx-trace/1\",\"scenario\":\"s\",\"tdmr_pfns\":[0,1048575]," \
@@ -13,34 +12,9 @@
 #define CREATE HEADER "{\"n\":1,\"op\":\"create\",\"td\":0,\"pfn\":256,\"hkid\":35," RC ",\"name\":\"\"}\n"
 #define KEYS   CREATE "{\"n\":2,\"op\":\"keyconfig\",\"td\":0," RC "}\n"
 
-static enum pw_status replay_text(const char *text, struct replay_tally *t, struct pw_err *err)
-{
-	FILE *in = fmemopen((char *)(uintptr_t)text, strlen(text), "r");
-	enum pw_status st;
-
-	cr_assert(in);
-	st = replay_file(in, "text", NULL, t, err);
-	fclose(in);
-	return st;
-}
-
 Test(replay_tdx, all_recorded_steps_are_right, .timeout = 120)
 {
-	struct replay_tally t = { 0 };
-	struct pw_err err = { 0 };
-	glob_t found;
-
-	cr_assert_eq(glob("tests/traces/tdx*/*.jsonl", 0, NULL, &found), 0, "run it from the project's root");
-	for (size_t i = 0; i < found.gl_pathc; i++) {
-		FILE *in = fopen(found.gl_pathv[i], "r");
-
-		cr_assert(in);
-		cr_expect_eq(replay_file(in, found.gl_pathv[i], stderr, &t, &err), PW_OK, "%s", err.msg);
-		fclose(in);
-	}
-	globfree(&found);
-	cr_expect_geq(t.steps, 7047);
-	cr_expect_eq(t.wrong, 0, "%" PRIu64 " of %" PRIu64 " steps are wrong", t.wrong, t.steps);
+	replay_traces("tests/traces/tdx*/*.jsonl", 7047);
 }
 
 Test(replay_tdx, a_step_that_differs_is_counted)

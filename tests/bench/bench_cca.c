@@ -2,8 +2,10 @@
  * unit.
  */
 #include <stdio.h>
+
 #include <stdlib.h>
-#include <time.h>
+
+#include "tests/bench/bench.h"
 
 #include "engine/arch/cca.h"
 
@@ -20,28 +22,6 @@ struct machine {
 	struct cca_result r;
 	uint64_t commands;
 };
-
-static double now_s(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
-	return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
-}
-
-static void report(const char *name, double value, const char *unit)
-{
-	printf("%s\t%.3f\t%s\n", name, value, unit);
-	fflush(stdout);
-}
-
-static uint64_t next(uint64_t *x)
-{
-	*x ^= *x << 13;
-	*x ^= *x >> 7;
-	*x ^= *x << 17;
-	return *x;
-}
 
 static void die(const struct machine *b, const struct cca_call *call)
 {

@@ -3,7 +3,8 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
+
+#include "tests/bench/bench.h"
 
 #define VM_PAGES   ((uint64_t)1 << 24) /* 64 GiB of 4 KiB pages */
 #define BIG_PAGES  ((uint64_t)1 << 28) /* 1 TiB */
@@ -20,28 +21,6 @@ struct bench {
 	struct refusal why;
 	uint64_t random;
 };
-
-static double now_s(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
-}
-
-static void report(const char *name, double value, const char *unit)
-{
-	printf("%s\t%.3f\t%s\n", name, value, unit);
-	fflush(stdout);
-}
-
-static uint64_t next(uint64_t *x)
-{
-	*x ^= *x << 13;
-	*x ^= *x >> 7;
-	*x ^= *x << 17;
-	return *x;
-}
 
 static void must(struct bench *b, enum pw_problem p)
 {

@@ -3,7 +3,8 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
+
+#include "tests/bench/bench.h"
 
 #define PAGES    ((uint64_t)1 << 22) /* 16 GiB */
 #define TEBIBYTE ((uint64_t)1 << 28) /* pages */
@@ -15,29 +16,6 @@ struct bench {
 	struct pkvm m;
 	struct pkvm_vm *secret, *plain;
 };
-
-/* Of this process: figures are of one core, whoever else is at work. */
-static double now_s(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
-	return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
-}
-
-static void report(const char *name, double value, const char *unit)
-{
-	printf("%s\t%.3f\t%s\n", name, value, unit);
-	fflush(stdout);
-}
-
-static uint64_t next(uint64_t *x)
-{
-	*x ^= *x << 13;
-	*x ^= *x >> 7;
-	*x ^= *x << 17;
-	return *x;
-}
 
 static void need(bool ok, const char *what)
 {

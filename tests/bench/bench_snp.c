@@ -3,26 +3,13 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
+
+#include "tests/bench/bench.h"
 
 #define TIB    ((uint64_t)1 << 28)
 #define SPAN   ((uint64_t)1 << 20) /* frames that the single operations go to: 4 GiB */
 #define ROUNDS ((uint64_t)4 << 20)
 #define ASID   5
-
-static double now_s(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
-}
-
-static void report(const char *name, double value, const char *unit)
-{
-	printf("%s\t%.3f\t%s\n", name, value, unit);
-	fflush(stdout);
-}
 
 static void must(bool good, const char *what)
 {
@@ -30,14 +17,6 @@ static void must(bool good, const char *what)
 		return;
 	fprintf(stderr, "bench_snp: %s\n", what);
 	exit(1);
-}
-
-static uint64_t next(uint64_t *x)
-{
-	*x ^= *x << 13;
-	*x ^= *x >> 7;
-	*x ^= *x << 17;
-	return *x;
 }
 
 static void update(struct snp *m, uint64_t pfn, bool assigned, uint64_t gfn, enum snp_size size)

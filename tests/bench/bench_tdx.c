@@ -3,7 +3,8 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
+
+#include "tests/bench/bench.h"
 
 #define TDR      0x100
 #define POOL     0x1000
@@ -15,20 +16,6 @@
 static struct pw_mem mem;
 static struct tdx m;
 static uint64_t calls;
-
-static double now_s(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
-}
-
-static void report(const char *name, double value, const char *unit)
-{
-	printf("%s\t%.3f\t%s\n", name, value, unit);
-	fflush(stdout);
-}
 
 static void must(struct tdx_call c)
 {
@@ -125,20 +112,12 @@ static uint64_t frame_of(uint64_t page, bool fragmented)
 	return BASE + (page ^ 1) + (fragmented ? page / 62 * 2 : 0);
 }
 
-static uint64_t next_random(uint64_t *x)
-{
-	*x ^= *x << 13;
-	*x ^= *x >> 7;
-	*x ^= *x << 17;
-	return *x;
-}
-
 static void convert_at_random(bool fragmented)
 {
 	uint64_t x = 88172645463325252;
 
 	for (uint64_t n = 0; n < CONVERTS; n += 5) {
-		uint64_t page = next_random(&x) % PAGES;
+		uint64_t page = next(&x) % PAGES;
 
 		CALL(TDX_RANGE_BLOCK, .gpa = page << 12);
 		CALL(TDX_TRACK);

@@ -3,7 +3,8 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
+
+#include "tests/bench/bench.h"
 
 #define VM_PAGES   ((uint64_t)1 << 24) /* 64 GiB of 4 KiB pages */
 #define ROUNDS     ((uint64_t)20000000)
@@ -11,28 +12,6 @@
 #define STATE_OUT  ((uint64_t)1 << 62)
 #define STATE_SHR  ((uint64_t)1 << 61)
 #define OTHER(now) ((now) ^ STATE_OUT ^ STATE_SHR)
-
-static double now_s(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
-}
-
-static void report(const char *name, double value, const char *unit)
-{
-	printf("%s\t%.3f\t%s\n", name, value, unit);
-	fflush(stdout);
-}
-
-static uint64_t next(uint64_t *x)
-{
-	*x ^= *x << 13;
-	*x ^= *x >> 7;
-	*x ^= *x << 17;
-	return *x;
-}
 
 static void set(struct tree *t, uint64_t first, uint64_t count, uint64_t entry)
 {

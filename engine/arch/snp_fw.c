@@ -284,6 +284,8 @@ static uint64_t checked_frame(const struct fw *f, enum fw_page on)
 	switch (on) {
 	case FW_CONTEXT: return f->c->context;
 	case FW_DST: return f->c->dst;
+	case FW_MD: return f->c->md;
+	case FW_AGENT: return f->c->agent;
 	case FW_PAGE: break;
 	}
 	return f->c->pfn;
@@ -294,7 +296,9 @@ static const struct snp_cell *checked_cell(const struct fw *f, const struct fw_c
 	switch (check->on) {
 	case FW_CONTEXT: return snp_cell(f->context_state, check->cell);
 	case FW_DST: return snp_cell(f->dst_state, check->cell);
-	case FW_PAGE: break;
+	case FW_PAGE:
+	case FW_MD: /* no cell asks these two */
+	case FW_AGENT: break;
 	}
 	return snp_cell(f->state, check->cell);
 }

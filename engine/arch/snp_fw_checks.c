@@ -381,23 +381,23 @@ static const struct fw_check guest_status_checks[] = {
 };
 static const struct fw_check launch_start_checks[] = {
 	FW_PREFIX, FW_GUEST,
-	FW_CHECK(not_init, INVALID_GUEST_STATE, GUEST_STATE),
-	FW_CHECK_IF(has_agent, agent_in_rmp, INVALID_PARAM, IN_RMP),
-	FW_CHECK_IF(has_agent, agent_unknown, INVALID_GUEST, NOT_CONTEXT),
-	FW_CHECK_IF(has_agent, agent_refuses, POLICY_FAILURE, POLICY),
-	FW_CHECK(policy_refused, POLICY_FAILURE, POLICY),
+	FW_CHECK_CONTEXT(not_init, INVALID_GUEST_STATE, GUEST_STATE),
+	FW_CHECK_AT(AGENT, has_agent, agent_in_rmp, INVALID_PARAM, IN_RMP),
+	FW_CHECK_AT(AGENT, has_agent, agent_unknown, INVALID_GUEST, NOT_CONTEXT),
+	FW_CHECK_AT(AGENT, has_agent, agent_refuses, POLICY_FAILURE, POLICY),
+	FW_CHECK_CONTEXT(policy_refused, POLICY_FAILURE, POLICY),
 	FW_END,
 };
 static const struct fw_check activate_checks[] = {
 	FW_PREFIX, FW_GUEST,
-	FW_CHECK(fw_not_launched, INVALID_GUEST_STATE, GUEST_STATE),
-	FW_CHECK(asid_unknown, INVALID_ASID, ASID_RANGE),
-	FW_CHECK(asid_has_pages, INVALID_CONFIG, ASID_PAGES),
-	FW_CHECK(too_many_sockets, POLICY_FAILURE, POLICY),
-	FW_CHECK(asid_out_of_range, INVALID_ASID, ASID_RANGE),
-	FW_CHECK(asid_taken, ASID_OWNED, ASID_TAKEN),
-	FW_CHECK(has_asid, ACTIVE, HAS_ASID),
-	FW_CHECK(asid_dirty, DFFLUSH_REQUIRED, ASID_DIRTY),
+	FW_CHECK_CONTEXT(fw_not_launched, INVALID_GUEST_STATE, GUEST_STATE),
+	FW_CHECK_CONTEXT(asid_unknown, INVALID_ASID, ASID_RANGE),
+	FW_CHECK_CONTEXT(asid_has_pages, INVALID_CONFIG, ASID_PAGES),
+	FW_CHECK_CONTEXT(too_many_sockets, POLICY_FAILURE, POLICY),
+	FW_CHECK_CONTEXT(asid_out_of_range, INVALID_ASID, ASID_RANGE),
+	FW_CHECK_CONTEXT(asid_taken, ASID_OWNED, ASID_TAKEN),
+	FW_CHECK_CONTEXT(has_asid, ACTIVE, HAS_ASID),
+	FW_CHECK_CONTEXT(asid_dirty, DFFLUSH_REQUIRED, ASID_DIRTY),
 	FW_END,
 };
 static const struct fw_check launch_update_checks[] = {
@@ -416,13 +416,13 @@ static const struct fw_check launch_update_checks[] = {
 };
 static const struct fw_check launch_finish_checks[] = {
 	FW_PREFIX, FW_GUEST,
-	FW_CHECK(not_launch, INVALID_GUEST_STATE, GUEST_STATE),
-	FW_CHECK(is_imi, INVALID_GUEST_STATE, GUEST_STATE),
-	FW_CHECK(fw_no_asid, INACTIVE, NO_ASID),
-	FW_CHECK_IF(has_id_block, id_digest_differs, BAD_MEASUREMENT, ID_DIGEST),
-	FW_CHECK_IF(has_id_block, id_policy_differs, POLICY_FAILURE, POLICY),
-	FW_CHECK_IF(has_id_block, id_algorithm_unknown, INVALID_PARAM, ID_ALGORITHM),
-	FW_CHECK_IF(has_id_block, id_signature_wrong, BAD_SIGNATURE, ID_SIGNATURE),
+	FW_CHECK_CONTEXT(not_launch, INVALID_GUEST_STATE, GUEST_STATE),
+	FW_CHECK_CONTEXT(is_imi, INVALID_GUEST_STATE, GUEST_STATE),
+	FW_CHECK_CONTEXT(fw_no_asid, INACTIVE, NO_ASID),
+	FW_CHECK_AT(CONTEXT, has_id_block, id_digest_differs, BAD_MEASUREMENT, ID_DIGEST),
+	FW_CHECK_AT(CONTEXT, has_id_block, id_policy_differs, POLICY_FAILURE, POLICY),
+	FW_CHECK_AT(CONTEXT, has_id_block, id_algorithm_unknown, INVALID_PARAM, ID_ALGORITHM),
+	FW_CHECK_AT(CONTEXT, has_id_block, id_signature_wrong, BAD_SIGNATURE, ID_SIGNATURE),
 	FW_END,
 };
 static const struct fw_check guest_request_checks[] = {

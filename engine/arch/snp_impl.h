@@ -88,7 +88,7 @@ struct fw {
 	uint64_t word, dst_word;
 	enum snp_state context_state, state, dst_state;
 };
-enum fw_page { FW_CONTEXT, FW_PAGE, FW_DST };
+enum fw_page { FW_CONTEXT, FW_PAGE, FW_DST, FW_MD, FW_AGENT }; /* the frame that a command names so */
 struct fw_check {
 	bool (*when)(const struct fw *f);  /* NULL: always */
 	bool (*fails)(const struct fw *f); /* NULL: the cell of `on` refuses `cell` */
@@ -101,22 +101,14 @@ struct fw_check {
 	{                                                                                    \
 		NULL, NULL, SNP_SUCCESS, SNP_RULE_NONE, (enum snp_page_op)0, (enum fw_page)0 \
 	}
-#define FW_CHECK(fn, st, why)                                                    \
-	{                                                                        \
-		NULL, fn, SNP_##st, SNP_RULE_##why, (enum snp_page_op)0, FW_PAGE \
+#define FW_CHECK_AT(page, if_, fn, st, why)                                       \
+	{                                                                         \
+		if_, fn, SNP_##st, SNP_RULE_##why, (enum snp_page_op)0, FW_##page \
 	}
-#define FW_CHECK_DST(fn, st, why)                                               \
-	{                                                                       \
-		NULL, fn, SNP_##st, SNP_RULE_##why, (enum snp_page_op)0, FW_DST \
-	}
-#define FW_CHECK_CONTEXT(fn, st, why)                                               \
-	{                                                                           \
-		NULL, fn, SNP_##st, SNP_RULE_##why, (enum snp_page_op)0, FW_CONTEXT \
-	}
-#define FW_CHECK_IF(if_, fn, st, why)                                           \
-	{                                                                       \
-		if_, fn, SNP_##st, SNP_RULE_##why, (enum snp_page_op)0, FW_PAGE \
-	}
+#define FW_CHECK(fn, st, why)         FW_CHECK_AT(PAGE, NULL, fn, st, why)
+#define FW_CHECK_IF(if_, fn, st, why) FW_CHECK_AT(PAGE, if_, fn, st, why)
+#define FW_CHECK_DST(fn, st, why)     FW_CHECK_AT(DST, NULL, fn, st, why)
+#define FW_CHECK_CONTEXT(fn, st, why) FW_CHECK_AT(CONTEXT, NULL, fn, st, why)
 #define FW_CELL(op, page, why)                                               \
 	{                                                                    \
 		NULL, NULL, SNP_SUCCESS, SNP_RULE_##why, SNP_##op, FW_##page \

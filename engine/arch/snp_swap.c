@@ -285,13 +285,13 @@ static bool is_large(const struct fw *f)
 	return f->c->size == SNP_2M;
 }
 
-#define SWAP_PREFIX                                                               \
-	FW_PREFIX, FW_CHECK(fw_page_in_rmp, INVALID_PARAM, IN_RMP),               \
-		FW_CHECK_DST(fw_dst_in_rmp, INVALID_PARAM, IN_RMP), FW_GUEST,     \
-		FW_CHECK_IF(in_page, md_in_rmp, INVALID_PARAM, IN_RMP),           \
-		FW_CHECK_IF(in_page, md_misplaced, INVALID_PARAM, MD_PLACE),      \
-		FW_CHECK_IF(in_page, md_not_metadata, INVALID_PAGE_STATE, STATE), \
-		FW_CHECK_IF(in_page, md_of_other, INVALID_PAGE_OWNER, OWNER)
+#define SWAP_PREFIX                                                                   \
+	FW_PREFIX, FW_CHECK(fw_page_in_rmp, INVALID_PARAM, IN_RMP),                   \
+		FW_CHECK_DST(fw_dst_in_rmp, INVALID_PARAM, IN_RMP), FW_GUEST,         \
+		FW_CHECK_AT(MD, in_page, md_in_rmp, INVALID_PARAM, IN_RMP),           \
+		FW_CHECK_AT(MD, in_page, md_misplaced, INVALID_PARAM, MD_PLACE),      \
+		FW_CHECK_AT(MD, in_page, md_not_metadata, INVALID_PAGE_STATE, STATE), \
+		FW_CHECK_AT(MD, in_page, md_of_other, INVALID_PAGE_OWNER, OWNER)
 
 /* clang-format off */
 const struct fw_check fw_swap_out_checks[] = {
@@ -323,7 +323,7 @@ const struct fw_check fw_swap_in_checks[] = {
 	FW_CHECK_IF(is_data, in_two_places, INVALID_ADDRESS, PLACES),
 	FW_CELL_IF(is_guests, DO_IN, DST, STATE),
 	FW_CELL_IF(is_metadata, DO_IN_MD, DST, STATE),
-	FW_CHECK_IF(is_guests, fw_dst_not_owner, INVALID_PAGE_OWNER, OWNER),
+	FW_CHECK_AT(DST, is_guests, fw_dst_not_owner, INVALID_PAGE_OWNER, OWNER),
 	FW_END,
 };
 /* clang-format on */

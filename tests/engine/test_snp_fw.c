@@ -24,10 +24,28 @@ static void expect_digest(const uint8_t digest[SNP_DIGEST], const char *expected
 }
 
 /* The answer, and the rule that the refusal names. */
+/* A command without pages is about its guest, or that guest's agent; MD_PLACE is about the entry's frame. */
+static void names_the_culprit(const struct snp_world *w, const struct snp_cmd *c)
+{
+	const struct snp_why *why = &w->m.why;
+	bool of_agent = c->has_agent && snp_guest(&w->m, c->context) &&
+			(why->rule == SNP_RULE_IN_RMP || why->rule == SNP_RULE_NOT_CONTEXT);
+	bool is_pageless = c->op == SNP_CMD_DECOMMISSION || c->op == SNP_CMD_ACTIVATE ||
+			   c->op == SNP_CMD_LAUNCH_START || c->op == SNP_CMD_LAUNCH_FINISH;
+
+	if (is_pageless && why->rule != SNP_RULE_RESERVED && why->rule != SNP_RULE_PLATFORM &&
+	    !(c->has_agent && why->rule == SNP_RULE_POLICY))
+		cr_expect_eq(why->pfn, of_agent ? c->agent : c->context, "%s: frame %lu", snp_command_name(c->op),
+			     why->pfn);
+	if (why->rule == SNP_RULE_MD_PLACE)
+		cr_expect_eq(why->pfn, c->md, "%s: frame %lu", snp_command_name(c->op), why->pfn);
+}
+
 static void refused(struct snp_world *w, struct snp_cmd c, enum snp_status status, enum snp_rule rule)
 {
 	cr_expect_eq(snp_w_do(w, &c), status, "%s: %s", snp_command_name(c.op), snp_rule_text(rule));
 	cr_expect_eq(w->m.why.rule, rule, "%s: %s", snp_command_name(c.op), snp_rule_text(w->m.why.rule));
+	names_the_culprit(w, &c);
 }
 
 /* The launch digest: vectors of the reference. */
@@ -500,6 +518,8 @@ static uint64_t frame_at_fault(const struct snp_cmd *c, enum snp_rule rule, bool
 		return c->context;
 	if (rule == SNP_RULE_IN_RMP && c->context >= SNP_W_RMP && c->context < SNP_W_FRAMES)
 		return c->context;
+	if (rule == SNP_RULE_MD_PLACE)
+		return c->md;
 	return is_dst ? c->dst : c->pfn;
 }
 
@@ -556,6 +576,7 @@ static void check_order(const struct order *c)
 	if (has_page(c->c.op) || c->c.op == SNP_CMD_GCTX_CREATE)
 		cr_assert_eq(w.m.why.pfn, frame_at_fault(&c->c, c->rule, strstr(c->what, "response") != NULL),
 			     "%s: frame %" PRIu64, c->what, w.m.why.pfn);
+	names_the_culprit(&w, &c->c);
 	snp_world_close(&w);
 }
 
@@ -1018,9 +1039,11 @@ static void check_bad_swap(const struct bad_swap *c)
 	cr_assert_eq(status, c->status, "%s: %s", c->what, snp_status_name(status));
 	cr_assert_eq(snp_digest(&w.m), before);
 	cr_assert_eq(w.m.why.rule, c->rule, "%s: %s", c->what, snp_rule_text(w.m.why.rule));
-	if (strncmp(c->what, "entry", 5) != 0)
-		cr_assert_eq(w.m.why.pfn, frame_at_fault(&c->c, c->rule, strstr(c->what, "destination") != NULL),
-			     "%s: frame %" PRIu64, c->what, w.m.why.pfn);
+	cr_assert_eq(w.m.why.pfn,
+		     strncmp(c->what, "entry", 5) == 0
+			     ? c->c.md
+			     : frame_at_fault(&c->c, c->rule, strstr(c->what, "destination") != NULL),
+		     "%s: frame %" PRIu64, c->what, w.m.why.pfn);
 	snp_world_close(&w);
 }
 
@@ -1070,6 +1093,7 @@ Test(snp_fw, a_wrong_swap_in_says_why)
 	in.dst = 710;
 	cr_assert_eq(snp_w_update(&w, 710, ASID + 1, 710, SNP_4K, true), SNP_OK);
 	refused(&w, in, SNP_INVALID_PAGE_OWNER, SNP_RULE_OWNER);
+	cr_expect_eq(w.m.why.pfn, in.dst);
 	snp_world_close(&w);
 }
 

@@ -758,6 +758,7 @@ Test(snp_fw, single_socket_guests_run_on_single_sockets)
 	c.op = SNP_CMD_ACTIVATE;
 	cr_assert_eq(snp_w_do(&w, &c), SNP_POLICY_FAILURE);
 	cr_assert_eq(w.m.why.rule, SNP_RULE_POLICY);
+	cr_expect_eq(w.m.why.pfn, c.context);
 	w.m.sockets = 1;
 	cr_assert_eq(snp_w_do(&w, &c), SNP_SUCCESS);
 	snp_world_close(&w);

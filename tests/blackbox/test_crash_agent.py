@@ -191,6 +191,23 @@ class CrashingAgents(Case):
         self.assertGreater(bound, 0)
         print(f"{self.id()}: differences after crashes {left}, {bound} frames bound at the end")
 
+    def test_an_agent_with_an_admins_token_speaks_in_the_laws_words(self):
+        """The server takes an architecture's operations from the agent of a host alone."""
+        self.agents = [Agent(self, "as-admin", "tdx")]
+        agent = self.agents[0]
+        agent.write("token", self.server.token)
+        agent.start()
+        agent.wait_ready()
+        vm = self.launched(agent, 64)
+        self.operate(vm, "share", gfn=8, count=8)
+        self.operate(vm, "page_out", gfn=20, count=4)
+        self.assertEqual(self.admin.get("/v1/vms/" + vm)["pages"], {"secure_resident": 52, "secure_out": 4, "shared": 8, "normal": 0})
+        told = {event["op"] for event in self.admin.items(f"/v1/vms/{vm}/history?gfn=8&count=16") if "op" in event}
+        self.assertEqual(told, {"page_in", "share", "page_out"})
+        self.operate(vm, "terminate")
+        self.assertEqual(agent.stop(), 0)
+        self.covered(agent)
+
     def test_an_agent_that_dies_before_it_has_said_what_hardware_did(self):
         """Claims stand, hardware has the pages, and the architecture's own state was never told."""
         for arch, secure in (("snp", True), ("snp", False), ("tdx", True)):  # whose claims are followed by an item

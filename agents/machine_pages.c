@@ -78,6 +78,7 @@ void machine_settle(struct machine *x, const struct machine_vm *vm, uint64_t gfn
 		if (run.state != GFN_SECURE_RESIDENT)
 			continue;
 		machine_frames_clear(&x->frames, FRAME_RESERVED, run.pfn, run.count);
+		machine_frames_clear(&x->frames, FRAME_STUCK, run.pfn, run.count); /* an end that failed kept them */
 		machine_frames_mark(&x->frames, FRAME_USED, run.pfn, run.count);
 	}
 }

@@ -557,6 +557,53 @@ Test(machine, a_long_log_is_rewritten_to_the_same_machine)
 	home_remove(&h);
 }
 
+/* Firmware that keeps a frame while a VM ends, and then cannot go on. */
+static struct machine *clumsy;
+static bool clumsy_fails;
+
+static enum pw_status clumsy_open(struct machine *x, const struct machine_pool *pool, struct pw_mem *mem, void **model,
+				  struct pw_err *why)
+{
+	clumsy = x;
+	return machine_pef.open(x, pool, mem, model, why);
+}
+
+static enum pw_status clumsy_event(void *model, struct machine_vm *vm, enum vm_event e, struct pw_err *why)
+{
+	if (e != VM_TERMINATE || !clumsy_fails)
+		return machine_pef.event(model, vm, e, why);
+	machine_keep(clumsy, 1001, "it sticks");
+	return pw_fail(why, PW_BACKEND, "half-way");
+}
+
+Test(machine, an_end_that_fails_half_way_can_be_repeated_and_outlived)
+{
+	struct machine_model model = machine_pef;
+	struct home h = home_new();
+	struct backend_options o = { .frames = 8, .base_pfn = 1000, .state = h.path };
+	struct backend *b;
+
+	model.open = clumsy_open;
+	model.event = clumsy_event;
+	clumsy_fails = true;
+	cr_assert_eq(machine_open(&model, &o, &b, &err), PW_OK, "%s", err.msg);
+	make_vm(b, &A, 8);
+	event(b, &A, VM_INIT_START);
+	cr_assert_eq(bring_in(b, &A, 0, 4), PW_OK);
+	event(b, &A, VM_INIT_DONE);
+	cr_expect_eq(b->ops->vm_event(b, &A, VM_TERMINATE, &err), PW_BACKEND);
+	expect_stuck(b, "");
+	cr_expect(machine_check(clumsy, &err), "%s", err.msg);
+	b->ops->close(b);
+	cr_assert_eq(machine_open(&model, &o, &b, &err), PW_OK, "%s", err.msg);
+	cr_expect_eq(frames(b, FRAME_USED), 4);
+	clumsy_fails = false;
+	event(b, &A, VM_TERMINATE);
+	cr_expect_eq(frames(b, FRAME_USED), 0);
+	b->ops->close(b);
+	home_remove(&h);
+}
+
 Test(machine, a_file_of_another_machine_is_refused)
 {
 	struct machine_model other = machine_pef;

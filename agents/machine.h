@@ -17,6 +17,8 @@
  */
 #ifndef PW_AGENTS_MACHINE_H
 #define PW_AGENTS_MACHINE_H
+#include <stdio.h>
+
 #include "agents/backend.h"
 #include "engine/mem.h"
 
@@ -87,6 +89,18 @@ struct machine_model {
 extern const struct machine_model machine_pef, machine_snp, machine_tdx, machine_cca, machine_pkvm;
 
 enum pw_status machine_open(const struct machine_model *model, const struct backend_options *o, struct backend **out,
+			    struct pw_err *err) PW_MUST_CHECK;
+
+/*
+ * Prints what the machine in a state file has: hardware's truth, whatever its agent or the ledger say. The agent may be
+ * using the file. One line each, parts separated by tabs:
+ *   machine ARCH BASE_PFN FRAMES
+ *   vm      VM STATE
+ *   run     VM GFN COUNT normal|resident|out|shared PFN ARCH_STATE      (PFN: of resident runs, else empty)
+ *   stuck   PFN COUNT WHY
+ * PW_NOT_FOUND: no machine was switched on in it yet. PW_STORAGE: it cannot be read, or is another machine's.
+ */
+enum pw_status machine_dump(const struct machine_model *model, const char *path, FILE *to,
 			    struct pw_err *err) PW_MUST_CHECK;
 
 /*

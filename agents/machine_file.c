@@ -148,11 +148,19 @@ static enum pw_status read_groups(struct machine_file *f, machine_group_fn fn, v
 		st = pw_fail(err, PW_NO_MEMORY, "no memory to read %s", f->path);
 	if (st == PW_OK && at != good && at < size)
 		st = pw_fail(err, PW_STORAGE, "%s is damaged at byte %zu", f->path, good);
-	if (st == PW_OK && good < size && ftruncate(f->fd, (off_t)good))
-		st = fail_os(err, "mending", f->path);
 	f->size = (off_t)good;
 	free(data);
 	return st;
+}
+
+/* Cuts a torn last group off. */
+static enum pw_status mend(struct machine_file *f, struct pw_err *err)
+{
+	struct stat st;
+
+	if (fstat(f->fd, &st) == 0 && (st.st_size == f->size || ftruncate(f->fd, f->size) == 0))
+		return PW_OK;
+	return fail_os(err, "mending", f->path);
 }
 
 static enum pw_status take_lock(struct machine_file *f, struct pw_err *err)
@@ -190,12 +198,29 @@ enum pw_status machine_file_open(const char *path, machine_group_fn fn, void *ct
 		goto fail;
 	f->fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 	st = f->fd < 0 ? fail_os(err, "opening", path) : read_groups(f, fn, ctx, err);
+	if (st == PW_OK)
+		st = mend(f, err);
 	if (st != PW_OK)
 		goto fail;
 	*out = f;
 	return PW_OK;
 fail:
 	machine_file_close(f);
+	return st;
+}
+
+enum pw_status machine_file_read(const char *path, machine_group_fn fn, void *ctx, struct pw_err *err)
+{
+	struct machine_file f = { .path = strdup(path), .fd = open(path, O_RDONLY | O_CLOEXEC), .lock = -1 };
+	enum pw_status st;
+
+	if (!f.path)
+		st = pw_fail(err, PW_NO_MEMORY, "no memory");
+	else
+		st = f.fd < 0 ? fail_os(err, "opening", path) : read_groups(&f, fn, ctx, err);
+	if (f.fd >= 0)
+		close(f.fd);
+	free(f.path);
 	return st;
 }
 

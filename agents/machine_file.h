@@ -31,6 +31,12 @@ enum pw_status machine_file_open(const char *path, machine_group_fn fn, void *ct
 				 struct pw_err *err) PW_MUST_CHECK;
 void machine_file_close(struct machine_file *f);
 
+/*
+ * Reads the groups of a file that another process may have open: no lock, and a torn last group is left where it is.
+ * PW_STORAGE  it cannot be read, or is damaged.
+ */
+enum pw_status machine_file_read(const char *path, machine_group_fn fn, void *ctx, struct pw_err *err) PW_MUST_CHECK;
+
 /* PW_STORAGE: the group is not in the file. */
 enum pw_status machine_file_append(struct machine_file *f, const struct words *group, struct pw_err *err) PW_MUST_CHECK;
 

@@ -154,6 +154,8 @@ enum machine_record {
 /* Each op: begin; one log_* call before it is done; end with how it ended, which writes the record.
  * PW_STORAGE: the machine's use has ended. */
 enum pw_status machine_log_open(struct machine *x, const struct backend_options *o, struct pw_err *err) PW_MUST_CHECK;
+/* Does again what the file of a machine says, whoever has it open; the machine is not kept in it. */
+enum pw_status machine_log_read(struct machine *x, const char *path, struct pw_err *err) PW_MUST_CHECK;
 enum pw_status machine_log_begin(struct machine *x, struct pw_err *err) PW_MUST_CHECK;
 void machine_log_create(struct machine *x, const struct machine_vm *vm);
 void machine_log_destroy(struct machine *x, const struct pw_uuid *id);

@@ -337,6 +337,11 @@ static enum pw_status fits(const struct machine *x, const struct backend_options
 	return PW_OK;
 }
 
+enum pw_status machine_log_read(struct machine *x, const char *path, struct pw_err *err)
+{
+	return machine_file_read(path, read_group, x, err);
+}
+
 enum pw_status machine_log_open(struct machine *x, const struct backend_options *o, struct pw_err *err)
 {
 	enum pw_status st = PW_OK;

@@ -35,6 +35,7 @@ static const struct option_row table[] = {
 	{ "--load-token-file", "FILE", OPTION_TEXT, AT(load_token_file), NULL, "an operator's token for --load (default: the agent's own)" },
 	{ "--seed", "N", OPTION_NUMBER, AT(seed), NULL, "seed of what is random in the emulated machine" },
 	{ "--once", NULL, OPTION_SWITCH, AT(once), NULL, "register, resync, and exit" },
+	{ "--dump", NULL, OPTION_SWITCH, AT(dump), NULL, "print what the emulated machine in DIR has, and exit (beside its agent, if one runs)" },
 	{ "--log-level", "LEVEL", OPTION_LEVEL, AT(log_level), "PAGEWARDEN_LOG_LEVEL", "error, warning, info (default) or debug" },
 	{ "--help", NULL, OPTION_SWITCH, AT(help), NULL, "print this and exit" },
 	{ "--version", NULL, OPTION_SWITCH, AT(version), NULL, "print the version and exit" },

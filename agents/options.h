@@ -17,7 +17,7 @@ struct agent_options { /* text is borrowed from argv and the environment */
 	uint64_t frames, base_pfn, seed;
 	const char *boot_id, *state, *fault, *load;
 	enum alog_level log_level;
-	bool once, help, version;
+	bool once, dump, help, version;
 	struct pw_uuid host_id; /* of host, if given */
 };
 

@@ -11,6 +11,7 @@
 
 #include "agents/agent.h"
 #include "agents/loadgen.h"
+#include "agents/machine.h"
 #include "agents/ops.h"
 #include "agents/resync.h"
 
@@ -27,6 +28,18 @@ static void forget_boot(const struct agent_options *o, const char *machine)
 	free(path);
 }
 
+/* The last one, which is none, if there is no such backend. */
+static const struct backend_kind *find_kind(const struct agent_options *o)
+{
+	const struct backend_kind *k = backend_kinds;
+
+	for (; k->backend; k++) {
+		if (strcmp(k->backend, o->backend) == 0 && (!k->arch || !o->arch || strcmp(k->arch, o->arch) == 0))
+			break;
+	}
+	return k;
+}
+
 static enum pw_status open_backend(const struct agent_options *o, struct backend **out, struct pw_err *err)
 {
 	char *machine = agent_machine_path(o);
@@ -34,13 +47,9 @@ static enum pw_status open_backend(const struct agent_options *o, struct backend
 		.frames = o->frames, .base_pfn = o->base_pfn, .fault = o->fault, .state = machine, .seed = o->seed
 	};
 	enum pw_status st = PW_INVALID;
-	const struct backend_kind *k = backend_kinds;
+	const struct backend_kind *k = find_kind(o);
 
 	forget_boot(o, machine);
-	for (; k->backend; k++) {
-		if (strcmp(k->backend, o->backend) == 0 && (!k->arch || !o->arch || strcmp(k->arch, o->arch) == 0))
-			break;
-	}
 	if (k->backend)
 		st = backend_open(k, &bo, out, err);
 	else
@@ -183,6 +192,23 @@ static int fail_with(int code, const struct pw_err *err)
 	return code;
 }
 
+static int dump(const struct agent_options *o)
+{
+	const struct backend_kind *k = find_kind(o);
+	char *path = agent_machine_path(o);
+	struct pw_err err = { 0 };
+	enum pw_status st;
+
+	if (k->backend && k->machine && path)
+		st = machine_dump(k->machine, path, stdout, &err);
+	else
+		st = pw_fail(&err, PW_INVALID, "--dump needs --state and an emulated machine (--arch)");
+	free(path);
+	if (st == PW_OK && fflush(stdout) != 0)
+		st = pw_fail(&err, PW_STORAGE, "writing: %s", strerror(errno));
+	return st == PW_OK ? EXIT_DONE : fail_with(st == PW_INVALID ? EXIT_USAGE : EXIT_BROKEN, &err);
+}
+
 int main(int argc, char **argv)
 {
 	struct agent_options o;
@@ -204,6 +230,8 @@ int main(int argc, char **argv)
 			puts("pagewarden-agent " AGENT_VERSION);
 		return EXIT_DONE;
 	}
+	if (o.dump)
+		return dump(&o);
 	if (o.load && load_spec_parse(o.load, &load, &err) != PW_OK)
 		return fail_with(EXIT_USAGE, &err);
 	alog_set_level(o.log_level);

@@ -450,6 +450,51 @@ Test(machine, a_machine_outlives_its_agent)
 	home_remove(&h);
 }
 
+/* What machine_dump prints of a home's machine; "" if it refuses. */
+static enum pw_status dump_of(const struct home *h, char text[1024])
+{
+	FILE *to = fmemopen(text, 1024, "w");
+	enum pw_status st;
+
+	cr_assert(to);
+	text[0] = '\0';
+	st = machine_dump(&machine_pef, h->path, to, &err);
+	fclose(to);
+	return st;
+}
+
+Test(machine, what_it_has_is_shown_beside_the_agent_that_runs_it)
+{
+	static const char want[] =
+		"machine\tpef\t1000\t16\n"
+		"vm\t01000000-0000-0000-0000-000000000000\ttransient\n"
+		"run\t01000000-0000-0000-0000-000000000000\t0\t4\tnormal\t\tno flag\n"
+		"run\t01000000-0000-0000-0000-000000000000\t4\t2\tresident\t1000\tKVMPPC_GFN_UVMEM_PFN\n"
+		"run\t01000000-0000-0000-0000-000000000000\t6\t1\tshared\t\tKVMPPC_GFN_SHARED\n"
+		"run\t01000000-0000-0000-0000-000000000000\t7\t1\tnormal\t\tno flag\n";
+	struct home h = home_new();
+	struct backend *b = open_home(&h);
+	off_t size;
+	char text[1024];
+
+	make_vm(b, &A, 8);
+	event(b, &A, VM_INIT_START);
+	cr_assert_eq(bring_in(b, &A, 4, 3), PW_OK);
+	cr_assert_eq(b->ops->share(b, &A, 6, 1, &err), PW_OK);
+	size = size_of(&h);
+	cr_assert_eq(dump_of(&h, text), PW_OK, "%s", err.msg);
+	cr_expect_str_eq(text, want);
+	cr_assert_eq(truncate(h.path, size - 1), 0);
+	cr_assert_eq(dump_of(&h, text), PW_OK, "a torn end is of an op that is under way");
+	cr_expect(strstr(text, "\t4\t3\tresident\t1000\t"), "%s", text);
+	cr_expect_eq(size_of(&h), size - 1, "nothing is written");
+	b->ops->close(b);
+	cr_assert_eq(truncate(h.path, 0), 0);
+	cr_expect_eq(dump_of(&h, text), PW_NOT_FOUND);
+	home_remove(&h);
+	cr_expect_eq(dump_of(&h, text), PW_STORAGE);
+}
+
 static struct backend *open_breaking(const struct home *h, const char *fault)
 {
 	return open_with(&(struct backend_options){ .frames = 16, .base_pfn = 1000, .state = h->path, .fault = fault });

@@ -168,18 +168,21 @@ static int run(struct agent *a, const struct load_spec *load, const char *load_t
 		{ operations_loop, a, 0 }, { agent_heartbeats, a, 0 }, { guests_loop, a, 0 }, { load_loop, &job, 0 }
 	};
 	size_t wanted = load ? PW_ARRAY_LEN(threads) : PW_ARRAY_LEN(threads) - 1, started = 0;
-	int signal_number = 0, code = check_registration(a);
+	int signal_number, e = 0, code = check_registration(a);
 
 	if (code != EXIT_DONE)
 		return code;
-	for (; started < wanted; started++)
-		if (pthread_create(&threads[started].id, NULL, threads[started].main, threads[started].arg) != 0)
-			break;
-	if (started == wanted)
-		sigwait(signals, &signal_number);
-	else
+	while (started < wanted && e == 0) {
+		e = pthread_create(&threads[started].id, NULL, threads[started].main, threads[started].arg);
+		started += e == 0;
+	}
+	if (e) {
+		fprintf(stderr, "pagewarden-agent: starting a thread: %s\n", strerror(e));
 		code = EXIT_BROKEN;
-	alog(ALOG_INFO, "stopping", "signal %d", signal_number);
+	} else {
+		sigwait(signals, &signal_number);
+		alog(ALOG_INFO, "stopping", "signal %d", signal_number);
+	}
 	agent_stop(a);
 	for (size_t i = 0; i < started; i++)
 		pthread_join(threads[i].id, NULL);

@@ -1,4 +1,3 @@
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -419,8 +418,10 @@ static void *painter_main(void *arg)
 
 enum pw_status painter_start(struct service *sv, struct pw_err *err)
 {
-	if (pthread_create(&sv->painter, NULL, painter_main, sv) != 0)
-		return pw_fail(err, PW_NO_MEMORY, "starting the painter thread: %s", strerror(errno));
+	int e = pthread_create(&sv->painter, NULL, painter_main, sv);
+
+	if (e)
+		return pw_fail(err, PW_NO_MEMORY, "starting the painter thread: %s", strerror(e));
 	sv->painter_runs = true;
 	return PW_OK;
 }

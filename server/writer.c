@@ -1,4 +1,3 @@
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -502,11 +501,14 @@ static void *writer_main(void *arg)
 
 enum pw_status writer_start(struct service *sv, struct pw_err *err)
 {
+	int e;
+
 	list_init(&sv->queue);
 	list_init(&sv->readers);
 	list_init(&sv->waiters);
-	if (pthread_create(&sv->writer, NULL, writer_main, sv) != 0)
-		return pw_fail(err, PW_NO_MEMORY, "starting the writer thread: %s", strerror(errno));
+	e = pthread_create(&sv->writer, NULL, writer_main, sv);
+	if (e)
+		return pw_fail(err, PW_NO_MEMORY, "starting the writer thread: %s", strerror(e));
 	sv->writer_runs = true;
 	return PW_OK;
 }

@@ -252,6 +252,7 @@ bool cca_tables_are_total(void); /* called by one test */
 	X(CCA_CHECK_MMIO, "an access to emulate fits the last exit")                                               \
 	X(CCA_CHECK_RANGE_SIZE, "top is above base")                                                               \
 	X(CCA_CHECK_RANGE_ALIGNED, "base and top are 4 KiB aligned")                                               \
+	X(CCA_CHECK_TOP_ALIGNED, "top is 4 KiB aligned")                                                           \
 	X(CCA_CHECK_RANGE_PROTECTED, "base and the page below top are protected")                                  \
 	X(CCA_CHECK_REC_OF_REALM, "the REC belongs to the realm")                                                  \
 	X(CCA_CHECK_CURSOR, "base is the cursor of the realm's request, and top not past its end")                 \
@@ -365,6 +366,7 @@ struct cca_config {
 	uint64_t features0;
 	unsigned rec_aux_count;
 	unsigned pa_bits; /* 0: 48 */
+	bool hpmn0;       /* the CPUs have FEAT_HPMN0: a realm may have a PMU without counters */
 };
 #define CCA_FEATURES0 0x283fc104130 /* of the recorded machine */
 

@@ -198,6 +198,11 @@ static bool widths(struct cca_ctx *c, const struct cca_realm_params *p)
 	return p->rtt_num_start == c->roots;
 }
 
+static bool pmu(const struct cca *m, const struct cca_realm_params *p)
+{
+	return feature(m, pmu_en) && p->pmu_num_ctrs <= feature(m, pmu_ctrs) && (p->pmu_num_ctrs || m->config.hpmn0);
+}
+
 static bool features(struct cca_ctx *c, const struct cca_check *k)
 {
 	const struct cca_realm_params *p = c->call->realm;
@@ -207,7 +212,7 @@ static bool features(struct cca_ctx *c, const struct cca_check *k)
 		return false;
 	if (p->flags & CCA_REALM_SVE && (!feature(m, sve_en) || p->sve_vl > feature(m, sve_vl)))
 		return false;
-	if (p->flags & CCA_REALM_PMU && (!feature(m, pmu_en) || p->pmu_num_ctrs > feature(m, pmu_ctrs)))
+	if (p->flags & CCA_REALM_PMU && !pmu(m, p))
 		return false;
 	if (!p->num_bps || p->num_bps > feature(m, num_bps) || !p->num_wps || p->num_wps > feature(m, num_wps))
 		return false;
@@ -344,6 +349,12 @@ static bool range_aligned(struct cca_ctx *c, const struct cca_check *k)
 	return (arg(c, CCA_ARG_TOP) | arg(c, CCA_ARG_BASE)) % CCA_GRANULE == 0;
 }
 
+/* A base that is not aligned is no cursor: that is found later. */
+static bool top_aligned(struct cca_ctx *c, const struct cca_check *k)
+{
+	return arg(c, CCA_ARG_TOP) % CCA_GRANULE == 0;
+}
+
 static bool range_protected(struct cca_ctx *c, const struct cca_check *k)
 {
 	return is_in_half(c->realm, arg(c, CCA_ARG_BASE)) && is_in_half(c->realm, arg(c, CCA_ARG_TOP) - CCA_GRANULE);
@@ -448,6 +459,7 @@ static bool (*const checks[CCA_CHECK_COUNT])(struct cca_ctx *c, const struct cca
 	[CCA_CHECK_MMIO] = mmio,
 	[CCA_CHECK_RANGE_SIZE] = range_size,
 	[CCA_CHECK_RANGE_ALIGNED] = range_aligned,
+	[CCA_CHECK_TOP_ALIGNED] = top_aligned,
 	[CCA_CHECK_RANGE_PROTECTED] = range_protected,
 	[CCA_CHECK_REC_OF_REALM] = rec_of_realm,
 	[CCA_CHECK_CURSOR] = cursor,

@@ -13,7 +13,7 @@
 
 Test(replay_cca, all_recorded_steps_are_right)
 {
-	replay_traces("tests/traces/cca/*.jsonl", 1738);
+	replay_traces("tests/traces/cca/*.jsonl", 1758);
 }
 
 Test(replay_cca, a_step_that_differs_is_counted)

@@ -401,6 +401,25 @@ Test(cca, concatenated_root_tables_are_counted_exactly)
 		}
 }
 
+/* A PMU without counters needs CPUs that have FEAT_HPMN0. */
+Test(cca, a_pmu_without_counters_needs_hpmn0)
+{
+	struct cca_realm_params p = world_realm_params();
+	struct cca_call call = world_call(CCA_REALM_CREATE, (const uint64_t[5]){ WORLD_RD, WORLD_HOST });
+	struct world w;
+
+	world_begin(&w);
+	cr_assert_eq(RUN(&w, CCA_GRANULE_DELEGATE, 64, G(0)), 64);
+	p.flags = CCA_REALM_PMU;
+	call.realm = &p;
+	cr_assert_eq(cca_rmi(&w.m, &call, &w.r), PW_OK);
+	cr_expect_eq(w.r.status, CCA_ERROR_INPUT);
+	w.m.config.hpmn0 = true;
+	cr_assert_eq(cca_rmi(&w.m, &call, &w.r), PW_OK);
+	cr_expect_eq(w.r.status, CCA_SUCCESS);
+	world_end(&w);
+}
+
 Test(cca, root_tables_are_aligned_to_all_of_them)
 {
 	struct cca_realm_params p = world_realm_params();

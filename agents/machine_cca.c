@@ -308,7 +308,7 @@ static bool check_guest(const struct cca_machine *k, const struct cca_guest *g, 
 
 		for (; at < end; at += now.count) {
 			now = machine_cca_now_at(k, g, at, end);
-			if (!now.resident || !now.shared)
+			if (!cca_aliases_clash(now.entry, now.shared ? CCA_ASSIGNED_NS : CCA_UNASSIGNED_NS))
 				continue;
 			(void)pw_fail(err, PW_CONFLICT, "L9: both aliases of GFN %" PRIu64 " are mapped", at);
 			return false;

@@ -16,6 +16,7 @@ enum pw_status cca_host_call(struct cca_host *h, const struct cca_call *call)
 {
 	h->last_call = *call;
 	h->last_call.source = NULL;
+	h->alias.met = false;
 	return cca_rmi(h->m, call, &h->last);
 }
 
@@ -26,6 +27,7 @@ enum pw_status cca_host_run(struct cca_host *h, const struct cca_call *call, uin
 
 	h->last_call = *call;
 	h->last_call.source = NULL;
+	h->alias.met = false;
 	for (size_t i = 0; i < PW_ARRAY_LEN(moves); i++)
 		h->last_call.arg[moves[i]] += *done * CCA_GRANULE;
 	return st;
@@ -44,7 +46,13 @@ void cca_host_say_again(struct cca_host *h, const struct cca_host_said *s)
 
 void cca_host_explain(const struct cca_host *h, struct pw_err *err)
 {
-	cca_explain(h->m, &h->last_call, &h->last, err);
+	if (h->alias.met)
+		(void)pw_fail(err, PW_CONFLICT,
+			      "L9: both aliases of ipa 0x%" PRIx64 " would be mapped, its %s one is %s", h->alias.ipa,
+			      h->alias.entry == CCA_ASSIGNED_NS ? "unprotected" : "protected",
+			      cca_entry_name(h->alias.entry));
+	else
+		cca_explain(h->m, &h->last_call, &h->last, err);
 }
 
 /* Realms. */

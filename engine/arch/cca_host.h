@@ -15,6 +15,7 @@
  *          the command and its code, counted, and the rest goes on.
  * LEAK-2   Every delegated granule has a use in the records (cca_host_check), also when making a realm failed half-way.
  * LEAK-3   A host page of several granules is free only when all of them are undelegated.
+ * L9       Nothing is mapped at one alias while the other is mapped (EEXIST). The RMM would let it.
  *
  * Granules that are lent (cca_host_lend) are in the records like all others, but the host takes none by itself: who
  * lent them names those that shall hold a realm's data (cca_host_map_lent), and hears of each that does not come back.
@@ -107,6 +108,12 @@ struct cca_host {
 	struct cca_host_lender lender;
 	struct cca_call last_call; /* to the RMM; its pages are void */
 	struct cca_result last;    /* of the RMM, for EIO */
+	/* L9: what was in the way of the last mapping, before the RMM was asked. */
+	struct cca_host_alias {
+		bool met;
+		uint64_t ipa; /* protected */
+		enum cca_entry entry;
+	} alias;
 };
 
 /* page_granules: 1, 4 or 16 granules. PW_INVALID: another number, or a pool that is no multiple of it. */
@@ -116,7 +123,7 @@ void cca_host_release(struct cca_host *h); /* forgets realms; the RMM keeps its 
 /* Once. PW_INVALID: not free granules of the pool, or host pages of several granules. */
 enum pw_status cca_host_lend(struct cca_host *h, uint64_t addr, uint64_t count,
 			     const struct cca_host_lender *lender) PW_MUST_CHECK;
-/* What the last command met, in words (cca_explain). */
+/* What the last command met, in words (cca_explain); or which alias was in the way. */
 void cca_host_explain(const struct cca_host *h, struct pw_err *err);
 
 /*
@@ -177,7 +184,8 @@ enum pw_status cca_host_unmap(struct cca_host_realm *r, uint64_t base, uint64_t 
 enum pw_status cca_host_rec_new(struct cca_host_realm *r, uint64_t pc, bool runnable,
 				enum cca_host_code *code) PW_MUST_CHECK;
 enum pw_status cca_host_activate(struct cca_host_realm *r, enum cca_host_code *code) PW_MUST_CHECK;
-/* Serves the open request of a REC as far as the RMM lets it: tables where it needs them. */
+/* Serves the open request of a REC from `base`, where it stands, as far as the RMM lets it: tables where it needs them.
+ * Goes up to `end`, and never past what the realm asked for; *done is where the request stands then. */
 enum pw_status cca_host_set_ripas(struct cca_host_realm *r, uint64_t rec, uint64_t base, uint64_t end, uint64_t *done,
 				  enum cca_host_code *code) PW_MUST_CHECK;
 /* Takes it all down, and frees *r unless the code is EIO (a REC runs, for one) or ENOSPARE. */

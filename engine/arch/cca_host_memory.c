@@ -37,6 +37,32 @@ static bool is_range(const struct cca_host_realm *r, uint64_t base, uint64_t end
 	return (base | end) % CCA_GRANULE == 0 && base <= end && end <= half_of(r);
 }
 
+/* L9: is one of the pages mapped at the other alias than the one that is to be mapped now? */
+static bool meets_alias(struct cca_host_realm *r, uint64_t base, uint64_t end, bool unprotected)
+{
+	const struct cca_realm *realm = cca_realm_at(r->host->m, r->rd);
+	uint64_t half = unprotected ? 0 : half_of(r) >> CCA_SHIFT, to = end >> CCA_SHIFT;
+	struct cca_pages other;
+
+	for (uint64_t at = base >> CCA_SHIFT; at < to; at += other.count) {
+		other = cca_pages_at(realm, half + at, half + to);
+		if (unprotected ? cca_aliases_clash(other.entry, CCA_ASSIGNED_NS)
+				: cca_aliases_clash(CCA_ASSIGNED_RAM, other.entry)) {
+			r->host->alias = (struct cca_host_alias){ true, at << CCA_SHIFT, other.entry };
+			return true;
+		}
+	}
+	return false;
+}
+
+/* How mapping [base, end) begins. */
+static enum cca_host_code may_map(struct cca_host_realm *r, uint64_t base, uint64_t end, bool unprotected)
+{
+	if (!is_range(r, base, end))
+		return CCA_HOST_EINVAL;
+	return meets_alias(r, base, end, unprotected) ? CCA_HOST_EEXIST : CCA_HOST_OK;
+}
+
 /* Spares and tables. */
 
 enum pw_status cca_host_keep(struct cca_host_realm *r, uint64_t addr)
@@ -154,12 +180,20 @@ enum pw_status cca_host_init_ripas(struct cca_host_realm *r, uint64_t base, uint
 	return ripas(r, 0, base, end, &done, code);
 }
 
+/* Where the realm's request ends, as its exit told: base and top of the run page. */
+static uint64_t asked_up_to(const struct cca_host_realm *r, uint64_t rec, uint64_t end)
+{
+	const struct cca_rec *asks = cca_rec_at(r->host->m, rec);
+
+	return asks && asks->ripas.open ? min_u64(end, asks->ripas.end) : end;
+}
+
 enum pw_status cca_host_set_ripas(struct cca_host_realm *r, uint64_t rec, uint64_t base, uint64_t end, uint64_t *done,
 				  enum cca_host_code *code)
 {
 	*done = base;
 	*code = CCA_HOST_EINVAL;
-	return is_range(r, base, end) ? ripas(r, rec, base, end, done, code) : PW_OK;
+	return is_range(r, base, end) ? ripas(r, rec, base, asked_up_to(r, rec, end), done, code) : PW_OK;
 }
 
 /* Pages. */
@@ -204,8 +238,8 @@ enum pw_status cca_host_populate(struct cca_host_realm *r, uint64_t ipa, const v
 {
 	struct cca_call call = { .cmd = CCA_DATA_CREATE, .source = source };
 
-	*code = r->state != CCA_NEW ? CCA_HOST_EPERM : CCA_HOST_EINVAL;
-	if (r->state != CCA_NEW || ipa % CCA_GRANULE || ipa >= half_of(r))
+	*code = r->state != CCA_NEW ? CCA_HOST_EPERM : may_map(r, ipa, ipa + CCA_GRANULE, false);
+	if (*code != CCA_HOST_OK)
 		return PW_OK;
 	call.arg[CCA_ARG_IPA] = ipa;
 	call.arg[CCA_ARG_SRC] = r->host->page;
@@ -252,7 +286,9 @@ enum pw_status cca_host_map(struct cca_host_realm *r, uint64_t base, uint64_t en
 	enum pw_status st = PW_OK;
 	uint64_t step;
 
-	*code = is_range(r, base, end) ? CCA_HOST_OK : CCA_HOST_EINVAL;
+	*code = may_map(r, base, end, false);
+	if (*code != CCA_HOST_OK)
+		return PW_OK;
 	for (uint64_t at = base; at < end && st == PW_OK && *code == CCA_HOST_OK; at += step) {
 		struct cca_call call = { .cmd = CCA_DATA_CREATE_UNKNOWN };
 
@@ -481,7 +517,7 @@ enum pw_status cca_host_map_lent(struct cca_host_realm *r, uint64_t base, uint64
 	uint64_t done;
 	enum pw_status st;
 
-	*code = is_range(r, base, base + count * CCA_GRANULE) ? CCA_HOST_OK : CCA_HOST_EINVAL;
+	*code = may_map(r, base, base + count * CCA_GRANULE, false);
 	if (*code != CCA_HOST_OK)
 		return PW_OK;
 	st = cca_pool_take_lent(r->host, r->number, data, count, code);
@@ -511,7 +547,7 @@ enum pw_status cca_host_restore_lent(struct cca_host_realm *r, uint64_t base, ui
 	uint64_t done;
 	enum pw_status st;
 
-	*code = is_range(r, base, base + count * CCA_GRANULE) ? CCA_HOST_OK : CCA_HOST_EINVAL;
+	*code = may_map(r, base, base + count * CCA_GRANULE, false);
 	if (*code != CCA_HOST_OK)
 		return PW_OK;
 	st = cca_pool_take_lent(r->host, r->number, data, count, code);
@@ -613,7 +649,9 @@ enum pw_status cca_host_map_ns(struct cca_host_realm *r, uint64_t base, uint64_t
 	enum pw_status st = PW_OK;
 	unsigned level;
 
-	*code = is_range(r, base, end) && pa % CCA_GRANULE == 0 ? CCA_HOST_OK : CCA_HOST_EINVAL;
+	*code = pa % CCA_GRANULE == 0 ? may_map(r, base, end, true) : CCA_HOST_EINVAL;
+	if (*code != CCA_HOST_OK)
+		return PW_OK;
 	for (uint64_t at = base; at < end && st == PW_OK && *code == CCA_HOST_OK; at += cca_level_size(level)) {
 		level = map_level(top_level(r), at | (pa + (at - base)), at, end);
 		st = map_ns_one(r, half_of(r) + at, pa + (at - base), &level, code);

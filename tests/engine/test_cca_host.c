@@ -427,6 +427,118 @@ Test(cca_host, ripas_changes_are_served)
 	end(&s);
 }
 
+static void ask_for(struct site *s, uint64_t base, uint64_t top, enum cca_ripas value)
+{
+	struct cca_call enter = { .cmd = CCA_REC_ENTER };
+	struct cca_result r;
+	struct cca_rsi rsi;
+
+	enter.arg[CCA_ARG_REC] = s->r->recs[0];
+	enter.arg[CCA_ARG_RUN_PTR] = s->h.page;
+	cr_assert_eq(cca_rmi(&s->m, &enter, &r), PW_OK);
+	cr_assert_eq(r.status, CCA_SUCCESS);
+	cr_assert_eq(cca_rsi_ipa_state_set(cca_rec_at(&s->m, s->r->recs[0]), base, top, value, false, &rsi), PW_OK);
+	cr_assert(rsi.exits && rsi.exit == CCA_EXIT_RIPAS_CHANGE);
+}
+
+/* The realm's base and top bound it, whatever the host meant to do: pages, blocks, and ranges that go on past it. */
+Test(cca_host, a_ripas_change_stops_at_what_the_realm_asked)
+{
+	static const struct {
+		uint64_t base, top, end;
+		uint64_t done; /* to be */
+	} cases[] = {
+		{ 0x3000, 0x5000, 0x9000, 0x5000 },
+		{ 0x3000, 0x5000, 0x4000, 0x4000 }, /* the host accepts a part */
+		{ 0, BLOCK, 3 * BLOCK, BLOCK },
+		{ 0x1000, BLOCK + 0x1000, 2 * BLOCK, BLOCK + 0x1000 },
+		{ BLOCK - 0x1000, BLOCK, (uint64_t)1 << 30, BLOCK },
+		{ 0, 2 * BLOCK + 0x1000, NS, 2 * BLOCK + 0x1000 },
+	};
+	struct site s;
+
+	for (size_t i = 0; i < PW_ARRAY_LEN(cases); i++) {
+		uint64_t done;
+
+		begin(&s);
+		cr_assert_eq(DO(&s, rec_new, s.r, 0, true), CCA_HOST_OK);
+		cr_assert_eq(DO(&s, map, s.r, 0, BLOCK), CCA_HOST_OK);
+		cr_assert_eq(DO(&s, activate, s.r), CCA_HOST_OK);
+		ask_for(&s, cases[i].base, cases[i].top, CCA_RAM);
+		cr_expect_eq(DO(&s, set_ripas, s.r, s.r->recs[0], cases[i].base, cases[i].end, &done), CCA_HOST_OK);
+		cr_expect_eq(done, cases[i].done, "case %zu: 0x%" PRIx64, i, done);
+		for (uint64_t ipa = 0; ipa < 3 * BLOCK; ipa += CCA_GRANULE) {
+			enum cca_entry e = at(&s, ipa).entry;
+			bool ram = e == CCA_ASSIGNED_RAM || e == CCA_UNASSIGNED_RAM;
+
+			cr_assert_eq(ram, ipa >= cases[i].base && ipa < done, "case %zu: ipa 0x%" PRIx64, i, ipa);
+		}
+		end(&s);
+	}
+}
+
+/* What is left of a request is served later, from where it stands; then it is closed. */
+Test(cca_host, a_ripas_change_goes_on_where_it_stands)
+{
+	uint64_t done;
+	struct site s;
+
+	begin(&s);
+	cr_assert_eq(DO(&s, rec_new, s.r, 0, true), CCA_HOST_OK);
+	cr_assert_eq(DO(&s, activate, s.r), CCA_HOST_OK);
+	ask_for(&s, 0x1000, 0x9000, CCA_RAM);
+	cr_expect_eq(DO(&s, set_ripas, s.r, s.r->recs[0], 0x1000, 0x3000, &done), CCA_HOST_OK);
+	cr_expect_eq(DO(&s, set_ripas, s.r, s.r->recs[0], 0x1000, 0x3000, &done), CCA_HOST_EIO, "that is behind it");
+	cr_expect_eq(DO(&s, set_ripas, s.r, s.r->recs[0], 0x3000, 0x4000, &done), CCA_HOST_OK);
+	ask_for(&s, 0x20000, 0x21000, CCA_EMPTY);
+	cr_expect_eq(DO(&s, set_ripas, s.r, s.r->recs[0], 0x4000, 0x9000, &done), CCA_HOST_EIO, "another request");
+	cr_expect_eq(at(&s, 0x3000).entry, CCA_UNASSIGNED_RAM);
+	cr_expect_eq(at(&s, 0x4000).entry, CCA_UNASSIGNED_EMPTY);
+	end(&s);
+}
+
+static void expect_clash(struct site *s, const char *alias, const char *ipa)
+{
+	struct pw_err err = { 0 };
+
+	cr_expect_eq(s->code, CCA_HOST_EEXIST);
+	cca_host_explain(&s->h, &err);
+	cr_expect(strstr(err.msg, "L9") && strstr(err.msg, alias) && strstr(err.msg, ipa), "%s", err.msg);
+}
+
+/* L9: the RMM would map both. Nothing is done then, in pages or in blocks. */
+Test(cca_host, the_second_alias_is_not_mapped_while_the_first_is)
+{
+	uint64_t digest, data = BASE + 4 * BLOCK;
+	struct site s;
+
+	begin(&s);
+	cr_assert_eq(cca_host_lend(&s.h, data, 1024, &(struct cca_host_lender){ 0 }), PW_OK);
+	cr_assert_eq(DO(&s, map, s.r, BLOCK + 0x3000, BLOCK + 0x4000), CCA_HOST_OK);
+	cr_assert_eq(DO(&s, map_ns, s.r, 3 * BLOCK, 4 * BLOCK, 0x80000000), CCA_HOST_OK);
+	digest = cca_digest(&s.m);
+	DO(&s, map_ns, s.r, 0, 2 * BLOCK, 0x90000000);
+	expect_clash(&s, "its protected one is ASSIGNED/EMPTY", "0x203000");
+	DO(&s, map_ns, s.r, BLOCK + 0x3000, BLOCK + 0x4000, 0x90000000);
+	expect_clash(&s, "protected", "0x203000");
+	DO(&s, map, s.r, 2 * BLOCK, 5 * BLOCK);
+	expect_clash(&s, "its unprotected one is ASSIGNED_NS", "0x600000");
+	DO(&s, map_lent, s.r, 3 * BLOCK + 0x1000, 1, data, NULL);
+	expect_clash(&s, "unprotected", "0x601000");
+	DO(&s, restore_lent, s.r, 3 * BLOCK, 512, data, NULL);
+	expect_clash(&s, "unprotected", "0x600000");
+	DO(&s, populate, s.r, 3 * BLOCK + 0x5000, SOURCE, true);
+	expect_clash(&s, "unprotected", "0x605000");
+	cr_expect_eq(cca_digest(&s.m), digest, "nothing was done");
+	cr_expect_eq(DO(&s, unmap_ns, s.r, 3 * BLOCK + 0x1000, 3 * BLOCK + 0x2000), CCA_HOST_OK);
+	cr_expect_eq(DO(&s, map_lent, s.r, 3 * BLOCK + 0x1000, 1, data, NULL), CCA_HOST_OK, "one after the other");
+	cr_expect_eq(DO(&s, unmap, s.r, BLOCK + 0x3000, BLOCK + 0x4000), CCA_HOST_OK);
+	cr_expect_eq(DO(&s, map_ns, s.r, BLOCK, 2 * BLOCK, 0x90000000), CCA_HOST_OK);
+	cr_expect_eq(DO(&s, map_ns, s.r, BLOCK, 2 * BLOCK, 0x90000000), CCA_HOST_EEXIST, "this one is the RMM's");
+	cr_expect_not(s.h.alias.met);
+	end(&s);
+}
+
 /* A realm whose REC runs is not taken down, and can be later. */
 Test(cca_host, a_running_rec_keeps_its_realm)
 {

@@ -8,14 +8,18 @@
 
 static const int64_t answer_life_ms = (int64_t)24 * 3600 * 1000;
 
-static void request_hash(const struct request *r, uint8_t out[STORE_HASH])
+void request_digest(struct request *r)
 {
 	crypto_generichash_state st;
 
-	crypto_generichash_init(&st, NULL, 0, STORE_HASH);
+	static_assert(sizeof r->digest == STORE_HASH, "the store keeps digests");
+	if (r->digested)
+		return;
+	crypto_generichash_init(&st, NULL, 0, sizeof r->digest);
 	crypto_generichash_update(&st, (const unsigned char *)r->path, strlen(r->path) + 1);
 	crypto_generichash_update(&st, (const unsigned char *)r->body, r->body_size);
-	crypto_generichash_final(&st, out, STORE_HASH);
+	crypto_generichash_final(&st, r->digest, sizeof r->digest);
+	r->digested = true;
 }
 
 static void scope_of(const struct request *r, char scope[PW_UUID_TEXT])
@@ -96,23 +100,27 @@ static bool unseal(const struct request *r, struct answer *a)
 	return true;
 }
 
+static void answer_unsealed(struct request *r, struct answer *a)
+{
+	if (unseal(r, a))
+		answer_again(r, a);
+	else
+		answer_problem(r, PROBLEM_STORAGE, "the saved answer is damaged");
+}
+
 bool answered_before(struct service *sv, struct request *r)
 {
-	uint8_t hash[STORE_HASH];
 	char scope[PW_UUID_TEXT];
 	struct answer a;
 
-	request_hash(r, hash);
 	scope_of(r, scope);
 	if (!answer_find(sv, scope, r->idempotency_key, &a))
 		return sv->group_broken;
-	if (sodium_memcmp(a.request_hash, hash, STORE_HASH) != 0)
+	if (sodium_memcmp(a.request_hash, r->digest, sizeof r->digest) != 0)
 		answer_problem(r, PROBLEM_IDEMPOTENCY, "Idempotency-Key %s was used for another request",
 			       r->idempotency_key);
-	else if (unseal(r, &a))
-		answer_again(r, &a);
-	else
-		answer_problem(r, PROBLEM_STORAGE, "the saved answer is damaged");
+	else if (!r->still_holds || r->still_holds(sv, r))
+		answer_unsealed(r, &a);
 	free(a.memory);
 	return true;
 }
@@ -130,7 +138,7 @@ void keep_answer(struct service *sv, struct request *r)
 		return;
 	}
 	a.body = box;
-	request_hash(r, a.request_hash);
+	memcpy(a.request_hash, r->digest, sizeof a.request_hash);
 	scope_of(r, scope);
 	answer_save(sv, scope, r->idempotency_key, &a);
 	free(box);

@@ -23,6 +23,16 @@ bool may_act_for(struct request *r, const struct pw_uuid *host)
 	return false;
 }
 
+bool host_is_held(struct request *r, const struct host *h, const char *boot_id, uint64_t epoch)
+{
+	struct refusal why;
+
+	if (ledger_host_current(h, boot_id, epoch, &why) == PROBLEM_NONE)
+		return true;
+	answer_refusal(r, &why);
+	return false;
+}
+
 struct host *arg_host(struct service *sv, struct request *r, unsigned i)
 {
 	struct pw_uuid id;
@@ -352,19 +362,22 @@ static uint64_t pending_for(const struct service *sv, const struct host *h)
 	return n;
 }
 
-void heartbeat_act(struct service *sv, struct request *r)
+static bool heartbeat_holds(struct service *sv, struct request *r)
 {
 	const struct current_body *b = &((struct current_job *)r->job)->b;
 	const struct host *h = arg_host(sv, r, 0);
-	struct refusal why;
+
+	return h && may_act_for(r, &h->id) && host_is_held(r, h, b->boot_id, b->epoch);
+}
+
+void heartbeat_act(struct service *sv, struct request *r)
+{
+	const struct host *h;
 	struct jsonw w;
 
-	if (!h || !may_act_for(r, &h->id))
+	if (!heartbeat_holds(sv, r))
 		return;
-	if (ledger_host_current(h, b->boot_id, b->epoch, &why) != PROBLEM_NONE) {
-		answer_refusal(r, &why);
-		return;
-	}
+	h = arg_host(sv, r, 0);
 	seen(sv, h);
 	jsonw_init(&w);
 	jsonw_open(&w, '{');
@@ -378,6 +391,7 @@ enum handled host_heartbeat(struct service *sv, struct request *r)
 {
 	if (!query_known(r, no_query) || !prepare_current(sv, r))
 		return DONE;
+	r->still_holds = heartbeat_holds;
 	return r->idempotency_key ? park_change(sv, r) : handle_read(sv, r);
 }
 

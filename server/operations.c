@@ -478,25 +478,41 @@ void host_operations_act(struct service *sv, struct request *r)
 	answer_json(r, 200, &w);
 }
 
+static bool result_holds_for(struct service *sv, struct request *r, const struct pw_uuid *host)
+{
+	const struct result_body *b = &((struct result_job *)r->job)->b;
+	const struct host *h = ledger_host(sv->ledger, host);
+
+	if (!may_act_for(r, host))
+		return false;
+	if (h)
+		return host_is_held(r, h, b->boot_id, b->epoch);
+	answer_problem(r, PROBLEM_HOST_NOT_FOUND, "the operation's host is gone");
+	return false;
+}
+
+/* An operation may be forgotten before the answer about it is: then its agent is asked for. */
+static bool result_holds(struct service *sv, struct request *r)
+{
+	const struct operation *o;
+	struct pw_uuid id;
+
+	o = pw_uuid_parse(r->args[0], strlen(r->args[0]), &id) ? operation_find(sv, &id) : NULL;
+	if (o)
+		return result_holds_for(sv, r, &o->host);
+	return r->who.role != ROLE_AGENT || result_holds_for(sv, r, &r->who.host);
+}
+
 bool result_prepare(struct service *sv, struct request *r)
 {
+	r->still_holds = result_holds;
 	return query_known(r, no_query) && prepare_result(sv, r);
 }
 
 static bool may_finish(struct service *sv, struct request *r, const struct operation *o, const struct result_body *b)
 {
-	const struct host *h = ledger_host(sv->ledger, &o->host);
-	struct refusal why;
-
-	if (!may_act_for(r, &o->host))
+	if (!result_holds_for(sv, r, &o->host))
 		return false;
-	if (!h || ledger_host_current(h, b->boot_id, b->epoch, &why) != PROBLEM_NONE) {
-		if (h)
-			answer_refusal(r, &why);
-		else
-			answer_problem(r, PROBLEM_HOST_NOT_FOUND, "the operation's host is gone");
-		return false;
-	}
 	if (o->state == OPERATION_RUNNING)
 		return true;
 	if (o->state == b->state)

@@ -289,11 +289,6 @@ void quarantine_list(struct service *sv, struct request *r)
 	answer_json(r, 200, &w);
 }
 
-bool frames_prepare(struct service *sv, struct request *r)
-{
-	return query_known(r, no_query) && prepare_frames(sv, r);
-}
-
 static void write_items(struct jsonw *w, const struct frames_body *b)
 {
 	jsonw_key(w, "items");
@@ -346,29 +341,35 @@ static void say_frames(struct service *sv, struct request *r, const char *type, 
 }
 
 /* An agent must be current; an admin may leave boot_id and epoch out, but not get them wrong. */
-static bool is_current(struct request *r, const struct host *h, const struct frames_body *b)
+static bool frames_hold(struct service *sv, struct request *r)
 {
-	struct refusal why;
+	const struct frames_body *b = &((struct frames_job *)r->job)->b;
+	const struct host *h = arg_host(sv, r, 0);
 
+	if (!h || !may_act_for(r, &h->id))
+		return false;
 	if (!b->boot_id && r->who.role == ROLE_AGENT) {
 		answer_problem(r, PROBLEM_INVALID_REQUEST, "an agent gives boot_id and epoch");
 		return false;
 	}
-	if (b->boot_id && ledger_host_current(h, b->boot_id, b->epoch, &why) != PROBLEM_NONE) {
-		answer_refusal(r, &why);
-		return false;
-	}
-	return true;
+	return !b->boot_id || host_is_held(r, h, b->boot_id, b->epoch);
+}
+
+bool frames_prepare(struct service *sv, struct request *r)
+{
+	r->still_holds = frames_hold;
+	return query_known(r, no_query) && prepare_frames(sv, r);
 }
 
 void quarantine_act(struct service *sv, struct request *r)
 {
 	const struct frames_body *b = &((struct frames_job *)r->job)->b;
-	struct host *h = arg_host(sv, r, 0);
 	struct refusal why;
+	struct host *h;
 
-	if (!h || !may_act_for(r, &h->id) || !is_current(r, h, b))
+	if (!frames_hold(sv, r))
 		return;
+	h = arg_host(sv, r, 0);
 	if (do_quarantine(sv, h, b, sv->group_time_ms, next_revision(sv), &why) != PROBLEM_NONE)
 		answer_refusal(r, &why);
 	else
@@ -378,11 +379,12 @@ void quarantine_act(struct service *sv, struct request *r)
 void quarantine_release_act(struct service *sv, struct request *r)
 {
 	const struct frames_body *b = &((struct frames_job *)r->job)->b;
-	struct host *h = arg_host(sv, r, 0);
 	struct refusal why;
+	struct host *h;
 
-	if (!h || !is_current(r, h, b))
+	if (!frames_hold(sv, r))
 		return;
+	h = arg_host(sv, r, 0);
 	if (do_unquarantine(sv, h, b, &why) != PROBLEM_NONE)
 		answer_refusal(r, &why);
 	else

@@ -32,6 +32,7 @@ struct response {
 	char headers[512];        /* further headers, "Name: value\n" each */
 };
 
+#define REQUEST_DIGEST 32
 enum handled { DONE, PARKED };
 typedef enum handled (*handler_fn)(struct service *sv, struct request *r);
 
@@ -65,10 +66,15 @@ struct request {
 	struct response response;
 
 	/* For whoever has parked it. */
-	struct request *next;        /* a link in one queue at a time */
-	int64_t deadline_ms;         /* monotonic; long polls. 0: not decided yet */
-	uint64_t registration;       /* host_operations: the host's that it began under. 0: not decided yet */
-	bool resumed;                /* the handler is called again after a wait */
+	struct request *next;  /* a link in one queue at a time */
+	int64_t deadline_ms;   /* monotonic; long polls. 0: not decided yet */
+	uint64_t registration; /* host_operations: the host's that it began under. 0: not decided yet */
+	bool resumed;          /* the handler is called again after a wait */
+	/* Set by prepare where the body names a holder (boot_id, epoch): is he still the one? False: answered. A kept
+	 * answer is given again to him alone. NULL: what the answer speaks of is not taken away by a fence. */
+	bool (*still_holds)(struct service *sv, struct request *r);
+	uint8_t digest[REQUEST_DIGEST]; /* of path and body, once request_digest was called */
+	bool digested;
 	void *job;                   /* the writer's: what to do (freed by whoever takes it off the request) */
 	void (*job_free)(void *job); /* called when the request ends with job still set */
 };

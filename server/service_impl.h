@@ -201,7 +201,10 @@ bool if_match(struct request *r, uint64_t revision) PW_MUST_CHECK;
 bool answer_find(struct service *sv, const char *scope, const char *key, struct answer *out) PW_MUST_CHECK;
 void answer_save(struct service *sv, const char *scope, const char *key, const struct answer *a);
 void answer_again(struct request *r, const struct answer *a);
-/* Idempotency: the same key of the same token gets the first answer again. True: it did, or the group broke. */
+/* Fills r->digest: what a kept answer is told by. On an HTTP thread: a body may be long. */
+void request_digest(struct request *r);
+/* Idempotency: the same key of the same token gets the first answer again, unless a fence has taken from the caller
+ * what it speaks of. True: it is answered, or the group broke. */
 bool answered_before(struct service *sv, struct request *r) PW_MUST_CHECK;
 void keep_answer(struct service *sv, struct request *r);
 
@@ -221,7 +224,9 @@ bool note_deleted(struct pw_uuid **list, size_t *count, const struct pw_uuid *id
  * Route actions, and what others need of them. `do_` functions change state and are shared with redo. */
 extern const char *const no_query[]; /* for query_known: takes no parameters */
 bool may_act_for(struct request *r,
-		 const struct pw_uuid *host) PW_MUST_CHECK;               /* an agent: its own host only; answers 403 */
+		 const struct pw_uuid *host) PW_MUST_CHECK; /* an agent: its own host only; answers 403 */
+/* Is the host's holder (boot_id, epoch)? Else answers host-fenced. */
+bool host_is_held(struct request *r, const struct host *h, const char *boot_id, uint64_t epoch) PW_MUST_CHECK;
 struct host *arg_host(struct service *sv, struct request *r, unsigned i); /* or NULL, answered */
 struct vm *arg_vm(struct service *sv, struct request *r, unsigned i);
 

@@ -23,71 +23,84 @@ static bool may_say_so(struct request *r)
 	return true;
 }
 
+static bool transitions_hold(struct service *sv, struct request *r)
+{
+	const struct transitions_body *b = &((struct transitions_job *)r->job)->b;
+	const struct host *h = arg_host(sv, r, 0);
+
+	return h && may_act_for(r, &h->id) && host_is_held(r, h, b->boot_id, b->epoch);
+}
+
 bool transitions_prepare(struct service *sv, struct request *r)
 {
 	struct pw_uuid id;
 
 	if (!arg_uuid(r, 0, PROBLEM_HOST_NOT_FOUND, &id) || !may_act_for(r, &id))
 		return false;
-	return query_known(r, no_query) && prepare_transitions(sv, r) && may_say_so(r);
+	if (!query_known(r, no_query) || !prepare_transitions(sv, r) || !may_say_so(r))
+		return false;
+	if (((struct transitions_job *)r->job)->b.has_seq)
+		request_digest(r);
+	r->still_holds = transitions_hold;
+	return true;
 }
 
-/* Numbered batches: the answer to the last one of each agent is kept, under the scope of its host. */
-
-struct batch_key {
-	char scope[PW_UUID_TEXT];
-	uint8_t hash[STORE_HASH]; /* of boot_id */
-};
+/*
+ * Numbered batches: the answer to the last one of each host is kept under the host's scope. It belongs to that body,
+ * byte for byte (which names boot_id, epoch and number). Its headers are "NUMBER BOOT_ID"; before batches were told by
+ * their bodies they were "NUMBER", and request_hash that of boot_id.
+ */
 static const char last_batch[] = "last-batch";
 
-static void batch_key(const struct host *h, struct batch_key *k)
+static bool is_of_boot(const struct answer *a, const char *boot, const struct host *h)
 {
-	pw_uuid_format(&h->id, k->scope);
-	crypto_generichash(k->hash, sizeof k->hash, (const unsigned char *)h->boot_id, strlen(h->boot_id), NULL, 0);
+	uint8_t old[STORE_HASH];
+
+	if (*boot == ' ')
+		return strcmp(boot + 1, h->boot_id) == 0;
+	crypto_generichash(old, sizeof old, (const unsigned char *)h->boot_id, strlen(h->boot_id), NULL, 0);
+	return sodium_memcmp(a->request_hash, old, sizeof old) == 0;
 }
 
-/* False: the request is answered (the last batch again, an older one, or the store failed). */
+/* False: the request is answered (the last batch again, one that is stale, or the store failed). */
 static bool batch_is_new(struct service *sv, struct request *r, const struct host *h, const struct transitions_body *b)
 {
-	struct batch_key k;
+	char scope[PW_UUID_TEXT], *boot;
 	struct answer a;
 	uint64_t last;
-	bool again;
+	bool is_new;
 
-	batch_key(h, &k);
-	if (!answer_find(sv, k.scope, last_batch, &a))
+	pw_uuid_format(&h->id, scope);
+	if (!answer_find(sv, scope, last_batch, &a))
 		return !sv->group_broken;
-	again = sodium_memcmp(a.request_hash, k.hash, sizeof k.hash) == 0;
-	last = strtoull(a.headers, NULL, 10);
-	if (!again || b->seq > last) {
-		free(a.memory);
-		return true;
-	}
-	if (b->seq < last) {
+	last = strtoull(a.headers, &boot, 10);
+	is_new = b->seq > last || !is_of_boot(&a, boot, h);
+	if (!is_new && b->seq < last) {
 		answer_problem(r, PROBLEM_STALE_BATCH, "batch %" PRIu64 " is older than the last one, %" PRIu64, b->seq,
 			       last);
-	} else {
+	} else if (!is_new && sodium_memcmp(a.request_hash, r->digest, sizeof r->digest) != 0) {
+		answer_problem(r, PROBLEM_STALE_BATCH, "batch %" PRIu64 " was sent before with another body", last);
+	} else if (!is_new) {
 		a.headers = "";
 		answer_again(r, &a);
 	}
 	free(a.memory);
-	return false;
+	return is_new;
 }
 
 static void batch_keep(struct service *sv, struct request *r, const struct host *h, const struct transitions_body *b)
 {
-	char last[32];
+	char scope[PW_UUID_TEXT], last[24 + BOOT_ID_MAX];
 	struct answer a = { .status = r->response.status,
 			    .headers = last,
 			    .body = r->response.body,
 			    .size = r->response.size,
 			    .expires_ms = INT64_MAX };
-	struct batch_key k;
 
-	batch_key(h, &k);
-	memcpy(a.request_hash, k.hash, sizeof k.hash);
-	snprintf(last, sizeof last, "%" PRIu64, b->seq);
-	answer_save(sv, k.scope, last_batch, &a);
+	memcpy(a.request_hash, r->digest, sizeof a.request_hash);
+	pw_uuid_format(&h->id, scope);
+	snprintf(last, sizeof last, "%" PRIu64 " %s", b->seq, h->boot_id);
+	answer_save(sv, scope, last_batch, &a);
 }
 
 /* The answer. */
@@ -220,16 +233,12 @@ enum { RESULTS_ON_STACK = 64 };
 void transitions_act(struct service *sv, struct request *r)
 {
 	const struct transitions_body *b = &((struct transitions_job *)r->job)->b;
-	struct host *h = arg_host(sv, r, 0);
 	struct item_result few[RESULTS_ON_STACK], *results = few;
-	struct refusal why;
+	struct host *h;
 
-	if (!h)
+	if (!transitions_hold(sv, r))
 		return;
-	if (ledger_host_current(h, b->boot_id, b->epoch, &why) != PROBLEM_NONE) {
-		answer_refusal(r, &why);
-		return;
-	}
+	h = arg_host(sv, r, 0);
 	if (b->has_seq && !batch_is_new(sv, r, h, b))
 		return;
 	if (b->count > RESULTS_ON_STACK)

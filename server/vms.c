@@ -394,26 +394,40 @@ void slot_delete_act(struct service *sv, struct request *r)
 
 /* Lifecycle. */
 
+/* The holder is that of the VM's host of now; of a VM that is gone, the agent's own. */
+static bool lifecycle_holds(struct service *sv, struct request *r)
+{
+	const struct lifecycle_body *b = &((struct lifecycle_job *)r->job)->b;
+	const struct host *h = r->who.role == ROLE_AGENT ? ledger_host(sv->ledger, &r->who.host) : NULL;
+	const struct vm *vm = NULL;
+	struct pw_uuid id;
+
+	if (!b->boot_id)
+		return true;
+	if (pw_uuid_parse(r->args[0], strlen(r->args[0]), &id))
+		vm = ledger_vm(sv->ledger, &id);
+	if (vm)
+		h = vm->host;
+	if (h)
+		return may_act_for(r, &h->id) && host_is_held(r, h, b->boot_id, b->epoch);
+	return arg_vm(sv, r, 0) != NULL; /* says that there is none */
+}
+
 bool lifecycle_prepare(struct service *sv, struct request *r)
 {
+	r->still_holds = lifecycle_holds;
 	return query_known(r, no_query) && prepare_lifecycle(sv, r);
 }
 
 static bool lifecycle_allowed(struct request *r, const struct vm *vm, const struct lifecycle_body *b)
 {
-	struct refusal why;
-
 	if (!may_act_for_vm(r, vm))
 		return false;
 	if (r->who.role == ROLE_AGENT && !b->boot_id) {
 		answer_problem(r, PROBLEM_INVALID_REQUEST, "an agent gives boot_id and epoch");
 		return false;
 	}
-	if (b->boot_id && ledger_host_current(vm->host, b->boot_id, b->epoch, &why) != PROBLEM_NONE) {
-		answer_refusal(r, &why);
-		return false;
-	}
-	return true;
+	return !b->boot_id || host_is_held(r, vm->host, b->boot_id, b->epoch);
 }
 
 static void say_lifecycle(struct service *sv, const struct request *r, const struct vm *vm, enum vm_event e)

@@ -76,6 +76,8 @@ enum handled park_change(struct service *sv, struct request *r)
 {
 	bool first;
 
+	if (r->idempotency_key)
+		request_digest(r);
 	pthread_mutex_lock(&sv->mutex);
 	if (sv->draining) {
 		pthread_mutex_unlock(&sv->mutex);

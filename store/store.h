@@ -57,7 +57,7 @@ enum pw_status store_probe(struct store *s, struct pw_err *err) PW_MUST_CHECK;
 struct answer {
 	uint8_t request_hash[STORE_HASH];
 	unsigned status;
-	const char *headers; /* "Location: ...\n" lines or "" */
+	const char *headers; /* "Location: ...\n" lines or ""; of the last batch: which it was */
 	const void *body;
 	size_t size;
 	int64_t expires_ms;

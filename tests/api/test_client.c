@@ -160,26 +160,42 @@ Test(client, sends_token_body_and_a_key_and_takes_the_answer)
 	cr_assert_eq(r.connections, 1, "%u connections: it is not kept alive", r.connections);
 }
 
-Test(client, retries_with_the_same_key)
+static const char *body_of(const char *asked)
 {
-	static const char *const script[] = { BUSY, "", ANSWER("429 x", "", "0", ""), ANSWER("200 OK", "", "2", "{}") };
+	const char *end = strstr(asked, "\r\n\r\n");
+
+	return end ? end : "";
+}
+
+/* A kept answer belongs to a key and to a body's bytes: both stay the same, also from call to call with one body. */
+Test(client, retries_with_the_same_key_and_bytes)
+{
+	static const char *const script[] = { BUSY, "", ANSWER("429 x", "", "0", ""), ANSWER("200 OK", "", "2", "{}"),
+					      ANSWER("200 OK", "", "2", "{}") };
+	json_t *body = json_pack("{s:s, s:i, s:[{s:i, s:f}]}", "z", "\u00e9", "a", 1, "items", "y", 2, "b", 0.1);
 	struct client_reply reply;
 	struct responder r;
 	struct client *c;
 	struct pw_err err;
 	char first[128], key[128];
 
-	responder_start(&r, script, 4);
+	responder_start(&r, script, 5);
 	c = client_of(&r, 5);
-	cr_assert_eq(client_call(c, "POST", "/v1/x", NULL, NULL, 0, &reply, &err), PW_OK, "%s", err.msg);
-	client_reply_release(&reply);
+	for (int call = 0; call < 2; call++) {
+		cr_assert_eq(client_call(c, "POST", "/v1/x", body, NULL, 0, &reply, &err), PW_OK, "%s", err.msg);
+		client_reply_release(&reply);
+	}
 	client_close(c);
 	responder_stop(&r);
-	cr_assert_eq(r.asked_count, 4);
+	json_decref(body);
+	cr_assert_eq(r.asked_count, 5);
 	header(r.asked[0], "idempotency-key: ", first, sizeof first);
 	cr_assert_eq(strlen(first), 36);
 	for (size_t i = 1; i < 4; i++)
 		cr_expect_str_eq(header(r.asked[i], "idempotency-key: ", key, sizeof key), first);
+	cr_assert_not_null(strstr(r.asked[0], "\"items\":[{"));
+	for (size_t i = 1; i < 5; i++)
+		cr_expect_str_eq(body_of(r.asked[i]), body_of(r.asked[0]));
 }
 
 Test(client, gives_a_refusal_back_at_once)

@@ -6,14 +6,13 @@
 /* ESR_EL2. */
 #define ESR_CLASS(ec) ((uint64_t)(ec) << 26)
 #define ESR_IL        ((uint64_t)1 << 25)
-#define ESR_WNR       ((uint64_t)1 << 6)
 #define ESR_LEVEL_3   ((uint64_t)0x07) /* a translation fault */
 #define ESR_WFI       (ESR_CLASS(0x01) | ESR_IL)
 #define ESR_HVC64     (ESR_CLASS(0x16) | ESR_IL)
 #define ESR_DABT      (ESR_CLASS(0x24) | ESR_IL | ESR_LEVEL_3)
-#define ESR_MADE_UP   (ESR_CLASS(0x24) | ESR_WNR | ESR_LEVEL_3) /* by the hypervisor, for MEM_SHARE */
 
-/* What the guest has in its registers when it makes a hypercall on a page; function 0: it makes none. */
+/* What the guest has in its registers when it makes a hypercall on a page; function 0: it makes none. It will go on
+ * behind the call. */
 static void call_with(struct pkvm_vcpu *v, uint64_t function, uint64_t gfn)
 {
 	if (!function)
@@ -21,6 +20,7 @@ static void call_with(struct pkvm_vcpu *v, uint64_t function, uint64_t gfn)
 	v->ctxt.x[0] = function;
 	v->ctxt.x[1] = gfn << PKVM_PAGE_SHIFT;
 	v->ctxt.x[2] = v->ctxt.x[3] = 0;
+	v->ctxt.pc += 4;
 }
 
 /* The host answers the last exit and lets the guest run to the next one, of which it keeps what it sees. */
@@ -62,7 +62,7 @@ enum pw_status machine_pkvm_touches(struct pkvm_host *h, struct pkvm_guest *g, u
 /* The hypervisor makes a fault of the call; it is made again when the page is there. */
 enum pw_status machine_pkvm_shares(struct pkvm_host *h, struct pkvm_guest *g, uint64_t gfn, struct pw_err *err)
 {
-	struct pkvm_trap t = { .exit = PKVM_EXIT_STORE, .esr = ESR_MADE_UP, .ipa = gfn << PKVM_PAGE_SHIFT };
+	struct pkvm_trap t = { .exit = PKVM_EXIT_SHARE, .esr = ESR_HVC64, .ipa = gfn << PKVM_PAGE_SHIFT };
 
 	return g->exited ? run_to(h, g, PKVM_FN_MEM_SHARE, gfn, &t, err) : PW_OK;
 }

@@ -196,6 +196,8 @@ static void print_vcpu_title(json_t *vcpu)
 
 	if (exit && time)
 		printf("At its last exit (%s, %s) the host saw:\n", exit, time);
+	else if (json_is_false(json_object_get(vcpu, "protected")))
+		puts("The VM is not protected: nothing of its vCPUs is kept.");
 	else
 		puts("No exit was reported.");
 }

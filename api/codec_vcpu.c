@@ -69,6 +69,13 @@ static bool parse_value(json_t *v, uint64_t *out)
 	return true;
 }
 
+#define SYNDROME "ESR_EL2"
+/* Where items are from. */
+struct items_source {
+	uint64_t esr; /* the syndrome among them; 0: none */
+	bool is_kept; /* by journal or picture */
+};
+
 static bool item_from_name(enum pkvm_exit e, uint64_t esr, const char *name, unsigned *n, struct pkvm_exit_item *out)
 {
 	for (*n = 0; pkvm_exit_item(e, esr, *n, out); ++*n)
@@ -77,23 +84,38 @@ static bool item_from_name(enum pkvm_exit e, uint64_t esr, const char *name, uns
 	return false;
 }
 
-static bool read_value(struct reader *r, const char *name, json_t *v, uint64_t esr, struct vcpu_exit *out)
+/* Does the exit show that much of the item? */
+static bool is_shown(struct reader *r, enum pkvm_exit e, const struct pkvm_exit_item *item, uint64_t value)
+{
+	if (value & ~item->bits)
+		return json_fault_at(r, item->name,
+				     "%s has bits that are hidden at the exit \"%s\", which shows %#" PRIx64,
+				     item->name, pkvm_exit_name(e), item->bits);
+	if (item->constant && value != item->bits)
+		return json_fault_at(r, item->name, "%s at the exit \"%s\" is always %#" PRIx64, item->name,
+				     pkvm_exit_name(e), item->bits);
+	return true;
+}
+
+static bool read_value(struct reader *r, const struct items_source *from, const char *name, json_t *v,
+		       struct vcpu_exit *out)
 {
 	struct pkvm_exit_item item;
 	uint64_t value;
 	unsigned n;
 
-	if (!item_from_name(out->exit, esr, name, &n, &item))
+	if (!item_from_name(out->exit, from->esr, name, &n, &item))
 		return json_fault_at(r, name, "a vCPU has no such item");
+	if (!item.bits && from->is_kept)
+		return true;
 	if (!item.bits)
 		return json_fault_at(r, name, "%s is hidden at the exit \"%s\": %s", item.name,
 				     pkvm_exit_name(out->exit), item.why);
 	if (!parse_value(v, &value))
 		return json_fault_at(r, name, "%s is neither \"0x\" with up to 16 digits nor an integer below 2^63",
 				     item.name);
-	if (value & ~item.bits)
-		return json_fault_at(r, name, "%s has bits that are hidden at the exit \"%s\", which shows %#" PRIx64,
-				     item.name, pkvm_exit_name(out->exit), item.bits);
+	if (!is_shown(r, out->exit, &item, value))
+		return false;
 	if (out->count == VCPU_VALUES_MAX)
 		return json_fault_at(r, name, "more than %d items", VCPU_VALUES_MAX);
 	out->values[out->count].item = n;
@@ -101,18 +123,18 @@ static bool read_value(struct reader *r, const char *name, json_t *v, uint64_t e
 	return true;
 }
 
-/* How wide a store is, its syndrome says; without one it is a byte. */
-static bool read_items(struct reader *r, json_t *items, struct vcpu_exit *out)
+/* What a store shows, its syndrome says. */
+static bool read_items(struct reader *r, json_t *items, bool is_kept, struct vcpu_exit *out)
 {
-	json_t *syndrome = json_object_get(items, "ESR_EL2"), *v;
-	uint64_t esr = 0;
+	struct items_source from = { .is_kept = is_kept };
+	json_t *syndrome = json_object_get(items, SYNDROME), *v;
 	const char *name;
 
-	if (syndrome && !parse_value(syndrome, &esr))
-		esr = 0;
 	json_enter(r, "items");
+	if (syndrome && !parse_value(syndrome, &from.esr))
+		from.esr = 0;
 	json_object_foreach (items, name, v)
-		if (!read_value(r, name, v, esr, out))
+		if (!read_value(r, &from, name, v, out))
 			return false;
 	json_leave(r);
 	return true;
@@ -149,7 +171,8 @@ static bool read_vcpu(const char *text, size_t len, const struct json_field *fie
 	v = json_read_text(&r, text, len, why);
 	if (!v)
 		return false;
-	if (!json_read_object(&r, v, fields, n, &draft) || !read_items(&r, draft.items, &draft.body.seen)) {
+	if (!json_read_object(&r, v, fields, n, &draft) ||
+	    !read_items(&r, draft.items, fields == kept_fields, &draft.body.seen)) {
 		codec_release(r.body);
 		return false;
 	}

@@ -235,6 +235,8 @@ static struct vm *arg_vcpu(struct service *sv, struct request *r, unsigned *out)
 	return vm;
 }
 
+#define NOT_PROTECTED "the VM is not protected: nothing of its vCPUs is kept"
+
 static void write_item(struct jsonw *w, const struct pkvm_exit_item *item, const uint64_t *value)
 {
 	jsonw_open(w, '{');
@@ -269,6 +271,7 @@ static void answer_vcpu(struct service *sv, struct request *r, const struct vm *
 	const struct vcpu_report *report = report_of(sv, vm, vcpu);
 	enum pkvm_exit e = report ? report->seen.exit : PKVM_EXIT_COUNT;
 	uint64_t esr = report ? syndrome_of(&report->seen) : 0;
+	bool is_protected = vm->state != VM_NORMAL;
 	struct pkvm_exit_item item;
 	struct jsonw w;
 
@@ -276,15 +279,18 @@ static void answer_vcpu(struct service *sv, struct request *r, const struct vm *
 	jsonw_open(&w, '{');
 	jsonw_m_uuid(&w, "vm", &vm->id);
 	jsonw_m_u64(&w, "vcpu", vcpu);
-	jsonw_m_bool(&w, "protected", true);
+	jsonw_m_bool(&w, "protected", is_protected);
 	if (report) {
 		jsonw_m_str(&w, "exit", pkvm_exit_name(e));
 		jsonw_m_time(&w, "time", report->time_ms);
 	}
 	jsonw_key(&w, "items");
 	jsonw_open(&w, '[');
-	for (unsigned n = 0; pkvm_exit_item(e, esr, n, &item); n++)
+	for (unsigned n = 0; pkvm_exit_item(e, esr, n, &item); n++) {
+		if (!is_protected)
+			item.why = NOT_PROTECTED;
 		write_item(&w, &item, report ? vcpu_exit_value(&report->seen, n) : NULL);
+	}
 	jsonw_close(&w, ']');
 	jsonw_m_u64(&w, "revision", revision_of(vm, report));
 	jsonw_close(&w, '}');

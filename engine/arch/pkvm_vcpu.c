@@ -97,6 +97,7 @@ static uint64_t shown_syndrome(enum pkvm_syndrome s, enum pkvm_exit e, uint64_t 
 	case PKVM_ESR_WHOLE: break;
 	case PKVM_ESR_NO_REGISTER: return esr & ~(ESR_REGISTER << register_shift(e));
 	case PKVM_ESR_NO_VALID: return esr & ~ESR_VALID;
+	case PKVM_ESR_SHARE: return PKVM_SHARE_SYNDROME;
 	}
 	return esr;
 }
@@ -136,14 +137,23 @@ static void show_all(struct pkvm_vcpu *v, const struct pkvm_trap *t)
 	};
 }
 
+/* Without a valid syndrome nobody knows which register a load or store is about. */
+static bool is_opaque(const struct pkvm_vcpu *v, const struct pkvm_trap *t)
+{
+	bool is_mmio = v->generation != PKVM_ANDROID || !t->not_guarded;
+
+	return v->is_protected && is_data_abort(t->exit) && !(is_mmio && t->esr & ESR_VALID);
+}
+
 enum pkvm_code pkvm_vcpu_exit(struct pkvm_vcpu *v, const struct pkvm_trap *t)
 {
 	struct pkvm_trap seen = *t;
 
-	if (v->generation == PKVM_ANDROID && t->not_guarded && is_data_abort(t->exit))
+	if (is_opaque(v, t))
 		seen.exit = PKVM_EXIT_OPAQUE;
 	if (v->is_protected && !pkvm_exit_row(seen.exit)->reaches_host[v->generation])
 		return PKVM_PANIC;
+	v->vgic = v->hyp.vgic;
 	memset(&v->view, 0, sizeof v->view);
 	v->hyp.exit = seen.exit;
 	v->hyp.exited = true;
@@ -157,6 +167,8 @@ enum pkvm_code pkvm_vcpu_exit(struct pkvm_vcpu *v, const struct pkvm_trap *t)
 	show_protected(v, &seen);
 	if (seen.exit == PKVM_EXIT_CPU_OFF)
 		v->hyp.power = PKVM_POWER_OFF;
+	else if (seen.exit == PKVM_EXIT_SHARE)
+		v->ctxt.pc -= 4; /* the call is made again */
 	return PKVM_OK;
 }
 
@@ -261,6 +273,7 @@ enum pkvm_code pkvm_vcpu_enter(struct pkvm_vcpu *v, const struct pkvm_wish *w)
 		return PKVM_EINVAL;
 	v->hyp.hcr = (v->hyp.hcr & ~PKVM_HCR_HOST) | (w->hcr & PKVM_HCR_HOST);
 	v->hyp.vsesr = w->vsesr;
+	v->hyp.vgic = w->vgic ? *w->vgic : (struct pkvm_vgic){ 0 };
 	if (!v->is_protected && w->dirty && w->ctxt)
 		v->ctxt = *w->ctxt;
 	if (v->is_protected && power->resets)
@@ -406,6 +419,7 @@ enum {
 #define HIDDEN_GUESTS "the guest's own; the hypervisor shows it at no exit"
 #define HIDDEN_EXIT   "the guest's own; this exit does not show it"
 #define HIDDEN_RUNS   "the guest's own; there is no exit that awaits the host"
+#define HIDDEN_ISV    "the guest's own; of a store the host sees it only if the syndrome (ESR_EL2) is valid: ISV 1"
 #define HIDDEN_WIDE   "wider than an item; the register interface has it"
 #define SHOWN_WHOLE   "this exit shows it to the host"
 #define SHOWN_BITS    "this exit shows these bits to the host; the others are the guest's own"
@@ -487,10 +501,16 @@ static uint64_t syndrome_bits(const struct pkvm_exit_row *row, enum pkvm_exit e)
 	return shown_syndrome(row->syndrome, e, UINT64_MAX);
 }
 
+/* What is stored; of an access that cannot be decoded it is hidden, whatever the exit is called. */
+static uint64_t stored_bits(uint64_t esr)
+{
+	return esr & ESR_VALID ? clamp(UINT64_MAX, access_bits(esr)) : 0;
+}
+
 static uint64_t x_bits(const struct pkvm_exit_row *row, enum pkvm_exit e, uint64_t esr, unsigned n)
 {
 	if (n == 0 && row->value)
-		return is_data_abort(e) ? clamp(UINT64_MAX, access_bits(esr)) : UINT64_MAX;
+		return is_data_abort(e) ? stored_bits(esr) : UINT64_MAX;
 	return n < row->regs ? UINT64_MAX : 0;
 }
 
@@ -530,15 +550,24 @@ static const char *item_name(unsigned n)
 	return n < ITEM_ESR ? sysreg_names[n - ITEM_SYSREGS] : last[n - ITEM_ESR];
 }
 
+static const char *exit_why(enum pkvm_exit e, unsigned n, uint64_t bits)
+{
+	if (bits)
+		return bits == UINT64_MAX ? SHOWN_WHOLE : SHOWN_BITS;
+	if (!is_ever_shown(n))
+		return HIDDEN_GUESTS;
+	if (e == PKVM_EXIT_COUNT)
+		return HIDDEN_RUNS;
+	return n == 0 && pkvm_exit_row(e)->value ? HIDDEN_ISV : HIDDEN_EXIT;
+}
+
 bool pkvm_exit_item(enum pkvm_exit e, uint64_t esr, unsigned n, struct pkvm_exit_item *out)
 {
 	if (n >= ITEM_COUNT)
 		return false;
-	*out = (struct pkvm_exit_item){ .name = item_name(n), .bits = exit_bits(e, esr, n), .why = HIDDEN_GUESTS };
-	if (out->bits)
-		out->why = out->bits == UINT64_MAX ? SHOWN_WHOLE : SHOWN_BITS;
-	else if (is_ever_shown(n))
-		out->why = e < PKVM_EXIT_COUNT ? HIDDEN_EXIT : HIDDEN_RUNS;
+	*out = (struct pkvm_exit_item){ .name = item_name(n), .bits = exit_bits(e, esr, n) };
+	out->constant = n == ITEM_ESR && e < PKVM_EXIT_COUNT && pkvm_exit_row(e)->syndrome == PKVM_ESR_SHARE;
+	out->why = exit_why(e, n, out->bits);
 	return true;
 }
 
@@ -548,6 +577,13 @@ static uint64_t mix(uint64_t h, uint64_t x)
 {
 	h = (h ^ x) * 0x9e3779b97f4a7c15u;
 	return h ^ h >> 29;
+}
+
+static uint64_t mix_vgic(uint64_t h, const struct pkvm_vgic *g)
+{
+	for (size_t i = 0; i < PKVM_HOST_LRS; i++)
+		h = mix(h, g->lr[i]);
+	return mix(h, g->vmcr);
 }
 
 uint64_t pkvm_vcpu_digest(const struct pkvm_vcpu *v)
@@ -563,6 +599,7 @@ uint64_t pkvm_vcpu_digest(const struct pkvm_vcpu *v)
 	h = mix(mix(mix(mix(h, s->hcr), s->mdcr), s->cptr), s->vsesr);
 	h = mix(mix(mix(mix(mix(h, s->esr), s->far), s->ipa), s->entry), s->entry_x0);
 	h = mix(mix(mix(h, s->exit), s->power), s->exited);
+	h = mix_vgic(mix_vgic(h, &s->vgic), &v->vgic);
 	h = mix(mix(mix(mix(h, view->esr), view->ipa), view->va), view->reg_count);
 	for (size_t i = 0; i < PW_ARRAY_LEN(view->x); i++)
 		h = mix(h, view->x[i]);

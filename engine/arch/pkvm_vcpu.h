@@ -3,7 +3,8 @@
  * arm64 protected KVM: the state of a vCPU, split in two. The hypervisor at EL2 has its own copy, which for a protected
  * VM the host cannot reach; the host has a view, into which each exit puts what the exit table names, and nothing else.
  * On re-entry the hypervisor takes what the table names for that exit, and nothing else: the host never chooses the
- * destination register, the PC (other than past one instruction), PSTATE, or an exception that is not listed.
+ * destination register, the PC (other than past one instruction), PSTATE, or an exception that is not listed. The
+ * virtual interrupts (struct pkvm_vgic), and what of HCR_EL2 injects and traps, are the host's at every entry and exit.
  *
  * A non-protected vCPU works as ever: the host gets PC, PSTATE and the whole fault record at each exit, the register
  * file on demand, and what it marks dirty is loaded again.
@@ -58,7 +59,8 @@
 	X(PKVM_EXIT_IABT, "instruction abort")              \
 	X(PKVM_EXIT_LOAD, "data abort, load")               \
 	X(PKVM_EXIT_STORE, "data abort, store")             \
-	X(PKVM_EXIT_OPAQUE, "data abort, not decodable")
+	X(PKVM_EXIT_OPAQUE, "data abort, not decodable")    \
+	X(PKVM_EXIT_SHARE, "data abort, MEM_SHARE")
 
 /* EL1 state that the hypervisor switches. */
 /* clang-format off */
@@ -127,10 +129,17 @@ struct pkvm_ctxt {
 	uint32_t fpsr, fpcr;
 	uint64_t sysregs[PKVM_SYSREG_COUNT];
 };
+/* Virtual interrupts: the host sees and sets all of it, of a protected vCPU too. */
+#define PKVM_HOST_LRS 16
+struct pkvm_vgic {
+	uint64_t lr[PKVM_HOST_LRS];
+	uint64_t vmcr;
+};
 struct pkvm_hyp_state {
 	uint64_t hcr, mdcr, cptr, vsesr;
 	uint64_t esr, far, ipa;   /* of the last exit */
 	uint64_t entry, entry_x0; /* where a vCPU that is being turned on starts */
+	struct pkvm_vgic vgic;    /* what hardware runs with */
 	enum pkvm_exit exit;
 	enum pkvm_power power;
 	bool exited; /* exit, esr, far and ipa are an exit that awaits re-entry */
@@ -140,7 +149,6 @@ static_assert(sizeof(struct pkvm_ctxt) + sizeof(struct pkvm_hyp_state) < PKVM_HY
 	      "what the hypervisor needs of a vCPU stays below 2 kB");
 
 /* What the host has. Of a protected vCPU only what the last exit put here is ever not 0. */
-#define PKVM_HOST_LRS 16
 struct pkvm_host_view {
 	uint64_t esr, ipa, va;
 	uint64_t x[4]; /* shown: the first reg_count, or the value in x[0] */
@@ -155,6 +163,7 @@ struct pkvm_vcpu {
 	struct pkvm_ctxt ctxt;
 	struct pkvm_hyp_state hyp;
 	struct pkvm_host_view view;
+	struct pkvm_vgic vgic; /* the host's, as the last exit left it */
 	enum pkvm_generation generation;
 	bool is_protected;
 };
@@ -164,7 +173,9 @@ enum pkvm_syndrome {
 	PKVM_ESR_WHOLE,
 	PKVM_ESR_NO_REGISTER, /* the number of the register is masked */
 	PKVM_ESR_NO_VALID,    /* the valid bit is */
+	PKVM_ESR_SHARE,       /* PKVM_SHARE_SYNDROME, whatever the guest did */
 };
+#define PKVM_SHARE_SYNDROME ((uint64_t)0x90000047) /* a data abort, level-3 translation fault, on a write */
 enum pkvm_mode { PKVM_MODE_HIDDEN, PKVM_MODE_SHOWN, PKVM_MODE_SHOWN_A_SET };
 #define PKVM_MAY_RESULT 0x01u /* x0 is the call's result */
 #define PKVM_MAY_SKIP   0x02u /* one instruction */
@@ -215,7 +226,11 @@ struct pkvm_trap {
 	uint64_t esr, far, ipa;
 	bool not_guarded; /* android: a data abort outside of what the guest registered as MMIO */
 };
-/* Fills v->view. PKVM_PANIC: an exit that must not reach the host. */
+/*
+ * Fills v->view. A load or store whose syndrome is not valid (ISV 0), or is not the host's business (android, not
+ * guarded), is PKVM_EXIT_OPAQUE for a protected vCPU. PKVM_EXIT_SHARE stands for a MEM_SHARE of a page that is not
+ * there: the PC, which is past the call, goes back to it. PKVM_PANIC: an exit that must not reach the host.
+ */
 enum pkvm_code pkvm_vcpu_exit(struct pkvm_vcpu *v, const struct pkvm_trap *t);
 
 /* What the host wishes on re-entry: all it can write, of which the hypervisor takes what the exit allows. */
@@ -225,6 +240,7 @@ struct pkvm_wish {
 	bool dirty;  /* non-protected: load *ctxt */
 	bool failed; /* CPU_ON: the target was not started */
 	uint64_t hcr, vsesr;
+	const struct pkvm_vgic *vgic; /* NULL: no virtual interrupt */
 };
 #define PKVM_HCR_VSE  ((uint64_t)1 << 8)
 #define PKVM_HCR_TWI  ((uint64_t)1 << 13)
@@ -247,12 +263,14 @@ bool pkvm_vcpu_item(const struct pkvm_vcpu *v, unsigned n,
 		    struct pkvm_item *out) PW_MUST_CHECK; /* false: past the end */
 
 /*
- * The same for an exit of a protected vCPU that somebody else had: which bits of each item it shows. What a store shows
- * is as wide as the access that its syndrome (`esr`, as the host saw it) names. PKVM_EXIT_COUNT: no exit awaits.
+ * The same for an exit of a protected vCPU that somebody else had: which bits of each item it shows. A store shows a
+ * value only if its syndrome (`esr`, as the host saw it; 0: not known) is valid, and then as much as the access that it
+ * names is wide. PKVM_EXIT_COUNT: no exit awaits.
  */
 struct pkvm_exit_item {
 	const char *name;
 	uint64_t bits;   /* those that the host may see; 0: hidden */
+	bool constant;   /* its value is always `bits` */
 	const char *why; /* of what is shown, and of what is hidden */
 };
 bool pkvm_exit_item(enum pkvm_exit e, uint64_t esr, unsigned n,

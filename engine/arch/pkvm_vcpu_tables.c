@@ -79,7 +79,8 @@ static const struct pkvm_exit_row exit_rows[PKVM_EXIT_COUNT] = {
 	[PKVM_EXIT_IABT]            = ROW(BOTH,    0, false, HIDDEN,      false, WHOLE,       true,  false, ABORT),
 	[PKVM_EXIT_LOAD]            = ROW(BOTH,    0, false, SHOWN,       true,  NO_REGISTER, true,  true,  FILL | SKIP | ABORT),
 	[PKVM_EXIT_STORE]           = ROW(BOTH,    0, true,  SHOWN,       true,  NO_REGISTER, true,  true,  SKIP | ABORT),
-	[PKVM_EXIT_OPAQUE]          = ROW(BOTH,    0, false, HIDDEN,      false, NO_VALID,    false, false, ABORT),
+	[PKVM_EXIT_OPAQUE]          = ROW(BOTH,    0, false, SHOWN,       true,  NO_VALID,    true,  true,  ABORT),
+	[PKVM_EXIT_SHARE]           = ROW(BOTH,    0, false, HIDDEN,      false, SHARE,       true,  false, 0),
 };
 #undef BOTH
 #undef MAIN

@@ -434,7 +434,7 @@ static enum pw_status guest_share(struct pkvm *m, struct pkvm_vm *vm, const uint
 	if (a.code == PKVM_OK)
 		out->result = 0;
 	else if (shares && a.code == PKVM_ENOENT)
-		*out = (struct pkvm_hvc){ .end = PKVM_HVC_FAULT, .exit = PKVM_EXIT_STORE };
+		*out = (struct pkvm_hvc){ .end = PKVM_HVC_FAULT, .exit = PKVM_EXIT_SHARE };
 	return PW_OK;
 }
 

@@ -34,7 +34,9 @@ EXITS = {
                              "fault VA": 0xFFF}),
     "data abort, store": (1, {"ESR_EL2": WORD & ~DATA_REGISTER, "pstate": MODE, "SCTLR": ENDIAN, "fault IPA": PAGE,
                               "fault VA": 0xFFF}),
-    "data abort, not decodable": (0, {"ESR_EL2": WORD & ~VALID}),
+    "data abort, not decodable": (0, {"ESR_EL2": WORD & ~VALID, "pstate": MODE, "SCTLR": ENDIAN, "fault IPA": PAGE,
+                                      "fault VA": 0xFFF}),
+    "data abort, MEM_SHARE": (0, {"ESR_EL2": 0x90000047, "fault IPA": PAGE}),
 }
 
 
@@ -123,8 +125,26 @@ class Vcpus(Case):
             if width < 64:
                 answer = self.report("data abort, store", {"x0": f"0x{most + 1:x}", "ESR_EL2": esr})
                 self.assert_problem(answer, 400, "invalid-request", pointer="/items/x0")
-        self.assert_ok(self.report("data abort, store", {"x0": 255}))
-        self.assert_problem(self.report("data abort, store", {"x0": 256}), 400, "invalid-request", pointer="/items/x0")
+        self.assert_ok(self.report("data abort, store", {"ESR_EL2": "0x93000047"}))
+        self.assertEqual(self.items()["x0"].get("bits"), "0xff")
+
+    def test_what_cannot_be_decoded_is_not_shown_whatever_it_is_called(self):
+        """Decodability is the syndrome's valid bit, not the name that the agent gives the exit."""
+        for secret in (1, 0xFF, SECRET):
+            for esr in ({}, {"ESR_EL2": 0}, {"ESR_EL2": "0x92000047"}, {"ESR_EL2": "0x92c00047"}):
+                for items in ({**esr, "x0": f"0x{secret:x}"}, {"x0": f"0x{secret:x}", **esr}):
+                    with self.subTest(items=items):
+                        answer = self.report("data abort, store", items)
+                        self.assert_problem(answer, 400, "invalid-request", pointer="/items/x0")
+                        self.assertIn("ISV", answer["detail"])
+        self.assertNotIn("exit", self.vcpu())
+        self.assert_ok(self.report("data abort, store", {"ESR_EL2": "0x92c00047", "pstate": 5}))
+        x0 = self.items()["x0"]
+        self.assertEqual((x0["visible"], set(x0)), (False, {"name", "visible", "why"}))
+        for wrong in (0, 0x80000047, 0x7):
+            answer = self.report("data abort, MEM_SHARE", {"ESR_EL2": wrong})
+            self.assert_problem(answer, 400, "invalid-request", pointer="/items/ESR_EL2")
+            self.assertIn("always 0x90000047", answer["detail"])
 
     def test_the_next_exit_replaces_the_last_and_the_same_one_changes_nothing(self):
         first = self.assert_ok(self.report("HVC CPU_ON", {"x0": "0xc4000003", "x1": 1}))
@@ -208,12 +228,23 @@ class Vcpus(Case):
             self.assert_ok(self.report("HVC CPU_OFF", {"x0": 5}, n=3))
             fall()
             self.assertTrue(all(not i["visible"] and "value" not in i for i in self.vcpu(3)["items"]))
+            self.assertIs(self.vcpu(3)["protected"], False)
             self.assert_problem(self.report("interrupt"), 409, "vm-transition", state="normal")
             self.vm.must("init_start")
             self.vm.must("init_done")
             self.assertNotIn("exit", self.vcpu(3))
         self.assert_ok(self.report("interrupt", n=1))
         self.assertNotIn("exit", self.vcpu(3))
+
+    def test_a_vm_that_is_not_protected_is_not_called_so(self):
+        plain = Vm(self.host, arch="pkvm")
+        self.assertIs(self.vcpu(0, plain)["protected"], False)
+        self.assertEqual({i["why"] for i in self.vcpu(0, plain)["items"]},
+                         {"the VM is not protected: nothing of its vCPUs is kept"})
+        plain.must("init_start")
+        self.assertIs(self.vcpu(0, plain)["protected"], True)
+        plain.must("init_abort")
+        self.assertIs(self.vcpu(0, plain)["protected"], False)
 
     def test_the_command_line_shows_it_too(self):
         self.assert_ok(self.report("HVC CPU_OFF", {"x0": 5}, n=2))
@@ -272,12 +303,13 @@ class Reporting(Case):
     def test_an_agent_tells_what_its_host_sees(self):
         self.start("telling")
         self.expect("WFI, WFE", {"ESR_EL2": 0x6000000, "pstate": 0x105})
-        share = {"ESR_EL2": 0x90000047, "x0": 3, "pstate": 5, "SCTLR": 0, "fault IPA": 27 << 12, "fault VA": 0}
+        share = {"ESR_EL2": 0x90000047, "fault IPA": 27 << 12}
+        touched = {"ESR_EL2": 0x92000007, "pstate": 5, "SCTLR": 0, "fault VA": 0, "fault IPA": 17 << 12}
         gave_up = {"ESR_EL2": 0x5A000000, "x0": 0xC6000009, "x1": 17 << 12, "x2": 0, "x3": 0}
         for kind, params, exit, values in (
-                ("share", {"gfn": 20, "count": 8}, "data abort, store", share),
+                ("share", {"gfn": 20, "count": 8}, "data abort, MEM_SHARE", share),
                 ("page_out", {"gfn": 16, "count": 2}, "HVC MEM_RELINQUISH", gave_up),
-                ("page_in", {"gfn": 16, "count": 2}, "data abort, not decodable", {"ESR_EL2": 0x92000007}),
+                ("page_in", {"gfn": 16, "count": 2}, "data abort, not decodable", touched),
                 ("unshare", {"gfn": 20, "count": 4}, "HVC MEM_RELINQUISH", {**gave_up, "x1": 23 << 12})):
             with self.subTest(kind=kind):
                 for _ in range(2):  # said again it is no exit, and no report
@@ -285,6 +317,14 @@ class Reporting(Case):
                     self.expect(exit, values)
         self.assertEqual(len(self.exits()), 5)
         self.assertNotIn("exit", self.admin.get(f"/v1/vms/{self.vm}/vcpus/1").json)
+
+    def test_a_plain_vm_is_not_protected(self):
+        self.start("plain")
+        self.operate("terminate")
+        self.operate("launch", plain=True)
+        got = self.admin.get(f"/v1/vms/{self.vm}/vcpus/0").json
+        self.assertIs(got["protected"], False)
+        self.assertNotIn("exit", got)
 
     def test_a_vm_that_is_launched_again_is_told_of_again(self):
         self.start("again")
@@ -306,7 +346,8 @@ class Reporting(Case):
         self.start("failing", "--fault", "last_exit:1")
         self.assertNotIn("exit", self.admin.get(f"/v1/vms/{self.vm}/vcpus/0").json)
         self.operate("page_in", gfn=60, count=4)
-        self.expect("data abort, not decodable", {"ESR_EL2": 0x92000007})
+        self.expect("data abort, not decodable",
+                    {"ESR_EL2": 0x92000007, "pstate": 5, "SCTLR": 0, "fault VA": 0, "fault IPA": 63 << 12})
 
     def test_other_architectures_tell_nothing(self):
         self.start("other", arch="cca")
@@ -354,6 +395,39 @@ class Restart(unittest.TestCase):
         self.assertEqual([after.get(path).json for path in paths[1:-2]], before[1:])
         self.assertEqual(after.get(paths[-1]).slug, "vm-not-found")
         after.close()
+
+    def test_nothing_hidden_is_on_disk_or_in_the_log(self):
+        needle, visible = "5ec2e75ec2e7f00d", "abadcafeabad"
+        server = Server("--log-level", "debug")
+        self.addCleanup(server.close)
+        admin = server.client()
+        host = Host(admin, arches=("pkvm",))
+        agent = server.client(admin.post("/v1/tokens", {"role": "agent", "host": host.id, "name": "a"})["secret"])
+        path = Vm(host, arch="pkvm", state="secure").path + "/vcpus/0"
+        names = [i["name"] for i in admin.get(path)["items"]]
+        for exit in EXITS:
+            esr = "0x92c00047" if exit == "data abort, store" else "0x90000047"
+            for name in names:
+                if name == "ESR_EL2" or (shown(exit).get(name) == WORD and exit != "data abort, store"):
+                    continue
+                body = {**host.current(), "exit": exit, "items": {"ESR_EL2": esr, name: "0x" + needle}}
+                self.assertEqual(agent.put(path, body).status, 400, (exit, name))
+        body = {**host.current(), "exit": "HVC CPU_OFF", "items": {"x0": "0x" + visible}}
+        self.assertEqual(agent.put(path, body).status, 200)
+
+        def kept(text):
+            found = []
+            for at, _, files in os.walk(server.folder):
+                for name in files:
+                    with open(os.path.join(at, name), "rb") as f:
+                        found += [name] if text.encode() in f.read() else []
+            return found
+        for again in (server.crash, server.restart, lambda: None):
+            self.assertEqual(kept(needle) + kept(str(int(needle, 16))), [])
+            self.assertNotEqual(kept(visible), [], "the search finds what is there")
+            again()
+        admin.close()
+        agent.close()
 
 
 class Refused(unittest.TestCase):

@@ -904,6 +904,8 @@ Test(pkvm, a_guests_hypercalls)
 
 	cr_assert_eq(pkvm_guest_call(&x.m, vm, (uint64_t[4]){ PKVM_FN_MMIO_GUARD, BYTES(99) }, &hvc), PW_OK);
 	cr_expect(hvc.result == 0 && pkvm_is_guarded(vm, 99) && !pkvm_is_guarded(vm, 98));
+	cr_assert_eq(pkvm_guest_call(&x.m, vm, (uint64_t[4]){ PKVM_FN_MEM_SHARE, page + 4096 }, &hvc), PW_OK);
+	cr_expect(hvc.end == PKVM_HVC_FAULT && hvc.exit == PKVM_EXIT_SHARE);
 	cr_assert_eq(pkvm_guest_call(&x.m, vm, (uint64_t[4]){ PKVM_FN_MMIO_GUARD, page }, &hvc), PW_OK);
 	cr_expect_eq(hvc.result, -3, "a page of memory is not MMIO");
 	cr_assert_eq(pkvm_guest_call(&x.m, vm, (uint64_t[4]){ PKVM_FN_MEM_RELINQUISH, page + 1 }, &hvc), PW_OK);

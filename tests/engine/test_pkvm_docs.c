@@ -83,7 +83,7 @@ static void exit_table(FILE *out)
 {
 	static const char *const who[2][2] = { { "never", "android" }, { "mainline", "both" } };
 	static const char *const modes[] = { "", "mode; ", "mode, A set; " };
-	static const char *const syndromes[] = { "whole", "without register", "without valid bit" };
+	static const char *const syndromes[] = { "whole", "without register", "without valid bit", "constant" };
 
 	fputs("| exit | reaches the host | the host sees | syndrome | the host may |\n| --- | --- | --- | --- | --- |\n",
 	      out);

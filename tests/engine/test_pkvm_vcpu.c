@@ -85,7 +85,8 @@ static const struct row law[] = {
 	{ PKVM_EXIT_IABT, 0, 0, 0, 0, 1, 0, "A" },
 	{ PKVM_EXIT_LOAD, 0, 0, 1, 1, 1, 1, "SFA" },
 	{ PKVM_EXIT_STORE, 0, 1, 1, 1, 1, 1, "SA" },
-	{ PKVM_EXIT_OPAQUE, 0, 0, 0, 0, 0, 0, "A" },
+	{ PKVM_EXIT_OPAQUE, 0, 0, 1, 1, 1, 1, "A" },
+	{ PKVM_EXIT_SHARE, 0, 0, 0, 0, 1, 0, "" },
 };
 
 static unsigned may_of(const char *letters)
@@ -116,10 +117,12 @@ static void check_exit(enum pkvm_generation g, const struct row *row)
 		want.va = 0x523;
 	if (row->e == PKVM_EXIT_LOAD || row->e == PKVM_EXIT_STORE)
 		want.esr &= ~((uint64_t)0x1f << 16);
-	else if (row->mode)
-		want.esr &= ~((uint64_t)0x1f << 5);
 	else if (row->e == PKVM_EXIT_OPAQUE)
 		want.esr &= ~ESR_VALID;
+	else if (row->e == PKVM_EXIT_SHARE)
+		want.esr = 0x90000047;
+	else if (row->mode)
+		want.esr &= ~((uint64_t)0x1f << 5);
 	cr_assert_eq(pkvm_vcpu_exit(&v, &t), PKVM_OK);
 	cr_expect_eq(memcmp(&v.view, &want, sizeof want), 0, "%s", pkvm_exit_name(row->e));
 	cr_expect_eq(pkvm_exit_row(row->e)->may, may_of(row->may), "%s", pkvm_exit_name(row->e));
@@ -178,19 +181,6 @@ Test(pkvm_vcpu, any_other_call_has_nothing_to_show)
 	cr_expect_eq(pkvm_exit_row(PKVM_EXIT_HVC_OTHER)->may, 0);
 }
 
-Test(pkvm_vcpu, android_hides_what_is_not_registered_as_mmio)
-{
-	struct pkvm_vcpu v = secret_vcpu(PKVM_ANDROID, true);
-	struct pkvm_trap t = trap_of(PKVM_EXIT_STORE);
-
-	t.not_guarded = true;
-	cr_assert_eq(pkvm_vcpu_exit(&v, &t), PKVM_OK);
-	cr_expect(v.view.exit == PKVM_EXIT_OPAQUE && !v.view.reg_count && !v.view.x[0] && !(v.view.esr & ESR_VALID));
-	v = secret_vcpu(PKVM_MAINLINE, true);
-	cr_assert_eq(pkvm_vcpu_exit(&v, &t), PKVM_OK);
-	cr_expect_eq(v.view.exit, PKVM_EXIT_STORE);
-}
-
 /* A host that writes all it can, and wishes all there is. */
 static struct pkvm_ctxt evil_ctxt(void)
 {
@@ -210,6 +200,70 @@ static unsigned registers_changed(const struct pkvm_ctxt *a, const struct pkvm_c
 	return n;
 }
 
+/* All but the value and the valid bit is as at an exit that can be decoded; all that the host may do is to inject. */
+static void check_opaque(enum pkvm_generation g, const struct pkvm_trap *t)
+{
+	struct pkvm_vcpu v = secret_vcpu(g, true);
+	struct pkvm_host_view want = { .exit = PKVM_EXIT_OPAQUE,
+				       .esr = t->esr & ~ESR_VALID,
+				       .ipa = 0x80001000,
+				       .va = 0x523,
+				       .pstate = 5,
+				       .sctlr = v.ctxt.sysregs[PKVM_SCTLR] & (3u << 24) };
+	struct pkvm_ctxt before = v.ctxt, host = { .x = { 1 } };
+
+	cr_assert_eq(pkvm_vcpu_exit(&v, t), PKVM_OK);
+	cr_expect_eq(memcmp(&v.view, &want, sizeof want), 0);
+	cr_assert_eq(pkvm_vcpu_enter(&v, &(struct pkvm_wish){ .ctxt = &host, .skip = true, .undef = true }), PKVM_OK);
+	cr_expect_eq(memcmp(&v.ctxt, &before, sizeof before), 0, "nothing is filled or skipped");
+	cr_assert_eq(pkvm_vcpu_exit(&v, t), PKVM_OK);
+	cr_assert_eq(pkvm_vcpu_enter(&v, &(struct pkvm_wish){ .ctxt = &host, .abort = true }), PKVM_OK);
+	cr_expect_eq(v.ctxt.sysregs[PKVM_FAR], t->far);
+}
+
+/* A pair, SIMD: ISV 0. */
+Test(pkvm_vcpu, an_abort_without_a_valid_syndrome_shows_the_fault_and_no_value)
+{
+	static const enum pkvm_exit exits[] = { PKVM_EXIT_LOAD, PKVM_EXIT_STORE, PKVM_EXIT_OPAQUE };
+
+	for (int g = 0; g < PKVM_GENERATION_COUNT; g++)
+		for (size_t i = 0; i < PW_ARRAY_LEN(exits); i++) {
+			struct pkvm_trap t = trap_of(exits[i]);
+
+			t.esr &= ~ESR_VALID;
+			check_opaque((enum pkvm_generation)g, &t);
+		}
+}
+
+Test(pkvm_vcpu, the_fault_that_stands_for_a_share_shows_its_page_and_takes_nothing)
+{
+	for (int g = 0; g < PKVM_GENERATION_COUNT; g++) {
+		struct pkvm_vcpu v = secret_vcpu((enum pkvm_generation)g, true);
+		struct pkvm_host_view want = { .exit = PKVM_EXIT_SHARE, .esr = 0x90000047, .ipa = 0x80001000 };
+		struct pkvm_trap t = trap_of(PKVM_EXIT_SHARE);
+		struct pkvm_ctxt before = v.ctxt, evil = evil_ctxt();
+		struct pkvm_wish all = { .ctxt = &evil, .skip = true, .undef = true, .abort = true, .failed = true };
+
+		cr_assert_eq(pkvm_vcpu_exit(&v, &t), PKVM_OK);
+		cr_expect_eq(memcmp(&v.view, &want, sizeof want), 0);
+		cr_assert_eq(pkvm_vcpu_enter(&v, &all), PKVM_OK);
+		cr_expect_eq(v.ctxt.pc, before.pc - 4, "the call is made again");
+		cr_expect_eq(registers_changed(&v.ctxt, &before), 1);
+	}
+}
+
+Test(pkvm_vcpu, android_hides_what_is_not_registered_as_mmio)
+{
+	struct pkvm_vcpu v = secret_vcpu(PKVM_ANDROID, true);
+	struct pkvm_trap t = trap_of(PKVM_EXIT_STORE);
+
+	t.not_guarded = true;
+	check_opaque(PKVM_ANDROID, &t);
+	v = secret_vcpu(PKVM_MAINLINE, true);
+	cr_assert_eq(pkvm_vcpu_exit(&v, &t), PKVM_OK);
+	cr_expect_eq(v.view.exit, PKVM_EXIT_STORE);
+}
+
 Test(pkvm_vcpu, a_host_that_wishes_nothing_changes_nothing_but_results)
 {
 	for (size_t i = 0; i < PW_ARRAY_LEN(law); i++) {
@@ -218,6 +272,7 @@ Test(pkvm_vcpu, a_host_that_wishes_nothing_changes_nothing_but_results)
 		struct pkvm_trap t = trap_of(law[i].e);
 		unsigned want = strchr(law[i].may, 'R') ? 1 : 0;
 
+		before.pc -= t.exit == PKVM_EXIT_SHARE ? 4 : 0;
 		cr_assert_eq(pkvm_vcpu_exit(&v, &t), PKVM_OK);
 		v.hyp.power = PKVM_POWER_ON;
 		cr_assert_eq(pkvm_vcpu_enter(&v, &(struct pkvm_wish){ .ctxt = &evil, .dirty = true }), PKVM_OK);
@@ -241,6 +296,7 @@ Test(pkvm_vcpu, wishes_are_granted_where_the_exit_allows_them)
 			bool skips = wish == 0 && strchr(may, 'S');
 			bool faults = (wish == 1 && strchr(may, 'U')) || (wish == 2 && strchr(may, 'A'));
 
+			pc -= t.exit == PKVM_EXIT_SHARE ? 4 : 0;
 			cr_assert_eq(pkvm_vcpu_exit(&v, &t), PKVM_OK);
 			v.hyp.power = PKVM_POWER_ON;
 			cr_assert_eq(pkvm_vcpu_enter(&v, &w), PKVM_OK);
@@ -341,6 +397,34 @@ Test(pkvm_vcpu, the_host_keeps_what_is_its_own)
 	cr_assert_eq(pkvm_vcpu_enter(&v, &(struct pkvm_wish){ .hcr = UINT64_MAX, .vsesr = 7 }), PKVM_OK);
 	cr_expect_eq(v.hyp.hcr, 0x1001 | 1u << 8 | 1u << 13 | 1u << 14);
 	cr_expect_eq(v.hyp.vsesr, 7);
+}
+
+/* Virtual interrupts are the host's, in and out, at every exit; what the guest does with them, the host sees. */
+Test(pkvm_vcpu, list_registers_are_the_hosts_at_every_entry_and_exit)
+{
+	const struct pkvm_vgic none = { 0 };
+
+	for (int e = 0; e < PKVM_EXIT_COUNT; e++) {
+		struct pkvm_vcpu v = secret_vcpu(PKVM_ANDROID, e % 2 == 0);
+		struct pkvm_vgic host = { .vmcr = 0xf800 };
+		struct pkvm_trap t = trap_of((enum pkvm_exit)e);
+
+		if (v.is_protected && !pkvm_exit_row(t.exit)->reaches_host[PKVM_ANDROID])
+			continue;
+		for (unsigned i = 0; i < PKVM_HOST_LRS; i++)
+			host.lr[i] = ((uint64_t)1 << 62) + i;
+		cr_assert_eq(pkvm_vcpu_enter(&v, &(struct pkvm_wish){ .vgic = &host }), PKVM_OK);
+		cr_expect_eq(memcmp(&v.hyp.vgic, &host, sizeof host), 0);
+		v.hyp.vgic.lr[15] ^= (uint64_t)3 << 62; /* the guest has acknowledged it */
+		cr_expect_eq(memcmp(&v.vgic, &none, sizeof none), 0, "it runs");
+		cr_assert_eq(pkvm_vcpu_exit(&v, &t), PKVM_OK);
+		host.lr[15] = ((uint64_t)1 << 63) + 15;
+		cr_expect_eq(memcmp(&v.vgic, &host, sizeof host), 0, "%s", pkvm_exit_name(t.exit));
+		if (v.hyp.power != PKVM_POWER_ON)
+			continue;
+		cr_assert_eq(pkvm_vcpu_enter(&v, &(struct pkvm_wish){ 0 }), PKVM_OK);
+		cr_expect_eq(memcmp(&v.hyp.vgic, &none, sizeof none), 0);
+	}
 }
 
 Test(pkvm_vcpu, a_non_protected_vcpu_works_as_ever)
@@ -653,7 +737,7 @@ Test(pkvm_vcpu, random_runs_leak_nothing_and_steer_nothing)
 				       .dirty = x >> 43 & 1 };
 
 		cr_assert_eq(pkvm_vcpu_enter(&v, &w), PKVM_OK);
-		faults = v.ctxt.sysregs[PKVM_ELR] == before.pc && v.ctxt.pc != before.pc + 4;
+		faults = (w.undef || w.abort) && v.ctxt.sysregs[PKVM_ELR] == before.pc;
 		most = faults ? 6 : 2; /* PC, PSTATE, ELR, SPSR, ESR, FAR; or the PC and a register */
 		cr_assert_leq(registers_changed(&v.ctxt, &before), most, "seed %" PRIu64 " step %u", seed, step);
 	}
@@ -702,6 +786,18 @@ Test(pkvm_vcpu, an_exit_shows_so_many_bits)
 		{ PKVM_EXIT_LOAD, 0, "pstate", 0x1f },
 		{ PKVM_EXIT_LOAD, 0, "SCTLR", 3u << 24 },
 		{ PKVM_EXIT_LOAD, 0, "x0", 0 },
+		{ PKVM_EXIT_LOAD, ESR_LOAD(9, 3, 0, 1), "x0", 0 },
+		{ PKVM_EXIT_OPAQUE, ESR_STORE(9, 3), "x0", 0 },
+		{ PKVM_EXIT_OPAQUE, 0, "fault IPA", ~(uint64_t)0xfff },
+		{ PKVM_EXIT_OPAQUE, 0, "fault VA", 0xfff },
+		{ PKVM_EXIT_OPAQUE, 0, "pstate", 0x1f },
+		{ PKVM_EXIT_OPAQUE, 0, "SCTLR", 3u << 24 },
+		{ PKVM_EXIT_SHARE, ESR_STORE(9, 3), "x0", 0 },
+		{ PKVM_EXIT_SHARE, 0, "ESR_EL2", 0x90000047 },
+		{ PKVM_EXIT_SHARE, 0, "fault IPA", ~(uint64_t)0xfff },
+		{ PKVM_EXIT_SHARE, 0, "fault VA", 0 },
+		{ PKVM_EXIT_STORE, 0, "x0", 0 },
+		{ PKVM_EXIT_STORE, ESR_STORE(9, 3) & ~ESR_VALID, "x0", 0 },
 		{ PKVM_EXIT_STORE, ESR_STORE(9, 0), "x0", 0xff },
 		{ PKVM_EXIT_STORE, ESR_STORE(9, 2), "x0", UINT32_MAX },
 		{ PKVM_EXIT_STORE, ESR_STORE(9, 3), "x0", UINT64_MAX },

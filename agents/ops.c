@@ -5,9 +5,7 @@
 #include <string.h>
 
 #include "agents/exits.h"
-
-#define SHARED_RUNS_MAX 1024
-#define GUEST_RATE_MAX  100000
+#include "api/operation_params.h"
 
 struct op_run {
 	struct worker *w;
@@ -30,6 +28,7 @@ bool operation_read(json_t *item, struct operation *out)
 	if (!json_uuid_member(item, "vm", &out->vm))
 		return false;
 	pw_uuid_format(&parsed, out->id);
+	out->again = json_is_true(json_object_get(item, "again"));
 	out->params = json_object_get(item, "params");
 	return out->params != NULL;
 }
@@ -191,16 +190,17 @@ static enum pw_status refuse_event(struct op_run *r, enum vm_event e)
 	return trouble_refuse(r->t, &why);
 }
 
+/* A VM that is normal has nothing to abort, except where this operation has done it already. */
 static enum pw_status op_abort(struct op_run *r)
 {
 	enum pw_status st;
 
-	if (r->vm.state == VM_SECURE)
+	if (r->vm.state == VM_NORMAL && r->op->again && !r->on_hardware)
+		return PW_OK;
+	if (r->vm.state != VM_TRANSIENT)
 		return refuse_event(r, VM_INIT_ABORT);
 	st = hardware_end(r->w, &r->op->vm, VM_INIT_ABORT, r->t);
-	if (st != PW_OK || r->vm.state == VM_NORMAL)
-		return st;
-	return remote_event(r->w, &r->op->vm, VM_INIT_ABORT, r->t);
+	return st == PW_OK ? remote_event(r->w, &r->op->vm, VM_INIT_ABORT, r->t) : st;
 }
 
 /* Launch. */
@@ -223,9 +223,10 @@ static enum pw_status guest_params(struct op_run *r, struct backend_vm_spec *spe
 
 	if ((guest && !json_is_object(guest)) || (seed && (!json_is_integer(seed) || json_integer_value(seed) < 0)) ||
 	    (rate &&
-	     (!json_is_integer(rate) || json_integer_value(rate) < 0 || json_integer_value(rate) > GUEST_RATE_MAX)))
+	     (!json_is_integer(rate) || json_integer_value(rate) < 0 || json_integer_value(rate) > OPERATION_RATE_MAX)))
 		return pw_fail(&r->t->err, PW_INVALID,
-			       "params.guest is not {\"seed\":N,\"rate\":N up to %d,\"idle\":BOOL}", GUEST_RATE_MAX);
+			       "params.guest is not {\"seed\":N,\"rate\":N up to %d,\"idle\":BOOL}",
+			       OPERATION_RATE_MAX);
 	if (group && !json_is_string(group))
 		return pw_fail(&r->t->err, PW_INVALID, "params.share_backing is not a string");
 	spec->guest_seed = seed ? (uint64_t)json_integer_value(seed) : 1;
@@ -267,9 +268,9 @@ static enum pw_status share_first(struct op_run *r)
 	enum pw_status st;
 	size_t i;
 
-	if (shared && (!json_is_array(shared) || json_array_size(shared) > SHARED_RUNS_MAX))
+	if (shared && (!json_is_array(shared) || json_array_size(shared) > OPERATION_RUNS_MAX))
 		return pw_fail(&r->t->err, PW_INVALID, "params.shared is not a list of at most %d runs",
-			       SHARED_RUNS_MAX);
+			       OPERATION_RUNS_MAX);
 	json_array_foreach (shared, i, run) {
 		st = share_run(r, run);
 		if (st != PW_OK)
@@ -434,15 +435,6 @@ static enum pw_status accept_memory(struct op_run *r, uint64_t *moved)
 	return st;
 }
 
-static enum pw_status launch_plain(struct op_run *r)
-{
-	enum pw_status st = create(r);
-
-	if (st == PW_OK)
-		st = remote_event(r->w, &r->op->vm, VM_START, r->t);
-	return st == PW_OK ? r->b->ops->run_vm(r->b, &r->op->vm, &r->t->err) : st;
-}
-
 static enum pw_status launch_secure(struct op_run *r)
 {
 	uint64_t moved = 0;
@@ -477,6 +469,23 @@ static void launch_undo(struct op_run *r)
 		agent_want_resync(r->w->agent);
 	}
 	trouble_clear(&t);
+}
+
+/* An ordinary VM: nothing of it is secured, and it stays normal. */
+static enum pw_status launch_plain(struct op_run *r)
+{
+	enum pw_status st;
+
+	if (r->vm.state != VM_NORMAL)
+		return refuse_event(r, VM_START);
+	st = create(r);
+	if (st == PW_OK)
+		st = remote_event(r->w, &r->op->vm, VM_START, r->t);
+	if (st == PW_OK)
+		st = r->b->ops->run_vm(r->b, &r->op->vm, &r->t->err);
+	if (st != PW_OK && !r->on_hardware)
+		launch_undo(r);
+	return st;
 }
 
 static enum pw_status op_launch(struct op_run *r)

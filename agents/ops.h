@@ -12,6 +12,7 @@ struct operation {
 	char id[PW_UUID_TEXT];
 	struct pw_uuid vm;
 	enum operation_kind kind;
+	bool again;     /* given to this host before: some or all of it may be done */
 	json_t *params; /* borrowed from the item; never NULL */
 };
 bool operation_read(json_t *item, struct operation *out) PW_MUST_CHECK;

@@ -4,8 +4,10 @@
 #include <string.h>
 
 #include "api/json.h"
+#include "api/operation_params.h"
 
 #define TEXT_(name, text) [name] = text,
+#define WORD_(name, text) " " text
 static const char *const operation_kind_names[] = { OPERATION_KINDS(TEXT_) };
 static const char *const operation_state_names[] = { OPERATION_STATES(TEXT_) };
 static const char *const role_names[] = { ROLES(TEXT_) };
@@ -107,8 +109,7 @@ static bool to_kind(struct reader *r, json_t *v, void *at)
 {
 	int i;
 
-	if (!read_listed(r, v, operation_kind_names, OPERATION_KIND_COUNT,
-			 "one of launch, terminate, share, unshare, page_in, page_out, abort", &i))
+	if (!read_listed(r, v, operation_kind_names, OPERATION_KIND_COUNT, "one of" OPERATION_KINDS(WORD_), &i))
 		return false;
 	*(enum operation_kind *)at = (enum operation_kind)i;
 	return true;
@@ -504,7 +505,7 @@ static const struct json_field operation_fields[] = {
 static bool read_operation(struct reader *r, json_t *v, struct operation_body *out)
 {
 	out->params = "{}";
-	return READ(r, v, operation_fields, out);
+	return READ(r, v, operation_fields, out) && operation_params_read(r, v, out);
 }
 
 static const struct json_field result_fields[] = {

@@ -9,9 +9,10 @@
 #include "engine/ledger.h"
 
 struct codec_fault {
-	char pointer[256]; /* RFC 6901; "" is the whole body */
-	char detail[256];  /* a sentence that names the offending value */
-	bool no_memory;    /* it is not the body's fault */
+	char pointer[256];       /* RFC 6901; "" is the whole body */
+	char detail[256];        /* a sentence that names the offending value */
+	bool no_memory;          /* it is not the body's fault */
+	enum pw_problem problem; /* PROBLEM_NONE: invalid-request */
 };
 
 #define CODEC_ITEMS_MAX  65536
@@ -126,7 +127,11 @@ bool operation_state_from_name(const char *name, enum operation_state *out) PW_M
 
 struct operation_body { /* POST /v1/vms/{vm}/operations */
 	enum operation_kind kind;
-	const char *params; /* compact JSON text of the object, at most 64 KiB; "{}" if absent */
+	const char *params; /* compact JSON text of the object, at most 64 KiB; "{}" if absent. Checked:
+			       operation_params.h */
+	uint32_t arches;    /* bit per arch whose VMs take these parameters */
+	const char *narrow; /* static text: the parameter that is not for all of them; NULL: there is none */
+	struct slot slot;   /* what the parameters name by slot, first page and number of pages, as far as they do */
 };
 CODEC_DECODER(operation);
 

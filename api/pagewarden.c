@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "api/cli.h"
+#include "api/operation_params.h"
 
 #define BIT(o) (1u << (o))
 static enum cli_exit help(struct cli *c);
@@ -36,7 +37,7 @@ static const struct command {
 	{ "digests", "VM", "digests of a VM's memory map, for each GiB", 1, 1,
 	  BIT(OPTION_GFN) | BIT(OPTION_COUNT_) | BIT(OPTION_LIMIT), cli_digests, REMOTE },
 	{ "operations", "OPERATION | VM KIND",
-	  "show an operation; or ask for one: launch, terminate, share, unshare, page_in, page_out, abort", 1, 2,
+	  "show an operation; or ask for one of a VM (kinds: pagewarden help operations)", 1, 2,
 	  BIT(OPTION_PARAMS) | BIT(OPTION_WAIT), cli_operations, REMOTE },
 	{ "cancel", "OPERATION", "cancel a pending operation", 1, 1, 0, cli_cancel, REMOTE },
 	{ "events", "", "what changed, oldest first", 0, 0, BIT(OPTION_AFTER) | BIT(OPTION_FOLLOW) | BIT(OPTION_LIMIT),
@@ -91,12 +92,27 @@ static void print_option(int o)
 	printf("  %-20s  %s\n", left, t->help);
 }
 
+/* Each kind of operation with its parameters. */
+static void print_kinds(void)
+{
+	puts("\nKinds, and what --params may hold (* must):");
+	for (int k = 0; k < OPERATION_KIND_COUNT; k++) {
+		printf("  %s\n", operation_kind_name((enum operation_kind)k));
+		for (const struct operation_param *p = operation_params; p->name; p++)
+			if ((int)p->kind == k)
+				printf("    %c %-13s  %s: %s\n", p->need == JSON_REQUIRED ? '*' : ' ', p->name, p->help,
+				       param_type_text(p->type));
+	}
+}
+
 static void print_command_help(const struct command *cmd)
 {
 	printf("pagewarden %s %s\n  %s\n", cmd->name, cmd->arguments, cmd->help);
 	for (int o = 0; o < CLI_OPTION_COUNT; o++)
 		if (cmd->options & BIT(o))
 			print_option(o);
+	if (cmd->run == cli_operations)
+		print_kinds();
 }
 
 static void print_help(void)

@@ -42,6 +42,7 @@ unsigned problem_status(enum pw_problem p)
 	case PROBLEM_TOO_LARGE: return 413;
 	case PROBLEM_MEDIA_TYPE: return 415;
 	case PROBLEM_ARCH_UNSUPPORTED:
+	case PROBLEM_INVALID_PARAMS:
 	case PROBLEM_IDEMPOTENCY: return 422;
 	case PROBLEM_INTERNAL:
 	case PROBLEM_BACKEND:
@@ -137,6 +138,7 @@ static void write_members(struct jsonw *w, const struct refusal *why)
 	case PROBLEM_ARCH_UNSUPPORTED:
 	case PROBLEM_STALE_BATCH:
 	case PROBLEM_BATCH_REJECTED:
+	case PROBLEM_INVALID_PARAMS:
 	case PROBLEM_OPERATION_NOT_FOUND:
 	case PROBLEM_OPERATION_STATE:
 	case PROBLEM_TOKEN_NOT_FOUND:

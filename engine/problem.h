@@ -8,54 +8,55 @@
 #include "engine/lifecycle.h"
 #include "engine/uuid.h"
 
-#define PW_PROBLEMS(X)                                                                           \
-	X(PROBLEM_NONE, "none", "No problem")                                                    \
-	/* transitions, in the order of their checks */                                          \
-	X(PROBLEM_VM_NOT_FOUND, "vm-not-found", "No such VM")                                    \
-	X(PROBLEM_VM_NOT_ON_HOST, "vm-not-on-host", "The VM is placed on another host")          \
-	X(PROBLEM_VM_TRANSITION, "vm-transition", "The VM's lifecycle has no such step")         \
-	X(PROBLEM_GFN_OUT_OF_SLOT, "gfn-out-of-slot", "GFNs outside one memory slot")            \
-	X(PROBLEM_GFN_TRANSITION, "gfn-transition", "The GFN's lifecycle has no such step")      \
-	X(PROBLEM_FRAME_OUT_OF_POOL, "frame-out-of-pool", "A frame outside the host's pools")    \
-	X(PROBLEM_FRAME_QUARANTINED, "frame-quarantined", "A frame in quarantine")               \
-	X(PROBLEM_FRAME_CONFLICT, "frame-conflict", "A frame that is bound already")             \
-	/* hosts, pools, VMs, slots */                                                           \
-	X(PROBLEM_HOST_NOT_FOUND, "host-not-found", "No such host")                              \
-	X(PROBLEM_HOST_FENCED, "host-fenced", "Not the current holder of this host")             \
-	X(PROBLEM_POOL_NOT_FOUND, "pool-not-found", "No such pool")                              \
-	X(PROBLEM_POOL_IN_USE, "pool-in-use", "Frames of the pool are bound")                    \
-	X(PROBLEM_POOL_MISMATCH, "pool-mismatch", "Pool and host do not fit each other")         \
-	X(PROBLEM_VM_EXISTS, "vm-exists", "The VM exists already")                               \
-	X(PROBLEM_VM_BUSY, "vm-busy", "The VM is in use")                                        \
-	X(PROBLEM_SLOT_OVERLAP, "slot-overlap", "Memory slots overlap")                          \
-	X(PROBLEM_SLOT_NOT_FOUND, "slot-not-found", "No such memory slot")                       \
-	X(PROBLEM_ARCH_UNSUPPORTED, "arch-unsupported", "Not the architecture of host or of VM") \
-	X(PROBLEM_STALE_BATCH, "stale-batch", "An older batch than the last one")                \
-	X(PROBLEM_BATCH_REJECTED, "batch-rejected", "The atomic batch was undone")               \
-	/* operations and tokens */                                                              \
-	X(PROBLEM_OPERATION_NOT_FOUND, "operation-not-found", "No such operation")               \
-	X(PROBLEM_OPERATION_STATE, "operation-state", "The operation is not in that state")      \
-	X(PROBLEM_TOKEN_NOT_FOUND, "token-not-found", "No such token")                           \
-	X(PROBLEM_BACKUP_EXISTS, "backup-exists", "There is a backup of that name")              \
-	/* the request itself */                                                                 \
-	X(PROBLEM_INVALID_REQUEST, "invalid-request", "The request is malformed")                \
-	X(PROBLEM_UNAUTHORIZED, "unauthorized", "No valid token")                                \
-	X(PROBLEM_FORBIDDEN, "forbidden", "Outside the token's role")                            \
-	X(PROBLEM_NOT_FOUND, "not-found", "No such resource")                                    \
-	X(PROBLEM_METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")                \
-	X(PROBLEM_TOO_LARGE, "too-large", "The request is too large")                            \
-	X(PROBLEM_MEDIA_TYPE, "unsupported-media-type", "Not application/json")                  \
-	X(PROBLEM_IDEMPOTENCY, "idempotency-mismatch", "Another request had this key")           \
-	X(PROBLEM_STALE, "stale", "The resource has changed")                                    \
-	X(PROBLEM_COMPACTED, "compacted", "History from there on has been trimmed")              \
-	/* the server */                                                                         \
-	X(PROBLEM_STORAGE, "storage", "The disk refuses")                                        \
-	X(PROBLEM_NO_MEMORY, "no-memory", "Out of memory")                                       \
-	X(PROBLEM_LIMIT, "limit-exceeded", "A limit of this server is reached")                  \
-	X(PROBLEM_NOT_READY, "not-ready", "The server is starting or stopping")                  \
-	X(PROBLEM_INTERNAL, "internal", "A fault of the server")                                 \
-	/* what agents report */                                                                 \
-	X(PROBLEM_BACKEND, "backend", "The hardware or its driver failed")                       \
+#define PW_PROBLEMS(X)                                                                             \
+	X(PROBLEM_NONE, "none", "No problem")                                                      \
+	/* transitions, in the order of their checks */                                            \
+	X(PROBLEM_VM_NOT_FOUND, "vm-not-found", "No such VM")                                      \
+	X(PROBLEM_VM_NOT_ON_HOST, "vm-not-on-host", "The VM is placed on another host")            \
+	X(PROBLEM_VM_TRANSITION, "vm-transition", "The VM's lifecycle has no such step")           \
+	X(PROBLEM_GFN_OUT_OF_SLOT, "gfn-out-of-slot", "GFNs outside one memory slot")              \
+	X(PROBLEM_GFN_TRANSITION, "gfn-transition", "The GFN's lifecycle has no such step")        \
+	X(PROBLEM_FRAME_OUT_OF_POOL, "frame-out-of-pool", "A frame outside the host's pools")      \
+	X(PROBLEM_FRAME_QUARANTINED, "frame-quarantined", "A frame in quarantine")                 \
+	X(PROBLEM_FRAME_CONFLICT, "frame-conflict", "A frame that is bound already")               \
+	/* hosts, pools, VMs, slots */                                                             \
+	X(PROBLEM_HOST_NOT_FOUND, "host-not-found", "No such host")                                \
+	X(PROBLEM_HOST_FENCED, "host-fenced", "Not the current holder of this host")               \
+	X(PROBLEM_POOL_NOT_FOUND, "pool-not-found", "No such pool")                                \
+	X(PROBLEM_POOL_IN_USE, "pool-in-use", "Frames of the pool are bound")                      \
+	X(PROBLEM_POOL_MISMATCH, "pool-mismatch", "Pool and host do not fit each other")           \
+	X(PROBLEM_VM_EXISTS, "vm-exists", "The VM exists already")                                 \
+	X(PROBLEM_VM_BUSY, "vm-busy", "The VM is in use")                                          \
+	X(PROBLEM_SLOT_OVERLAP, "slot-overlap", "Memory slots overlap")                            \
+	X(PROBLEM_SLOT_NOT_FOUND, "slot-not-found", "No such memory slot")                         \
+	X(PROBLEM_ARCH_UNSUPPORTED, "arch-unsupported", "Not the architecture of host or of VM")   \
+	X(PROBLEM_STALE_BATCH, "stale-batch", "An older batch than the last one")                  \
+	X(PROBLEM_BATCH_REJECTED, "batch-rejected", "The atomic batch was undone")                 \
+	/* operations and tokens */                                                                \
+	X(PROBLEM_INVALID_PARAMS, "invalid-params", "Parameters that the operation does not take") \
+	X(PROBLEM_OPERATION_NOT_FOUND, "operation-not-found", "No such operation")                 \
+	X(PROBLEM_OPERATION_STATE, "operation-state", "The operation is not in that state")        \
+	X(PROBLEM_TOKEN_NOT_FOUND, "token-not-found", "No such token")                             \
+	X(PROBLEM_BACKUP_EXISTS, "backup-exists", "There is a backup of that name")                \
+	/* the request itself */                                                                   \
+	X(PROBLEM_INVALID_REQUEST, "invalid-request", "The request is malformed")                  \
+	X(PROBLEM_UNAUTHORIZED, "unauthorized", "No valid token")                                  \
+	X(PROBLEM_FORBIDDEN, "forbidden", "Outside the token's role")                              \
+	X(PROBLEM_NOT_FOUND, "not-found", "No such resource")                                      \
+	X(PROBLEM_METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")                  \
+	X(PROBLEM_TOO_LARGE, "too-large", "The request is too large")                              \
+	X(PROBLEM_MEDIA_TYPE, "unsupported-media-type", "Not application/json")                    \
+	X(PROBLEM_IDEMPOTENCY, "idempotency-mismatch", "Another request had this key")             \
+	X(PROBLEM_STALE, "stale", "The resource has changed")                                      \
+	X(PROBLEM_COMPACTED, "compacted", "History from there on has been trimmed")                \
+	/* the server */                                                                           \
+	X(PROBLEM_STORAGE, "storage", "The disk refuses")                                          \
+	X(PROBLEM_NO_MEMORY, "no-memory", "Out of memory")                                         \
+	X(PROBLEM_LIMIT, "limit-exceeded", "A limit of this server is reached")                    \
+	X(PROBLEM_NOT_READY, "not-ready", "The server is starting or stopping")                    \
+	X(PROBLEM_INTERNAL, "internal", "A fault of the server")                                   \
+	/* what agents report */                                                                   \
+	X(PROBLEM_BACKEND, "backend", "The hardware or its driver failed")                         \
 	X(PROBLEM_DRIFT, "drift", "Hardware and ledger differ")
 
 #define PW_ENUM_(name, slug, title) name,

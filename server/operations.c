@@ -196,6 +196,8 @@ void write_operation(struct jsonw *w, const struct operation *o)
 	jsonw_m_str(w, "kind", operation_kind_name(o->kind));
 	jsonw_m_str(w, "state", operation_state_name(o->state));
 	jsonw_m_raw(w, "params", o->params, strlen(o->params));
+	if (o->again)
+		jsonw_m_bool(w, "again", true);
 	if (o->problem)
 		jsonw_m_raw(w, "problem", o->problem, strlen(o->problem));
 	jsonw_m_time(w, "created", o->created_ms);
@@ -258,6 +260,35 @@ static void say_operation(struct service *sv, const struct request *r, const cha
 	event_end(sv, &w);
 }
 
+static bool params_fit(struct request *r, const struct operation_body *b, enum arch arch)
+{
+	struct codec_fault why = { .problem = PROBLEM_INVALID_PARAMS };
+
+	if (b->arches >> arch & 1)
+		return true;
+	snprintf(why.pointer, sizeof why.pointer, "/params/%s", b->narrow);
+	snprintf(why.detail, sizeof why.detail, "%s of a VM of arch %s takes no \"%s\"", operation_kind_name(b->kind),
+		 arch_name(arch), b->narrow);
+	answer_fault(r, &why);
+	return false;
+}
+
+/* What the ledger's state refuses already is not left to the agent. An end may be asked of any VM. */
+static bool state_allows(struct request *r, const struct operation_body *b, const struct vm *vm)
+{
+	struct refusal why;
+	enum vm_state next;
+
+	if (b->kind != OPERATION_ABORT || vm_step(vm->state, VM_INIT_ABORT, &next))
+		return true;
+	(void)refuse(&why, PROBLEM_VM_TRANSITION, "abort of a VM that is %s: the lifecycle has no init_abort there",
+		     vm_state_name(vm->state));
+	why.vm_state = vm->state;
+	why.vm_event = VM_INIT_ABORT;
+	answer_refusal(r, &why);
+	return false;
+}
+
 void operation_create_act(struct service *sv, struct request *r)
 {
 	const struct operation_body *b = &((struct operation_job *)r->job)->b;
@@ -265,7 +296,8 @@ void operation_create_act(struct service *sv, struct request *r)
 	struct operation o = { .kind = b->kind, .state = OPERATION_PENDING, .created_ms = sv->group_time_ms };
 	struct operation *made;
 
-	if (!vm || !may_act_for(r, &vm->host->id) || !if_match(r, vm->revision))
+	if (!vm || !may_act_for(r, &vm->host->id) || !if_match(r, vm->revision) || !params_fit(r, b, vm->arch) ||
+	    !state_allows(r, b, vm))
 		return;
 	if (sv->operations.count >= OPERATIONS_MAX) {
 		answer_problem(r, PROBLEM_LIMIT, "%d operations are kept already", OPERATIONS_MAX);
@@ -441,6 +473,7 @@ static bool start(struct service *sv, const struct request *r, const struct host
 	struct operation to = *o;
 
 	to.deliver = false;
+	to.again = again;
 	if (again)
 		return operation_set(sv, o, &to) == PW_OK;
 	to.state = OPERATION_RUNNING;
@@ -531,7 +564,7 @@ void operation_result_act(struct service *sv, struct request *r)
 		return;
 	to = *o;
 	to.state = b->state;
-	to.deliver = false;
+	to.deliver = to.again = false;
 	to.finished_ms = sv->group_time_ms;
 	to.revision = next_revision(sv);
 	to.problem = b->problem ? strdup(b->problem) : NULL;

@@ -87,13 +87,14 @@ enum handled answer_problem(struct request *r, enum pw_problem p, const char *fm
 
 enum handled answer_fault(struct request *r, const struct codec_fault *why)
 {
+	enum pw_problem problem = why->problem == PROBLEM_NONE ? PROBLEM_INVALID_REQUEST : why->problem;
 	struct refusal refusal;
 	char pointer[sizeof why->pointer];
 	struct jsonw w;
 
 	if (why->no_memory)
 		return answer_problem(r, PROBLEM_NO_MEMORY, "%s", why->detail);
-	(void)refuse(&refusal, PROBLEM_INVALID_REQUEST, "%s", why->detail);
+	(void)refuse(&refusal, problem, "%s", why->detail);
 	target_mend_utf8(refusal.detail);
 	memcpy(pointer, why->pointer, sizeof pointer);
 	target_mend_utf8(pointer);
@@ -101,7 +102,7 @@ enum handled answer_fault(struct request *r, const struct codec_fault *why)
 	problem_write(&w, &refusal, r->id, PROBLEM_OPEN);
 	jsonw_m_str(&w, "pointer", pointer);
 	jsonw_close(&w, '}');
-	return finish_problem(r, PROBLEM_INVALID_REQUEST, &w);
+	return finish_problem(r, problem, &w);
 }
 
 static bool is_header_text(const char *s)

@@ -25,6 +25,7 @@ struct operation {
 	int64_t created_ms, started_ms, finished_ms;
 	uint64_t revision;
 	bool deliver;  /* running, but to be given out again: its host has registered anew */
+	bool again;    /* running, and given out more than once for this epoch; not in the picture */
 	char *params;  /* heap, JSON; never NULL */
 	char *problem; /* heap, JSON, or NULL */
 };

@@ -551,6 +551,64 @@ static bool is_on_hardware(void)
 	return found;
 }
 
+static enum pw_status operate_again(enum operation_kind kind, const char *params, struct trouble *trouble)
+{
+	struct operation op = { .kind = kind, .vm = t.vm->id, .again = true, .params = json_loads(params, 0, NULL) };
+	enum pw_status st = operation_run(&t.worker, &op, trouble);
+
+	json_decref(op.params);
+	return st;
+}
+
+Test(change, an_abort_of_a_vm_that_is_not_transient_is_refused_and_destroys_nothing)
+{
+	struct trouble trouble = { 0 };
+	uint64_t before;
+
+	make_agent(NULL);
+	cr_assert_eq(operate(OPERATION_ABORT, "{}", &trouble), PW_CONFLICT, "nothing there");
+	trouble_clear(&trouble);
+	cr_assert_eq(operate(OPERATION_LAUNCH, "{\"plain\":true}", &trouble), PW_OK, "%s", trouble.err.msg);
+	cr_assert_eq(operate(OPERATION_ABORT, "{}", &trouble), PW_CONFLICT, "a plain one");
+	cr_assert_str_eq(json_string_value(json_object_get(trouble.problem, "type")), "/problems/vm-transition");
+	trouble_clear(&trouble);
+	cr_assert_eq(operate_again(OPERATION_ABORT, "{}", &trouble), PW_CONFLICT, "it runs");
+	trouble_clear(&trouble);
+	cr_assert(t.vm->state == VM_NORMAL && is_on_hardware());
+	cr_assert_eq(operate(OPERATION_TERMINATE, "{}", &trouble), PW_OK, "%s", trouble.err.msg);
+	cr_assert_eq(operate(OPERATION_LAUNCH, "{\"resident\":8}", &trouble), PW_OK, "%s", trouble.err.msg);
+	before = digest();
+	cr_assert_eq(operate(OPERATION_ABORT, "{}", &trouble), PW_CONFLICT, "a secure one");
+	cr_assert(t.vm->state == VM_SECURE && is_on_hardware() && digest() == before);
+	assert_agreement();
+	trouble_clear(&trouble);
+}
+
+Test(change, an_abort_that_is_delivered_again_is_done)
+{
+	struct trouble trouble = { 0 };
+
+	make_agent(NULL);
+	cr_assert_eq(operate(OPERATION_LAUNCH, "{\"resident\":8}", &trouble), PW_OK, "%s", trouble.err.msg);
+	cr_assert_eq(operate(OPERATION_TERMINATE, "{}", &trouble), PW_OK, "%s", trouble.err.msg);
+	cr_assert(!is_on_hardware());
+	cr_assert_eq(operate_again(OPERATION_ABORT, "{}", &trouble), PW_OK, "%s", trouble.err.msg);
+	trouble_clear(&trouble);
+}
+
+Test(change, a_plain_launch_that_fails_leaves_nothing_behind)
+{
+	struct trouble trouble = { 0 };
+
+	make_agent("run_vm:1");
+	cr_assert_eq(operate(OPERATION_LAUNCH, "{\"plain\":true}", &trouble), PW_BACKEND);
+	cr_assert(t.vm->state == VM_NORMAL && !is_on_hardware());
+	trouble_clear(&trouble);
+	cr_assert_eq(operate(OPERATION_LAUNCH, "{\"plain\":true}", &trouble), PW_OK, "%s", trouble.err.msg);
+	cr_assert(is_on_hardware());
+	trouble_clear(&trouble);
+}
+
 Test(change, a_launch_makes_a_secure_vm_and_a_terminate_takes_it_away)
 {
 	struct trouble trouble = { 0 };

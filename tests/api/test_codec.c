@@ -62,7 +62,7 @@ static const struct {
 	{ take_lifecycle, "{\"event\":\"init_start\"}" },
 	{ take_lifecycle, "{\"event\":\"terminate\",\"boot_id\":\"b\",\"epoch\":0}" },
 	{ take_operation, "{\"kind\":\"launch\"}" },
-	{ take_operation, "{\"kind\":\"share\",\"params\":{\"a\":[1]}}" },
+	{ take_operation, "{\"kind\":\"share\",\"params\":{\"gfn\":1,\"count\":2}}" },
 	{ take_result, "{\"boot_id\":\"b\",\"epoch\":1,\"state\":\"failed\",\"problem\":{\"a\":1}}" },
 	{ take_token, "{\"role\":\"agent\",\"host\":" ID ",\"name\":\"n\"}" },
 	{ take_token, "{\"role\":\"viewer\",\"name\":\"n\"}" },

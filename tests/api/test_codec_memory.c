@@ -72,7 +72,7 @@ static const struct {
 	{ take_frames, "{\"items\":[{\"pool\":\"x\",\"pfn\":0,\"count\":1,\"reason\":\"undelegate failed\"}]}" },
 	{ take_pool, "{\"base_pfn\":0,\"frames\":1,\"hosts\":[" ID "]}" },
 	{ take_vm, "{\"host\":" ID ",\"arch\":\"tdx\",\"slots\":[{\"slot\":0,\"base_gfn\":0,\"pages\":1}]}" },
-	{ take_operation, "{\"kind\":\"share\",\"params\":{\"a\":[1]}}" },
+	{ take_operation, "{\"kind\":\"launch\",\"params\":{\"shared\":[[1,2]]}}" },
 	{ take_vcpu,
 	  "{\"boot_id\":\"b\",\"epoch\":1,\"exit\":\"HVC CPU_ON\",\"items\":{\"x0\":\"0x84000003\",\"x1\":2}}" },
 };

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "api/codec_vcpu.h"
+#include "api/operation_params.h"
 #include "api/problem.h"
 #include "server/request.h"
 
@@ -250,6 +251,86 @@ Test(openapi, names_the_members_that_the_decoders_know)
 		json_array_foreach (required, k, member)
 			found = found || strcmp(json_string_value(member), why.pointer + 1) == 0;
 		cr_expect(found || json_array_size(required) == 0, "%s: %s", bodies[i].pattern, why.pointer);
+	}
+	json_decref(doc);
+}
+
+/* The schema of a kind's parameters; *required: a request of the kind must have some. */
+static json_t *params_schema(json_t *doc, const char *kind, bool *required)
+{
+	json_t *one, *all = json_object_get(body_schema(doc, "POST", "/v1/vms/{vm}/operations"), "oneOf");
+	size_t i;
+
+	json_array_foreach (all, i, one) {
+		json_t *members = json_object_get(one, "properties");
+		const char *name = json_string_value(json_object_get(json_object_get(members, "kind"), "const"));
+
+		if (!name || strcmp(name, kind) != 0)
+			continue;
+		*required = json_object_get(one, "required") != NULL;
+		return resolve(doc, json_object_get(members, "params"));
+	}
+	cr_assert_fail("%s is not described", kind);
+	return NULL;
+}
+
+static const char *const param_schemas[PARAM_TYPE_COUNT] = {
+	[PARAM_FIRST] = "PageNumber",      [PARAM_COUNT] = "PageCount",   [PARAM_SLOT] = "SlotNumber",
+	[PARAM_SHARE] = "PagesOrFraction", [PARAM_RUNS] = "Runs",         [PARAM_RIPAS] = "RipasRuns",
+	[PARAM_GUEST] = "GuestParams",     [PARAM_TEXT] = "BackingGroup",
+};
+
+static bool lists(json_t *names, const char *name)
+{
+	json_t *one;
+	size_t i;
+
+	json_array_foreach (names, i, one)
+		if (strcmp(json_string_value(one), name) == 0)
+			return true;
+	return false;
+}
+
+static void expect_param(json_t *schema, const struct operation_param *p)
+{
+	json_t *member = json_object_get(json_object_get(schema, "properties"), p->name);
+	const char *ref = json_string_value(json_object_get(member, "$ref"));
+	const char *kind = operation_kind_name(p->kind);
+
+	cr_expect_not_null(member, "%s of %s is not described", p->name, kind);
+	cr_expect_eq(lists(json_object_get(schema, "required"), p->name), p->need == JSON_REQUIRED, "%s of %s", p->name,
+		     kind);
+	if (param_schemas[p->type])
+		cr_expect(ref && strcmp(strrchr(ref, '/') + 1, param_schemas[p->type]) == 0, "%s of %s", p->name, kind);
+	else
+		cr_expect_str_eq(json_string_value(json_object_get(member, "type")), "boolean", "%s of %s", p->name,
+				 kind);
+}
+
+Test(openapi, has_the_parameters_of_operations_as_the_table_has_them)
+{
+	json_t *doc = document();
+	json_t *schemas = json_object_get(json_object_get(doc, "components"), "schemas");
+
+	cr_expect_eq(json_array_size(json_object_get(json_object_get(schemas, "OperationKind"), "enum")),
+		     OPERATION_KIND_COUNT);
+	for (int k = 0; k < OPERATION_KIND_COUNT; k++) {
+		const char *kind = operation_kind_name((enum operation_kind)k);
+		bool required, must = false;
+		json_t *schema = params_schema(doc, kind, &required);
+		size_t rows = 0;
+
+		cr_expect(lists(json_object_get(json_object_get(schemas, "OperationKind"), "enum"), kind), "%s", kind);
+		cr_expect(json_is_false(json_object_get(schema, "additionalProperties")), "%s", kind);
+		for (const struct operation_param *p = operation_params; p->name; p++) {
+			if ((int)p->kind != k)
+				continue;
+			rows++;
+			must = must || p->need == JSON_REQUIRED;
+			expect_param(schema, p);
+		}
+		cr_expect_eq(json_object_size(json_object_get(schema, "properties")), rows, "%s", kind);
+		cr_expect_eq(required, must, "%s", kind);
 	}
 	json_decref(doc);
 }

@@ -8,7 +8,9 @@ import unittest
 
 from harness import OTHER_BOOT, Case, Host, Vm, new_id
 
-KINDS = ("launch", "terminate", "share", "unshare", "page_in", "page_out", "abort")
+RUN = {"gfn": 1, "count": 2}
+KINDS = {"launch": {"resident": 2, "shared": [[0, 1]]}, "terminate": {}, "share": RUN, "unshare": dict(RUN, resident=True),
+         "page_in": RUN, "page_out": RUN, "abort": {}}
 
 
 class Operations(Case):
@@ -27,15 +29,16 @@ class Operations(Case):
         return self.admin.post(f"/v1/operations/{op}/result", {**(host or self.host).current(), "state": state, **more})
 
     def test_the_whole_life_of_each_kind(self):
-        for kind in KINDS:
+        self.vm.must("init_start")
+        for kind, params in KINDS.items():
             with self.subTest(kind=kind):
-                made = self.ask(kind, params={"gfn": 1, "count": 2})
+                made = self.ask(kind, params=params)
                 op = made["id"]
                 self.assertEqual(made.headers["location"], "/v1/operations/" + op)
                 self.assertEqual((made["state"], made["kind"], made["vm"], made["host"]),
                                  ("pending", kind, self.vm.id, self.host.id))
                 self.assertEqual([(o["id"], o["kind"], o["params"]) for o in self.deliver()],
-                                 [(op, kind, {"gfn": 1, "count": 2})])
+                                 [(op, kind, params)])
                 self.assertEqual(self.admin.get("/v1/operations/" + op)["state"], "running")
                 self.assert_ok(self.result(op))
                 done = self.admin.get("/v1/operations/" + op)
@@ -189,6 +192,42 @@ class Operations(Case):
                 pass
         except (OSError, http.client.HTTPException):
             pass
+
+    def test_parameters_are_checked_when_asked(self):
+        path = self.vm.path + "/operations"
+        for kind, params, pointer in (
+                ("share", {}, "/params/gfn"), ("share", None, "/params/gfn"), ("share", {"gfn": 1}, "/params/count"),
+                ("share", {"gfn": 1 << 40, "count": 1}, "/params/gfn"), ("page_in", {"gfn": 2, "count": (1 << 40) - 1}, "/params/count"),
+                ("page_out", {"gfn": 2, "count": 0}, "/params/count"), ("unshare", dict(RUN, resident=1), "/params/resident"),
+                ("share", dict(RUN, resident=True), "/params/resident"), ("terminate", RUN, "/params/gfn"),
+                ("launch", {"resident": "x"}, "/params/resident"), ("launch", {"resident": 1.1}, "/params/resident"),
+                ("launch", {"no_such": 1}, "/params/no_such"), ("launch", {"shared": [[1, 1], [1, 0]]}, "/params/shared/1/1"),
+                ("launch", {"shared": [[1, 1]] * 1025}, "/params/shared"), ("launch", {"ripas": [[0, 1, "RAM"]]}, "/params/ripas")):
+            with self.subTest(kind=kind, params=str(params)[:60]):
+                body = {"kind": kind} if params is None else {"kind": kind, "params": params}
+                self.assert_problem(self.admin.post(path, body), 422, "invalid-params", pointer=pointer)
+        self.assertEqual(self.admin.get(path)["items"], [])
+        cca = Vm(Host(self.admin, arches=("cca",)), arch="cca")
+        self.assert_ok(self.admin.post(cca.path + "/operations", {"kind": "launch", "params": {"ripas": [[0, 1, "RAM"]]}}), 202)
+
+    def test_an_abort_is_for_a_vm_that_is_transient(self):
+        path = self.vm.path + "/operations"
+        self.assert_problem(self.admin.post(path, {"kind": "abort"}), 409, "vm-transition", state="normal", event="init_abort")
+        self.vm.must("init_start")
+        self.ask("abort")
+        self.vm.must("init_done")
+        self.assert_problem(self.admin.post(path, {"kind": "abort"}), 409, "vm-transition", state="secure", event="init_abort")
+
+    def test_one_that_is_delivered_again_says_so(self):
+        op = self.ask()["id"]
+        self.assertNotIn("again", self.deliver()[0])
+        for start in (self.host.register, self.server.crash):
+            start()
+            self.host.register()
+            self.assertEqual([(o["id"], o.get("again")) for o in self.deliver()], [(op, True)])
+        self.host.boot = OTHER_BOOT
+        self.host.register()
+        self.assertEqual([(o["id"], o.get("again")) for o in self.deliver()], [(op, None)])
 
     def test_wrong_requests(self):
         op = self.ask()["id"]

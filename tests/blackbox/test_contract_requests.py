@@ -123,11 +123,13 @@ class Bodies(Case):
                 self.assert_problem(self.post(raw), 400, "invalid-request")
 
     def test_nesting_of_sixteen_is_fine(self):
-        vm = Vm(Host(self.admin))
-        deep = {"x": 1}
-        for _ in range(13):
+        host, deep = Host(self.admin), {"x": 1}
+        for _ in range(12):  # in a member of the body, which is an array of objects
             deep = {"x": deep}
-        self.assert_ok(self.admin.post(vm.path + "/operations", {"kind": "launch", "params": deep}), 202)
+        host.backends[0]["x"] = deep
+        self.assert_ok(self.admin.put(host.path, host.body()))
+        host.backends[0]["x"] = {"x": deep}
+        self.assert_problem(self.admin.put(host.path, host.body()), 400, "invalid-request")
 
     def test_over_sixteen_mib_is_413(self):
         raw = json.dumps(self.good()).encode() + b" " * (16 << 20)

@@ -39,7 +39,7 @@ class Scene:
         return {"base_pfn": 0, "frames": frames, "hosts": [self.host.id, self.peer.id]}
 
     def ask(self):
-        return self.admin.post(self.transient.path + "/operations", {"kind": "launch", "params": {"a": 1}})["id"]
+        return self.admin.post(self.transient.path + "/operations", {"kind": "launch", "params": {"resident": 1}})["id"]
 
     def deliver(self, case, wanted):
         got = [o["id"] for o in self.admin.get(self.host.path + "/operations")["items"]]

@@ -67,9 +67,10 @@ class World:
 
     def intents(self):
         first = self.hosts[0]
-        for kind in ("share", "page_in", "unshare", "terminate", "launch"):
+        run = {"gfn": 1, "count": 2}
+        for kind, params in (("share", run), ("page_in", run), ("unshare", run), ("terminate", {}), ("launch", {"resident": 0.5})):
             made = self.must(self.admin.post(self.vms[0].path + "/operations",
-                                             {"kind": kind, "params": {"gfn": 1, "count": 2}}))
+                                             {"kind": kind, "params": params}))
             self.operations.append(made["id"])
         self.must(self.admin.get(first.path + "/operations?limit=3"))
         for op, end in zip(self.operations, ({"state": "succeeded"},

@@ -377,6 +377,18 @@ static enum pw_status kvm_vm_event(struct backend *b, const struct pw_uuid *vm, 
 	return st;
 }
 
+/* An ordinary VM has no init_start that would have made its guest ready. */
+static enum pw_status start_plain(struct kvm_machine *m, struct pw_err *err)
+{
+	enum pw_status st = PW_OK;
+
+	park(m);
+	if (!m->vcpu.runnable)
+		st = start_over(m, err);
+	unpark(m);
+	return st;
+}
+
 static enum pw_status kvm_run_vm(struct backend *b, const struct pw_uuid *vm, struct pw_err *err)
 {
 	struct kvm_machine *m;
@@ -384,9 +396,12 @@ static enum pw_status kvm_run_vm(struct backend *b, const struct pw_uuid *vm, st
 
 	if (st)
 		return st;
-	if (m->state != VM_SECURE)
-		return pw_fail(err, PW_CONFLICT, "the VM is %s: its guest runs when it is secure",
-			       vm_state_name(m->state));
+	if (m->state == VM_TRANSIENT)
+		return pw_fail(err, PW_CONFLICT, "the VM is transient: its guest runs when it is secure");
+	if (m->state == VM_NORMAL)
+		st = start_plain(m, err);
+	if (st)
+		return st;
 	lock(m);
 	if (!m->vcpu.runnable && !m->ended)
 		vcpu_set_runnable(&m->vcpu, true);
@@ -442,6 +457,8 @@ static enum pw_status change(struct backend *b, const struct pw_uuid *vm, enum g
 
 	if (st)
 		return st;
+	if (m->state == VM_NORMAL)
+		return pw_fail(err, PW_CONFLICT, "%s of GFN %" PRIu64 ": the VM is normal", gfn_op_name(op), gfn);
 	park(m);
 	st = pages_change(m, op, gfn, count, pfns, err);
 	unpark(m);

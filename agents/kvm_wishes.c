@@ -65,6 +65,12 @@ static enum vcpu_next convert(struct kvm_machine *m, uint64_t gpa, uint64_t page
 		*answer = -KVM_ERROR_INVAL;
 		return VCPU_GO;
 	}
+	if (m->state == VM_NORMAL) { /* an ordinary VM has nothing to convert */
+		if (!answer)
+			return end(m, "a fault of an ordinary VM, at gfn %" PRIu64, gfn);
+		*answer = -KVM_ERROR_PERM;
+		return VCPU_GO;
+	}
 	m->answer = answer;
 	return wish(m, attributes & KVM_MAP_GPA_ENCRYPTED ? WANT_UNSHARE : WANT_SHARE, gfn, pages);
 }

@@ -495,6 +495,31 @@ Test(backend_kvm, a_touch_of_an_absent_page_is_a_wish_that_waits, .timeout = TIM
 	b->ops->close(b);
 }
 
+Test(backend_kvm, an_ordinary_vm_runs_and_converts_nothing, .timeout = TIMEOUT)
+{
+	struct backend *b = open_kvm(NULL);
+	const struct backend_vm_spec spec = { .id = A, .slots = &small, .slot_count = 1, .guest_rate = 1000 };
+	const uint64_t end = now_us() + 10 * 1000000;
+	struct kvm_guest_counts counts = { 0 };
+	struct backend_request rq;
+	struct runs r;
+
+	OK(b->ops->create_vm(b, &spec, &err));
+	OK(b->ops->run_vm(b, &A, &err));
+	OK(b->ops->run_vm(b, &A, &err));
+	while (counts.refused < 20 && now_us() < end) {
+		cr_assert_eq(b->ops->wait(b, 20, &rq, &err), PW_BUSY, "it wants something: %s", rq.detail);
+		OK(backend_kvm_counts(b, &A, &counts, &err));
+	}
+	cr_expect(counts.refused >= 20 && counts.converted == 0 && counts.checked > 0);
+	cr_expect_eq(b->ops->share(b, &A, 3, 1, &err), PW_CONFLICT);
+	cr_expect_eq(b->ops->page_out(b, &A, 3, 1, &err), PW_CONFLICT);
+	r = read_all(b, A);
+	cr_expect(r.n == 1 && r.run[0].count == PAGES && r.run[0].state == GFN_NORMAL);
+	OK(b->ops->destroy_vm(b, &A, &err));
+	b->ops->close(b);
+}
+
 Test(backend_kvm, slots_come_and_go_while_the_guest_runs, .timeout = TIMEOUT)
 {
 	struct backend *b = open_kvm(NULL);

@@ -372,6 +372,11 @@ struct snp_md {
 	uint32_t perms;
 };
 
+/*
+ * What an instruction or a firmware command (`op`, by its name) did to the entries of `count` frames. Every change of
+ * an entry is one: a page that only gets another size, number or VMSA bit as well, and then `from` is `to`. The GFNs
+ * are the fields of the first frame.
+ */
 struct snp_transition {
 	const char *op;
 	uint64_t pfn, count;
@@ -416,7 +421,7 @@ struct snp {
 	struct snp_range *fixed, *iommu;
 	size_t fixed_count, iommu_count;
 	struct snp_why why;
-	void (*trace)(void *ctx, const struct snp_transition *t); /* NULL: nobody listens */
+	void (*trace)(void *ctx, const struct snp_transition *t); /* NULL: nobody listens. Called before the change */
 	void *trace_ctx;
 };
 
@@ -557,7 +562,7 @@ struct snp_run {
 	uint16_t asid;
 	uint64_t gfn; /* of the first; consecutive if asid > 0 */
 };
-/* The maximal run of one state at `from`, cut at `end`; needs from < end <= 2^40. */
+/* A run of one state at `from`, cut at `end`; needs from < end <= 2^40. Maximal, but where nobody owns numbers. */
 struct snp_run snp_run_at(const struct snp *m, uint64_t from, uint64_t end);
 
 /*

@@ -22,8 +22,7 @@ static enum pw_status do_init(struct fw *f)
 
 	if (rmp_reserve(m, 1 + m->fixed_count + m->iommu_count) != PW_OK)
 		return PW_NO_MEMORY;
-	tree_release(&m->entries);
-	tree_release(&m->perms);
+	rmp_clear(m, f->name);
 	m->guest_count = 0;
 	md_clear(m);
 	memset(m->pages, 0, sizeof m->pages);

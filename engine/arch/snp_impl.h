@@ -63,6 +63,7 @@ enum pw_status rmp_reserve(struct snp *m, size_t pages);
 /* Write words of [pfn, pfn + count), with counters and trace; rmp_reserve came before. */
 void page_put(struct snp *m, const char *op, uint64_t pfn, uint64_t count, uint64_t word);
 void perms_put(struct snp *m, uint64_t pfn, uint64_t count, uint32_t perms);
+void rmp_clear(struct snp *m, const char *op); /* all entries and masks; with trace, without counters */
 /* The refusal is kept in m->why. */
 void why_set(struct snp *m, enum snp_rule rule, const char *op, uint64_t pfn);
 enum pw_status update_page(struct snp *m, const struct snp_rmpupdate *u, enum snp_code *code);

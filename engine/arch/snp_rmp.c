@@ -65,6 +65,19 @@ struct snp_raw snp_read_raw(const struct snp *m, uint64_t pfn)
 	return snp_encode(&e);
 }
 
+/* How many of `count` frames, the first of which has word w, are in its state: a number that nobody owns is part of it.
+ */
+static uint64_t alike(uint64_t w, uint64_t count)
+{
+	uint64_t n = 1;
+
+	if (!(w & TREE_LINEAR) || word_asid(w))
+		return count;
+	while (n < count && word_state(tree_entry_after(w, n)) == word_state(w))
+		n++;
+	return n;
+}
+
 struct snp_run snp_run_at(const struct snp *m, uint64_t from, uint64_t end)
 {
 	struct tree_run run;
@@ -73,7 +86,7 @@ struct snp_run snp_run_at(const struct snp *m, uint64_t from, uint64_t end)
 		return (struct snp_run){ from, end - from, SNP_DEFAULT, SNP_4K, 0, 0 };
 	run = tree_run_at(&m->entries, from, end < m->frames ? end : m->frames);
 	return (struct snp_run){ run.first,
-				 run.count,
+				 alike(run.entry, run.count),
 				 word_state(run.entry),
 				 word_size(run.entry),
 				 (uint16_t)word_asid(run.entry),
@@ -102,22 +115,24 @@ static void must_set(struct tree *t, uint64_t first, uint64_t count, uint64_t wo
 	(void)st;
 }
 
-static void tell(struct snp *m, const char *op, const struct tree_run *from, uint64_t to)
+/* The run's words become `to` and what counts up from it. */
+static void tell(struct snp *m, const char *op, const struct tree_run *run, uint64_t to)
 {
-	struct snp_transition t = {
-		.op = op,
-		.pfn = from->first,
-		.count = from->count,
-		.from = word_state(from->entry),
-		.to = word_state(to),
-		.from_asid = (uint16_t)word_asid(from->entry),
-		.to_asid = (uint16_t)word_asid(to),
-		.from_gfn = from->entry & WORD_GFN,
-		.to_gfn = to & WORD_GFN,
-	};
+	struct snp_transition t = { .op = op };
 
-	if (m->trace)
+	for (uint64_t done = 0; done < run->count; done += t.count) {
+		uint64_t from_word = tree_entry_after(run->entry, done), to_word = tree_entry_after(to, done);
+
+		t.pfn = run->first + done;
+		t.count = alike(to_word, alike(from_word, run->count - done));
+		t.from = word_state(from_word);
+		t.to = word_state(to_word);
+		t.from_asid = (uint16_t)word_asid(from_word);
+		t.to_asid = (uint16_t)word_asid(to_word);
+		t.from_gfn = from_word & WORD_GFN;
+		t.to_gfn = to_word & WORD_GFN;
 		m->trace(m->trace_ctx, &t);
+	}
 }
 
 void page_put(struct snp *m, const char *op, uint64_t pfn, uint64_t count, uint64_t word)
@@ -128,7 +143,8 @@ void page_put(struct snp *m, const char *op, uint64_t pfn, uint64_t count, uint6
 		run = tree_run_at(&m->entries, at, pfn + count);
 		if (word_asid(run.entry))
 			m->pages[word_asid(run.entry)] -= run.count;
-		tell(m, op, &run, tree_entry_after(word, at - pfn));
+		if (m->trace)
+			tell(m, op, &run, tree_entry_after(word, at - pfn));
 	}
 	if (word_asid(word))
 		m->pages[word_asid(word)] += count;
@@ -142,6 +158,19 @@ void perms_put(struct snp *m, uint64_t pfn, uint64_t count, uint32_t perms)
 
 	if (run.entry != entry || run.count != count)
 		must_set(&m->perms, pfn, count, entry);
+}
+
+void rmp_clear(struct snp *m, const char *op)
+{
+	struct tree_run run;
+
+	for (uint64_t at = 0; m->trace && at < m->frames; at += run.count) {
+		run = tree_run_at(&m->entries, at, m->frames);
+		if (run.entry)
+			tell(m, op, &run, 0);
+	}
+	tree_release(&m->entries);
+	tree_release(&m->perms);
 }
 
 /* Refusals. */

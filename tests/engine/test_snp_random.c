@@ -107,6 +107,92 @@ Test(snp_random, invariants_hold_and_refusals_change_nothing)
 	snp_world_close(&w);
 }
 
+/* What is heard of the RMP is all that happens to it: who only listens always knows every entry. */
+
+struct listener {
+	struct snp_entry known[SNP_W_FRAMES]; /* state is that of `states` */
+	enum snp_state states[SNP_W_FRAMES];
+	unsigned heard, moves[SNP_STATE_COUNT][SNP_STATE_COUNT];
+	const char *broken;
+};
+
+static void listen(void *ctx, const struct snp_transition *t)
+{
+	struct listener *l = ctx;
+
+	l->heard++;
+	l->moves[t->from][t->to]++;
+	for (uint64_t i = 0; i < t->count; i++) {
+		struct snp_entry *e = &l->known[t->pfn + i];
+
+		if (l->states[t->pfn + i] != t->from || e->asid != t->from_asid)
+			l->broken = t->op;
+		if (t->from_asid && e->gfn != t->from_gfn + i)
+			l->broken = t->op;
+		l->states[t->pfn + i] = t->to;
+		e->asid = t->to_asid;
+		e->gfn = t->to_asid ? t->to_gfn + i : 0;
+	}
+}
+
+/* False: a frame is not what the listener thinks. */
+static bool knows(const struct listener *l, const struct snp *m)
+{
+	struct snp_run run;
+
+	for (uint64_t at = 0; at < SNP_W_FRAMES; at += run.count) {
+		run = snp_run_at(m, at, SNP_W_FRAMES);
+		for (uint64_t i = 0; i < run.count; i++)
+			if (l->states[at + i] != run.state)
+				return false;
+	}
+	for (uint64_t pfn = 0; pfn < SNP_W_FRAMES; pfn++) {
+		struct snp_entry e;
+		enum snp_state s = snp_read(m, pfn, &e);
+
+		if (l->states[pfn] != s || l->known[pfn].asid != e.asid)
+			return false;
+		if (e.asid && l->known[pfn].gfn != e.gfn)
+			return false;
+	}
+	return true;
+}
+
+static bool hears_nothing(struct snp *m, uint64_t *x, struct listener *l, enum pw_status *st)
+{
+	unsigned before = l->heard;
+
+	return !random_step(m, x, st) || l->heard == before;
+}
+
+Test(snp_random, who_listens_knows_the_rmp_without_reading_it)
+{
+	uint64_t seed = getenv("SNP_SEED") ? strtoull(getenv("SNP_SEED"), NULL, 0) : (uint64_t)time(NULL) | 1, x = seed;
+	static struct listener l;
+	struct snp_world w = { 0 };
+	const struct snp_config config = { .frames = SNP_W_FRAMES, .rmp = { 2048, 512 }, .max_asid = 15, .smt = true };
+	unsigned kinds = 0;
+	enum pw_status st;
+
+	cr_assert_eq(snp_init(&w.m, &w.mem, &config), PW_OK);
+	w.m.trace = listen;
+	w.m.trace_ctx = &l;
+	cr_assert_eq(snp_w_do(&w, &(struct snp_cmd){ .op = SNP_CMD_INIT }), SNP_SUCCESS);
+	cr_assert(knows(&l, &w.m) && l.moves[SNP_HYPERVISOR][SNP_FIRMWARE] == 1, "the RMP's own frames");
+	for (unsigned i = 0; i < 6000; i++) {
+		cr_assert(hears_nothing(&w.m, &x, &l, &st), "seed %llu, step %u: a refused call",
+			  (unsigned long long)seed, i);
+		cr_assert_eq(st, PW_OK);
+		cr_assert_null(l.broken, "seed %llu, step %u: %s", (unsigned long long)seed, i, l.broken);
+		cr_assert(knows(&l, &w.m), "seed %llu, step %u", (unsigned long long)seed, i);
+	}
+	for (int from = 0; from < SNP_STATE_COUNT; from++)
+		for (int to = 0; to < SNP_STATE_COUNT; to++)
+			kinds += l.moves[from][to] != 0;
+	cr_expect_gt(kinds, 15);
+	snp_world_close(&w);
+}
+
 /* Failing allocations. */
 
 struct rationed {

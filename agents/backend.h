@@ -6,7 +6,7 @@
  *
  * Every op but last_exit exists in every backend and may be repeated after a lost reply: what is so already is PW_OK. A
  * failed op has undone what it changed (L6), and says in *err which page and which hardware call refused. One thread at
- * a time calls a backend, except for `wait` and `kick`.
+ * a time calls a backend, except for `wait`, `kick` and `figures`.
  */
 #ifndef PW_AGENTS_BACKEND_H
 #define PW_AGENTS_BACKEND_H
@@ -55,6 +55,14 @@ struct backend_request {
 	uint64_t cookie; /* names the request in `complete` */
 	char detail[128];
 };
+
+/* A count of what hardware did, as Prometheus has it. Text is static, or borrowed for the call. */
+struct backend_figure {
+	const char *name, *help; /* "pagewarden_rmp_transitions_total"; figures of one name follow each other */
+	const char *labels;      /* "from=\"Firmware\",to=\"Context\"", or "" */
+	uint64_t value;          /* never falls while the backend is open */
+};
+typedef void (*backend_figure_fn)(void *ctx, const struct backend_figure *figure);
 
 /* What a vCPU's last exit showed its host: the exit's name and values of items; text is static. */
 #define BACKEND_EXIT_ITEMS_MAX 16
@@ -118,6 +126,9 @@ struct backend_ops {
 	enum pw_status (*last_exit)(struct backend *b, const struct pw_uuid *vm, unsigned vcpu,
 				    struct backend_exit *out, struct pw_err *err);
 
+	/* What hardware has done since it was opened; nothing, if it does not count. Any thread. */
+	void (*figures)(struct backend *b, backend_figure_fn fn, void *ctx);
+
 	/* Waits up to timeout_ms for a guest's wish. PW_OK: *out is one. PW_BUSY: none came (or kick). Any thread. */
 	enum pw_status (*wait)(struct backend *b, unsigned timeout_ms, struct backend_request *out, struct pw_err *err);
 	void (*kick)(struct backend *b); /* makes a waiting `wait` return early; async-signal-safe not needed */
@@ -138,6 +149,7 @@ struct backend_options {
 	const char *state; /* a file where an emulated machine keeps its state, so that it outlives its agent (the
 			      agent crashes, the hardware does not); NULL: it dies with the process */
 	uint64_t seed;
+	bool traced; /* an emulated machine logs (at level debug) and counts each step of its hardware, if it can */
 };
 struct machine_model;
 struct backend_kind {

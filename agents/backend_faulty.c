@@ -157,6 +157,13 @@ static void faulty_kick(struct backend *b)
 	f->inner->ops->kick(f->inner);
 }
 
+static void faulty_figures(struct backend *b, backend_figure_fn fn, void *ctx)
+{
+	struct faulty *f = faulty_of(b);
+
+	f->inner->ops->figures(f->inner, fn, ctx);
+}
+
 static void faulty_close(struct backend *b)
 {
 	struct faulty *f = faulty_of(b);
@@ -166,9 +173,11 @@ static void faulty_close(struct backend *b)
 }
 
 #define MEMBER_(op, params, ...) .op = faulty_##op,
-static const struct backend_ops faulty_ops = {
-	.info = faulty_info, .kick = faulty_kick, .close = faulty_close, OPS(MEMBER_) SILENT_OPS(MEMBER_)
-};
+static const struct backend_ops faulty_ops = { .info = faulty_info,
+					       .kick = faulty_kick,
+					       .figures = faulty_figures,
+					       .close = faulty_close,
+					       OPS(MEMBER_) SILENT_OPS(MEMBER_) };
 
 /* Reading the specification. */
 

@@ -579,6 +579,11 @@ static void kvm_close(struct backend *b)
 	free(h);
 }
 
+static void kvm_figures(struct backend *b, backend_figure_fn fn, void *ctx)
+{
+	(void)b; /* the kernel counts for itself */
+}
+
 static const struct backend_ops ops = {
 	.name = "kvm",
 	.info = kvm_info,
@@ -597,6 +602,7 @@ static const struct backend_ops ops = {
 	.each_vm = kvm_each_vm,
 	.read_state = kvm_read_state,
 	.read_stuck = kvm_read_stuck,
+	.figures = kvm_figures,
 	.wait = wishes_wait,
 	.kick = wishes_kick,
 	.complete = wishes_complete,

@@ -156,6 +156,14 @@ static enum pw_status op_last_exit(struct backend *b, const struct pw_uuid *id, 
 	return st;
 }
 
+static void op_figures(struct backend *b, backend_figure_fn fn, void *ctx)
+{
+	const struct machine *x = machine_of(b);
+
+	if (x->model->figures)
+		x->model->figures(x->firmware, fn, ctx);
+}
+
 static enum pw_status op_wait(struct backend *b, unsigned timeout_ms, struct backend_request *out, struct pw_err *err)
 {
 	return machine_wait(machine_of(b), timeout_ms, out, err);
@@ -193,6 +201,7 @@ static const struct backend_ops machine_ops = {
 	.each_vm = op_each_vm,
 	.read_state = op_read_state,
 	.read_stuck = op_read_stuck,
+	.figures = op_figures,
 	.wait = op_wait,
 	.kick = op_kick,
 	.complete = op_complete,
@@ -288,6 +297,7 @@ enum pw_status machine_open(const struct machine_model *model, const struct back
 
 	if (!x)
 		return pw_fail(err, PW_NO_MEMORY, "no memory for a machine");
+	x->traced = o->traced;
 	st = take_faults(x, o->fault, err);
 	if (st == PW_OK)
 		st = machine_log_open(x, o, err);
@@ -297,6 +307,16 @@ enum pw_status machine_open(const struct machine_model *model, const struct back
 	}
 	*out = &x->base;
 	return PW_OK;
+}
+
+bool machine_is_traced(const struct machine *x)
+{
+	return x->traced;
+}
+
+bool machine_is_live(const struct machine *x)
+{
+	return !x->replaying && !x->closing;
 }
 
 struct machine *machine_of_backend(struct backend *b)

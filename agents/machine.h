@@ -83,6 +83,8 @@ struct machine_model {
 	/* What the host saw at the last exit of vCPU n: from its own view, never from the hypervisor's copy (L10).
 	 * False: there was none. NULL: the architecture has nothing to tell. */
 	bool (*last_exit)(const void *model, const struct machine_vm *vm, unsigned vcpu, struct backend_exit *out);
+	/* What a traced machine's hardware has done so far (backend.h). Any thread. NULL: it does not count. */
+	void (*figures)(const void *model, backend_figure_fn fn, void *ctx);
 	/* Do the model's invariants hold? For tests, and when the state file has been read. */
 	bool (*check)(const void *model, struct pw_err *err);
 };
@@ -109,6 +111,10 @@ enum pw_status machine_dump(const struct machine_model *model, const char *path,
  * as its firmware would. During the reading of the state file it repeats what had happened.
  */
 uint64_t machine_gives_back(struct machine *x, uint64_t count);
+/* For models that tell of each step of their hardware. Does anybody listen? Known when the model is opened. */
+bool machine_is_traced(const struct machine *x);
+/* Is what happens now new? The state file's ops are done again, and VMs end with the process, in silence. */
+bool machine_is_live(const struct machine *x);
 /* That frame stays stuck, and why (copied): reported by read_stuck, and never reserved again. */
 void machine_keep(struct machine *x, uint64_t pfn, const char *why);
 

@@ -77,6 +77,7 @@ struct machine {
 	uint64_t asked_ever, asked;
 	struct words refused;
 	bool closing; /* nothing is refused, and nothing is kept */
+	bool traced;
 
 	struct machine_file *file; /* NULL: none */
 	struct words group;        /* of this op */

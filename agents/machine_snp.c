@@ -276,6 +276,13 @@ static bool guest_is_sound(const struct snp_host *h, const struct snp_host_guest
 	return md_is_sound(h, g, swapped) && tree_check(&g->pages) && (g->asid || (!resident && !swapped));
 }
 
+static void machine_snp_figures(const void *model, backend_figure_fn fn, void *ctx)
+{
+	const struct snp_host *h = model;
+
+	snp_trace_figures(&h->trace, fn, ctx);
+}
+
 static bool machine_snp_check(const void *model, struct pw_err *err)
 {
 	const struct snp_host *h = model;
@@ -311,5 +318,6 @@ const struct machine_model machine_snp = {
 	.share = machine_snp_share,
 	.unshare = machine_snp_unshare,
 	.run_at = machine_snp_run_at,
+	.figures = machine_snp_figures,
 	.check = machine_snp_check,
 };

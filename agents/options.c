@@ -36,6 +36,7 @@ static const struct option_row table[] = {
 	{ "--seed", "N", OPTION_NUMBER, AT(seed), NULL, "seed of what is random in the emulated machine" },
 	{ "--once", NULL, OPTION_SWITCH, AT(once), NULL, "register, resync, and exit" },
 	{ "--dump", NULL, OPTION_SWITCH, AT(dump), NULL, "print what the emulated machine in DIR has, and exit (beside its agent, if one runs)" },
+	{ "--metrics", "FILE", OPTION_TEXT, AT(metrics), NULL, "keep what hardware has done in FILE, in Prometheus's text format (for a textfile collector)" },
 	{ "--log-level", "LEVEL", OPTION_LEVEL, AT(log_level), "PAGEWARDEN_LOG_LEVEL", "error, warning, info (default) or debug" },
 	{ "--help", NULL, OPTION_SWITCH, AT(help), NULL, "print this and exit" },
 	{ "--version", NULL, OPTION_SWITCH, AT(version), NULL, "print the version and exit" },

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "agents/agent.h"
+#include "agents/figures.h"
 #include "agents/loadgen.h"
 #include "agents/machine.h"
 #include "agents/ops.h"
@@ -44,7 +45,12 @@ static enum pw_status open_backend(const struct agent_options *o, struct backend
 {
 	char *machine = agent_machine_path(o);
 	struct backend_options bo = {
-		.frames = o->frames, .base_pfn = o->base_pfn, .fault = o->fault, .state = machine, .seed = o->seed
+		.frames = o->frames,
+		.base_pfn = o->base_pfn,
+		.fault = o->fault,
+		.state = machine,
+		.seed = o->seed,
+		.traced = o->metrics || o->log_level == ALOG_DEBUG,
 	};
 	enum pw_status st = PW_INVALID;
 	const struct backend_kind *k = find_kind(o);
@@ -163,18 +169,24 @@ static int run(struct agent *a, const struct load_spec *load, const char *load_t
 	struct {
 		void *(*main)(void *);
 		void *arg;
+		bool wanted, started;
 		pthread_t id;
 	} threads[] = {
-		{ operations_loop, a, 0 }, { agent_heartbeats, a, 0 }, { guests_loop, a, 0 }, { load_loop, &job, 0 }
+		{ operations_loop, a, true, false, 0 },
+		{ agent_heartbeats, a, true, false, 0 },
+		{ guests_loop, a, true, false, 0 },
+		{ load_loop, &job, load != NULL, false, 0 },
+		{ figures_loop, a, a->options->metrics != NULL, false, 0 },
 	};
-	size_t wanted = load ? PW_ARRAY_LEN(threads) : PW_ARRAY_LEN(threads) - 1, started = 0;
 	int signal_number, e = 0, code = check_registration(a);
 
 	if (code != EXIT_DONE)
 		return code;
-	while (started < wanted && e == 0) {
-		e = pthread_create(&threads[started].id, NULL, threads[started].main, threads[started].arg);
-		started += e == 0;
+	for (size_t i = 0; i < PW_ARRAY_LEN(threads) && e == 0; i++) {
+		if (!threads[i].wanted)
+			continue;
+		e = pthread_create(&threads[i].id, NULL, threads[i].main, threads[i].arg);
+		threads[i].started = e == 0;
 	}
 	if (e) {
 		fprintf(stderr, "pagewarden-agent: starting a thread: %s\n", strerror(e));
@@ -184,9 +196,19 @@ static int run(struct agent *a, const struct load_spec *load, const char *load_t
 		alog(ALOG_INFO, "stopping", "signal %d", signal_number);
 	}
 	agent_stop(a);
-	for (size_t i = 0; i < started; i++)
-		pthread_join(threads[i].id, NULL);
+	for (size_t i = 0; i < PW_ARRAY_LEN(threads); i++)
+		if (threads[i].started)
+			pthread_join(threads[i].id, NULL);
 	return code;
+}
+
+/* All that was done, now that nobody does any more. */
+static void last_figures(const struct agent *a)
+{
+	struct pw_err err;
+
+	if (a->options->metrics && figures_write(a->options->metrics, a->host, a->backend, &err) != PW_OK)
+		alog(ALOG_WARNING, "metrics are not written", "%s", err.msg);
 }
 
 static int fail_with(int code, const struct pw_err *err)
@@ -257,6 +279,7 @@ int main(int argc, char **argv)
 	a.token = token;
 	token = NULL;
 	code = o.once ? run_once(&a) : run(&a, o.load ? &load : NULL, load_token, &signals);
+	last_figures(&a);
 	agent_release(&a);
 out:
 	if (load_token)

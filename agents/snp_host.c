@@ -124,6 +124,7 @@ static enum pw_status power_on(struct snp_host *h, const struct snp_config *c, s
 
 	if (st != PW_OK)
 		return st == PW_NO_MEMORY ? no_memory(err) : pw_fail(err, st, "no such RMP");
+	snp_trace_begin(&h->trace, h->machine, &h->m);
 	h->m.strict = true;
 	h->m.unmeasured = true;
 	st = snp_host_room(h, err);

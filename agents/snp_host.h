@@ -15,7 +15,7 @@
 #ifndef PW_AGENTS_SNP_HOST_H
 #define PW_AGENTS_SNP_HOST_H
 #include "agents/machine.h"
-#include "engine/arch/snp.h"
+#include "agents/snp_trace.h"
 
 struct snp_md_page {
 	uint64_t frame; /* 0: none, the place is free */
@@ -45,10 +45,11 @@ struct snp_host {
 	struct machine *machine;
 	struct machine_pool pool;
 	struct snp m;
-	struct arena nodes;   /* of the guests' trees */
-	struct snp_range own; /* for firmware */
-	uint64_t own_from;    /* none before it is free */
-	uint64_t bounce;      /* where SWAP_OUT writes and SWAP_IN reads */
+	struct snp_trace trace; /* of m, if the machine is traced */
+	struct arena nodes;     /* of the guests' trees */
+	struct snp_range own;   /* for firmware */
+	uint64_t own_from;      /* none before it is free */
+	uint64_t bounce;        /* where SWAP_OUT writes and SWAP_IN reads */
 	struct snp_host_guest *guests;
 	struct snp_step *steps;
 	size_t step_count, step_room;

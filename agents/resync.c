@@ -21,7 +21,8 @@ struct resync {
 	struct worker *w;
 	struct seen_vm *vms; /* owned */
 	size_t n, cap;
-	bool failed; /* no memory */
+	bool failed;         /* no memory */
+	enum vm_state state; /* of the VM that is being compared, on both sides */
 	uint64_t regions, opened, differences, violations, unrepaired;
 };
 
@@ -251,7 +252,7 @@ static bool see_difference(void *ctx, const struct difference *d)
 enum part { PART_RELEASE, PART_CLAIM, PART_ARCH, PART_COUNT };
 
 /* The item of the last part: law states agree by now. False: there is nothing to tell. */
-static bool arch_item(struct repairs *r, const struct difference *d, struct item *it)
+static bool arch_item(struct repairs *r, struct difference *d, struct item *it)
 {
 	const struct arch_law *law = r->rs->w->agent->law;
 	bool was_claimed = resync_remedy(d).repair != REPAIR_ARCH;
@@ -259,12 +260,19 @@ static bool arch_item(struct repairs *r, const struct difference *d, struct item
 
 	if (!law || d->refused || (was_claimed && (d->hardware_arch == 0 || d->hardware == GFN_NORMAL)))
 		return false;
-	from = arch_index(law, d->hardware, was_claimed ? 0 : d->ledger_arch);
+	from = arch_index(law, d->hardware, was_claimed && !d->moved ? 0 : d->ledger_arch);
 	to = arch_index(law, d->hardware, d->hardware_arch);
+	if (from == to)
+		return false;
 	it->arch_law = law;
-	it->arch_op = arch_op_between(law, from, to);
-	if (it->arch_op)
+	it->arch_op = arch_op_between(law, arch_vm_rest(law, r->rs->state), from, to);
+	if (it->arch_op) {
+		to = it->arch_op->next[from];
+		d->ledger_arch = to == law->rest[d->hardware] ? 0 : to + 1;
+		d->moved = true;
 		return true;
+	}
+	d->refused = true;
 	count_violation(r->rs, r->vm, "no operation of the architecture leads to hardware's state");
 	r->rs->unrepaired++;
 	return false;
@@ -322,7 +330,9 @@ static void refused(struct repairs *r, struct difference *d, enum part part, jso
 
 #define REPAIR_BATCH 256
 
-static enum pw_status repair_batch(struct repairs *r, struct difference *d, size_t n, enum part part, struct trouble *t)
+/* *more: the way of some page to hardware's state has more steps than one. */
+static enum pw_status repair_batch(struct repairs *r, struct difference *d, size_t n, enum part part, bool *more,
+				   struct trouble *t)
 {
 	struct item items[REPAIR_BATCH];
 	struct gfn_run runs[REPAIR_BATCH];
@@ -340,6 +350,7 @@ static enum pw_status repair_batch(struct repairs *r, struct difference *d, size
 		items[used] = it;
 		whose[used++] = &d[i];
 	}
+	*more = used && part == PART_ARCH;
 	if (used == 0)
 		return PW_OK;
 	st = batch_send(r->rs->w, items, used, v, t);
@@ -356,9 +367,13 @@ static enum pw_status repair_all(struct repairs *r, struct trouble *t)
 	enum pw_status st = PW_OK;
 
 	for (int part = 0; part < PART_COUNT && st == PW_OK; part++)
-		for (size_t at = 0; at < r->n && st == PW_OK; at += REPAIR_BATCH)
-			st = repair_batch(r, r->v + at, r->n - at < REPAIR_BATCH ? r->n - at : REPAIR_BATCH,
-					  (enum part)part, t);
+		for (size_t at = 0; at < r->n && st == PW_OK; at += REPAIR_BATCH) {
+			size_t n = r->n - at < REPAIR_BATCH ? r->n - at : REPAIR_BATCH;
+			bool more = true;
+
+			while (st == PW_OK && more)
+				st = repair_batch(r, r->v + at, n, (enum part)part, &more, t);
+		}
 	return st;
 }
 
@@ -461,8 +476,11 @@ static enum pw_status empty_gap(struct resync *rs, const struct pw_uuid *vm, uin
 
 static enum pw_status compare_pages(struct resync *rs, struct seen_vm *s, struct trouble *t)
 {
+	bool sealed = s->ledger == PRESENCE_SECURE || s->hardware == PRESENCE_SECURE;
 	enum pw_status st = PW_OK;
 	uint64_t end = 0;
+
+	rs->state = sealed ? VM_SECURE : VM_TRANSIENT;
 
 	for (size_t i = 0; i < s->vm.slot_count && st == PW_OK; i++) {
 		const struct slot *slot = &s->vm.slots[i];

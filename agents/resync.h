@@ -27,7 +27,8 @@ struct difference {
 	enum gfn_state ledger, hardware;
 	uint64_t ledger_pfn, hardware_pfn;
 	unsigned ledger_arch, hardware_arch; /* as in struct backend_run */
-	bool refused;                        /* the ledger would not have the repair */
+	bool refused;                        /* the ledger would not have the repair, or there is none */
+	bool moved;                          /* ledger_arch is what repairs have made of it */
 };
 typedef bool (*difference_fn)(void *ctx, const struct difference *d); /* false stops */
 /* Calls fn for each difference, in order, cut at the edges of either side's runs. Pages only one side has are normal

@@ -7,7 +7,9 @@
 struct item_draft {
 	struct pw_uuid vm;
 	enum gfn_op op;
-	const char *arch_op; /* the name of an architecture's operation, in place of op; or NULL */
+	const char *arch_op;            /* the name of an architecture's operation, in place of op; or NULL */
+	const struct arch_vm_op *vm_op; /* a step of the VM itself, in place of op; or NULL */
+	const struct arch_law *law;     /* whose vm_op is */
 	bool has_gfn, has_count;
 	uint64_t gfn, count;
 	const char *pool;
@@ -31,6 +33,9 @@ static bool to_op(struct reader *r, json_t *v, void *at)
 			d->op = ops[i];
 			return true;
 		}
+	d->vm_op = arch_vm_op_find(name, strlen(name), &d->law);
+	if (d->vm_op)
+		return true;
 	if (arch_row(name, false, NULL) || arch_row(name, true, NULL)) {
 		d->arch_op = name;
 		return true;
@@ -188,6 +193,32 @@ static bool read_gfns(struct reader *r, const struct item_draft *d, struct item 
 	return true;
 }
 
+/* A step of the VM itself: neither pages nor frames go with it. */
+static bool read_vm_op(struct reader *r, const struct item_draft *d, struct item *it)
+{
+	static const uint64_t there;
+	const struct {
+		const char *name;
+		const void *member;
+	} members[] = {
+		{ "gfn", d->has_gfn ? &there : NULL },
+		{ "count", d->has_count ? &there : NULL },
+		{ "frame", d->frame },
+		{ "runs", d->runs },
+		{ "gfns", d->gfns },
+		{ "pfns", d->pfns },
+		{ "pool", d->pool },
+	};
+
+	for (size_t i = 0; i < PW_ARRAY_LEN(members); i++)
+		if (!check_absent(r, members[i].name, members[i].member, d->vm_op->name))
+			return false;
+	it->vm = d->vm;
+	it->vm_op = d->vm_op;
+	it->arch_law = d->law;
+	return true;
+}
+
 /* Is there exactly one form, and how many runs has it? 0: refused. */
 static size_t count_runs(struct reader *r, const struct item_draft *d)
 {
@@ -219,6 +250,8 @@ static bool read_item(struct reader *r, json_t *v, struct item *it)
 
 	if (!json_read_object(r, v, item_fields, PW_ARRAY_LEN(item_fields), &d))
 		return false;
+	if (d.vm_op)
+		return read_vm_op(r, &d, it);
 	n = count_runs(r, &d);
 	if (!n)
 		return false;

@@ -107,6 +107,8 @@ static void write_gfn_transition(struct jsonw *w, const struct refusal *why)
 static void write_vm_transition(struct jsonw *w, const struct refusal *why)
 {
 	jsonw_m_str(w, "state", vm_state_name(why->vm_state));
+	if (why->arch_state)
+		jsonw_m_str(w, "arch_state", why->arch_state);
 	if (why->op)
 		jsonw_m_str(w, "op", why->op);
 	else

@@ -25,6 +25,8 @@ uint64_t gfn_entry(enum gfn_state s, unsigned place, uint64_t pfn)
 
 const char *item_op_name(const struct item *it)
 {
+	if (it->vm_op)
+		return it->vm_op->name;
 	return it->arch_op ? it->arch_op->name : gfn_op_name(it->op);
 }
 
@@ -425,6 +427,31 @@ static enum pw_problem apply_run(struct ledger *l, struct target *t, const struc
 	return p;
 }
 
+/* Does the architecture have such an operation while the VM is in its state? */
+static enum pw_problem check_vm_state(const struct target *t, struct refusal *why)
+{
+	const struct item *it = t->item;
+	const struct vm *vm = t->vm;
+	const char *rule;
+
+	if (vm->state == VM_NORMAL)
+		return refuse(why, PROBLEM_VM_TRANSITION, "%s needs a VM that is transient or secure: it is normal",
+			      item_op_name(it));
+	if (it->decided)
+		return PROBLEM_NONE;
+	if (it->vm_op && it->vm_op->next[vm->arch_state] == ARCH_REFUSED)
+		rule = it->vm_op->rule;
+	else if (it->arch_op && !arch_op_fits_vm(it->arch_op, vm->arch_state))
+		rule = it->arch_op->vms_rule;
+	else
+		return PROBLEM_NONE;
+	refuse(why, PROBLEM_VM_TRANSITION, "%s of a VM that is %s (%s): %s", item_op_name(it), vm_arch_state(vm),
+	       vm_state_name(vm->state), rule);
+	if (why)
+		why->arch_state = vm_arch_state(vm);
+	return PROBLEM_VM_TRANSITION;
+}
+
 /* Who may be named by the item at all? */
 static enum pw_problem check_target(const struct target *t, const struct host *h, struct refusal *why)
 {
@@ -437,16 +464,14 @@ static enum pw_problem check_target(const struct target *t, const struct host *h
 	} else if (t->vm->host != h) {
 		pw_uuid_format(&t->vm->host->id, id);
 		p = refuse(why, PROBLEM_VM_NOT_ON_HOST, "the VM is placed on host %s", id);
-	} else if (t->item->arch_op && t->item->arch_law != arch_laws[t->vm->arch]) {
+	} else if ((t->item->arch_op || t->item->vm_op) && t->item->arch_law != arch_laws[t->vm->arch]) {
 		p = refuse(why, PROBLEM_ARCH_UNSUPPORTED, "%s is no operation of arch %s, which the VM has",
-			   t->item->arch_op->name, arch_name(t->vm->arch));
-	} else if (t->vm->state == VM_NORMAL) {
-		p = refuse(why, PROBLEM_VM_TRANSITION, "%s needs a VM that is transient or secure: it is normal",
-			   item_op_name(t->item));
+			   item_op_name(t->item), arch_name(t->vm->arch));
 	} else {
-		return PROBLEM_NONE;
+		p = check_vm_state(t, why);
 	}
-	if (why) {
+	if (why && p != PROBLEM_NONE) {
+		why->vm_state = t->vm ? t->vm->state : why->vm_state;
 		why->vm = t->item->vm;
 		why->host = t->vm ? t->vm->host->id : why->host;
 	}
@@ -467,6 +492,22 @@ static enum pw_problem find_target(const struct ledger *l, const struct host *h,
 	return p;
 }
 
+/* A step of the VM itself, which was checked. */
+static enum pw_problem apply_vm_op(struct ledger *l, const struct target *t, bool *changed, struct refusal *why)
+{
+	struct vm *vm = t->vm;
+	uint8_t next = t->item->vm_op->next[vm->arch_state];
+
+	if (next == vm->arch_state || next == ARCH_REFUSED)
+		return PROBLEM_NONE;
+	if (undo_reserve(&l->undo, UNDO_RECORD(sizeof vm->arch_state)) != PW_OK)
+		return refuse_memory(why, "changing the VM");
+	undo_save(&l->undo, &vm->arch_state, sizeof vm->arch_state);
+	vm->arch_state = next;
+	*changed = true;
+	return PROBLEM_NONE;
+}
+
 enum { AHEAD = 16 }; /* runs: so far ahead memory is asked for */
 
 enum pw_problem ledger_apply(struct ledger *l, struct host *h, const struct item *it, bool *changed,
@@ -477,6 +518,8 @@ enum pw_problem ledger_apply(struct ledger *l, struct host *h, const struct item
 	enum pw_problem p = find_target(l, h, it, &t, why);
 
 	*changed = false;
+	if (p == PROBLEM_NONE && it->vm_op)
+		p = apply_vm_op(l, &t, changed, why);
 	for (size_t i = 0; p == PROBLEM_NONE && i < it->run_count; i++) {
 		if (i + AHEAD < it->run_count)
 			tree_prefetch(&t.vm->pages, it->runs[i + AHEAD].gfn);

@@ -87,7 +87,8 @@ struct vm {
 	struct host *host; /* borrowed */
 	enum arch arch;
 	enum vm_state state;
-	uint64_t epoch; /* from 1; grows whenever the VM falls back to normal */
+	uint8_t arch_state; /* its architecture's (engine/arch/law.h: vm_states); nothing while it is normal */
+	uint64_t epoch;     /* from 1; grows whenever the VM falls back to normal */
 	struct gfn_alias alias;
 	unsigned shared_bit; /* GPA bit, 0 without aliases */
 	struct slot *slots;  /* sorted by base */
@@ -198,6 +199,9 @@ size_t ledger_vm_count(const struct ledger *l);
 struct vm *ledger_vm_at(const struct ledger *l, size_t i); /* in order of their ids */
 size_t ledger_vm_after(const struct ledger *l, const struct pw_uuid *id);
 
+/* The name of the VM's state as its architecture has it; NULL: it is normal, or the architecture has none. */
+const char *vm_arch_state(const struct vm *vm);
+
 /* Transitions. */
 struct gfn_run {
 	uint64_t gfn, count; /* pages */
@@ -211,14 +215,17 @@ struct item {
 	const struct gfn_run *runs; /* borrowed; each with count >= 1 and inside 2^40, as the codec guarantees */
 	size_t run_count;
 	const struct arch_op *arch_op;   /* an arch-level item: decides instead of op; NULL: op does */
-	const struct arch_law *arch_law; /* whose it is */
+	const struct arch_vm_op *vm_op;  /* a step of the VM itself: there are no runs; NULL: it is none */
+	const struct arch_law *arch_law; /* whose arch_op or vm_op is */
+	bool decided;                    /* redone: what the VM's state allows was looked at when it was accepted */
 };
 const char *item_op_name(const struct item *it); /* as on the wire */
 /*
  * Applies one item for the agent of h: all of its runs in order, or none. Refuses with the first of these that holds
  * for the first run that has one: vm-not-found, vm-not-on-host, arch-unsupported (the operation is of another
- * architecture than the VM), vm-transition, gfn-out-of-slot, gfn-transition, frame-out-of-pool, frame-quarantined,
- * frame-conflict. *changed: false if all was so already.
+ * architecture than the VM), vm-transition (the VM is normal, or the architecture's operation is not legal in its
+ * state), gfn-out-of-slot, gfn-transition, frame-out-of-pool, frame-quarantined, frame-conflict. *changed: false if all
+ * was so already.
  *
  * An architecture's operation moves pages as engine/arch/law.h has it. One of the law that changes a page leaves it in
  * its architecture's state at rest.
@@ -267,8 +274,10 @@ enum pw_problem ledger_load_host(struct ledger *l, const struct host_spec *spec,
 				 struct host **out, struct refusal *why) PW_MUST_CHECK;
 enum pw_problem ledger_load_attachment(struct ledger *l, struct pool *p, struct host *h, unsigned place,
 				       struct refusal *why) PW_MUST_CHECK;
-enum pw_problem ledger_load_vm(struct ledger *l, const struct vm_spec *spec, enum vm_state state, uint64_t epoch,
-			       struct vm **out, struct refusal *why) PW_MUST_CHECK;
+/* `arch_state` names the architecture's; "": the one at rest. */
+enum pw_problem ledger_load_vm(struct ledger *l, const struct vm_spec *spec, enum vm_state state,
+			       const char *arch_state, uint64_t epoch, struct vm **out,
+			       struct refusal *why) PW_MUST_CHECK;
 /* A slot whose GFNs are normal until their extents are loaded, in whatever state the VM is. */
 enum pw_problem ledger_load_slot(struct ledger *l, struct vm *vm, const struct slot *s,
 				 struct refusal *why) PW_MUST_CHECK;

@@ -34,17 +34,32 @@ enum pw_problem ledger_load_attachment(struct ledger *l, struct pool *p, struct 
 	return PROBLEM_NONE;
 }
 
-enum pw_problem ledger_load_vm(struct ledger *l, const struct vm_spec *spec, enum vm_state state, uint64_t epoch,
-			       struct vm **out, struct refusal *why)
+/* A picture of before these states were kept has none: they are at rest. */
+static unsigned load_arch_state(const struct vm_spec *spec, enum vm_state state, const char *name)
 {
+	const struct arch_law *law = arch_laws[spec->arch];
+
+	if (name[0] == '\0')
+		return law ? arch_vm_rest(law, state) : 0;
+	return law ? arch_vm_state_find(law, name, state) : ARCH_REFUSED;
+}
+
+enum pw_problem ledger_load_vm(struct ledger *l, const struct vm_spec *spec, enum vm_state state,
+			       const char *arch_state, uint64_t epoch, struct vm **out, struct refusal *why)
+{
+	unsigned arch = load_arch_state(spec, state, arch_state);
 	uint32_t arches = spec->host->arches;
 	enum pw_problem p;
 
+	if (arch == ARCH_REFUSED)
+		return refuse(why, PROBLEM_INVALID_REQUEST, "a %s VM of arch %s is never %s", vm_state_name(state),
+			      arch_name(spec->arch), arch_state);
 	spec->host->arches |= (uint32_t)1 << spec->arch; /* it may have lost the backend since */
 	p = ledger_vm_create(l, spec, out, why);
 	spec->host->arches = arches;
 	if (p == PROBLEM_NONE) {
 		(*out)->state = state;
+		(*out)->arch_state = (uint8_t)arch;
 		(*out)->epoch = epoch;
 	}
 	return p;

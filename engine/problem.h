@@ -90,7 +90,8 @@ struct refusal {
 	enum vm_state vm_state;
 	enum vm_event vm_event;
 	const char *op;         /* static text: the name of the GFN operation that was refused; NULL: it was none */
-	const char *arch_state; /* static text: of the GFN, where the operation was an architecture's; else NULL */
+	const char *arch_state; /* static text: of the GFN (vm-transition: of the VM), where the operation was an
+				   architecture's; else NULL */
 	uint64_t gfn;           /* the first offending one */
 	enum gfn_state gfn_state;
 	char pool[POOL_NAME_MAX];

@@ -129,6 +129,16 @@ uint64_t vm_digest(const struct vm *vm, uint64_t gfn, uint64_t count)
 
 /* Checking everything. */
 
+/* Is the architecture's state of the VM one of the law's? */
+static bool has_sound_arch_state(const struct vm *vm)
+{
+	const struct arch_law *law = arch_laws[vm->arch];
+
+	if (!law || vm->state == VM_NORMAL)
+		return vm->arch_state == 0;
+	return vm->arch_state < law->vm_state_count && law->vm_states[vm->arch_state].is == vm->state;
+}
+
 static bool check_vm(const struct ledger *l, const struct vm *vm, struct pw_err *err)
 {
 	uint64_t pages[GFN_STATE_COUNT] = { 0 }, gap = 0, end = 0;
@@ -177,6 +187,10 @@ static bool check_vm(const struct ledger *l, const struct vm *vm, struct pw_err 
 		}
 		gap = i < vm->slot_count ? vm->slots[i].base + vm->slots[i].pages : TREE_PAGES;
 	}
+	if (!has_sound_arch_state(vm))
+		return pw_fail(err, PW_CONFLICT, "L3: a %s VM is in its architecture's state %u",
+			       vm_state_name(vm->state), vm->arch_state),
+		       false;
 	for (int s = 0; s < GFN_STATE_COUNT; s++)
 		if (pages[s] != vm->counts.pages[s])
 			return pw_fail(err, PW_CONFLICT,

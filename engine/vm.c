@@ -437,6 +437,7 @@ struct reset_undo {
 	struct tree pages;
 	struct vm_counts counts;
 	enum vm_state state;
+	uint8_t arch_state;
 	uint64_t epoch;
 };
 
@@ -463,6 +464,7 @@ static void put_pages_back(void *ctx, const void *args)
 	vm->pages = old->pages;
 	vm->counts = old->counts;
 	vm->state = old->state;
+	vm->arch_state = old->arch_state;
 	vm->epoch = old->epoch;
 	bind_all(vm);
 }
@@ -481,7 +483,7 @@ static void forget_pages(void *ctx, const void *args)
 enum pw_status vm_reset(struct ledger *l, struct vm *vm)
 {
 	static const struct undo_ops reset = { .rollback = put_pages_back, .commit = forget_pages };
-	struct reset_undo old = { l, vm->pages, vm->counts, vm->state, vm->epoch };
+	struct reset_undo old = { l, vm->pages, vm->counts, vm->state, vm->arch_state, vm->epoch };
 	uint64_t all = 0;
 
 	if (vm->state == VM_NORMAL)
@@ -512,6 +514,7 @@ enum pw_status vm_reset(struct ledger *l, struct vm *vm)
 	}
 	vm->counts.pages[GFN_NORMAL] = all;
 	vm->state = VM_NORMAL;
+	vm->arch_state = 0;
 	vm->epoch++;
 	return PW_OK;
 }
@@ -535,15 +538,43 @@ static enum pw_status slots_secure(struct ledger *l, struct vm *vm)
 	return PW_OK;
 }
 
+const char *vm_arch_state(const struct vm *vm)
+{
+	const struct arch_law *law = arch_laws[vm->arch];
+
+	return law && vm->state != VM_NORMAL ? law->vm_states[vm->arch_state].name : NULL;
+}
+
+/* ARCH_REFUSED: the architecture's state does not let the event happen. */
+static unsigned arch_state_after(const struct vm *vm, enum vm_event e)
+{
+	const struct arch_law *law = arch_laws[vm->arch];
+
+	return law && e == VM_INIT_DONE ? law->vm_states[vm->arch_state].done : 0;
+}
+
 static enum pw_status vm_move(struct ledger *l, struct vm *vm, enum vm_event e, enum vm_state next)
 {
 	if (next == VM_NORMAL)
 		return vm_reset(l, vm);
-	if (undo_reserve(&l->undo, UNDO_RECORD(sizeof vm->state)) != PW_OK)
+	if (undo_reserve(&l->undo, UNDO_RECORD(sizeof vm->state) + UNDO_RECORD(sizeof vm->arch_state)) != PW_OK)
 		return PW_NO_MEMORY;
 	undo_save(&l->undo, &vm->state, sizeof vm->state);
+	undo_save(&l->undo, &vm->arch_state, sizeof vm->arch_state);
+	vm->arch_state = (uint8_t)arch_state_after(vm, e);
 	vm->state = next;
 	return e == VM_INIT_DONE ? slots_secure(l, vm) : PW_OK;
+}
+
+static enum pw_problem refuse_event(const struct vm *vm, enum vm_event e, const char *state, struct refusal *why)
+{
+	refuse(why, PROBLEM_VM_TRANSITION, "a VM that is %s has no event %s", state, vm_event_name(e));
+	if (why) {
+		why->vm_state = vm->state;
+		why->vm_event = e;
+		why->vm = vm->id;
+	}
+	return PROBLEM_VM_TRANSITION;
 }
 
 enum pw_problem ledger_vm_event(struct ledger *l, struct vm *vm, enum vm_event e, struct refusal *why)
@@ -551,17 +582,10 @@ enum pw_problem ledger_vm_event(struct ledger *l, struct vm *vm, enum vm_event e
 	undo_mark mark = ledger_mark(l);
 	enum vm_state next;
 
-	if (!vm_step(vm->state, e, &next)) {
-		enum pw_problem p = refuse(why, PROBLEM_VM_TRANSITION, "a VM that is %s has no event %s",
-					   vm_state_name(vm->state), vm_event_name(e));
-
-		if (why) {
-			why->vm_state = vm->state;
-			why->vm_event = e;
-			why->vm = vm->id;
-		}
-		return p;
-	}
+	if (!vm_step(vm->state, e, &next))
+		return refuse_event(vm, e, vm_state_name(vm->state), why);
+	if (arch_state_after(vm, e) == ARCH_REFUSED)
+		return refuse_event(vm, e, vm_arch_state(vm), why);
 	if (next != vm->state && vm_move(l, vm, e, next) != PW_OK) {
 		ledger_rollback(l, mark);
 		return refuse_memory(why, "changing the VM");

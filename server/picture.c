@@ -186,6 +186,7 @@ static void take_vm(struct picture_work *w, struct vm *vm)
 				.name = copy(w, vm->name),
 				.arch = arch_name(vm->arch),
 				.state = vm_state_name(vm->state),
+				.arch_state = vm_arch_state(vm),
 				.epoch = vm->epoch,
 				.shared_bit = vm->shared_bit,
 				.revision = vm->revision };

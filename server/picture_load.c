@@ -97,7 +97,7 @@ static enum pw_status load_vm(void *ctx, const struct vm_row *row, struct pw_err
 	if (!spec.host || !arch_from_name(row->arch, &spec.arch) || !state_from_name(row->state, &state))
 		return pw_fail(err, PW_STORAGE, "ledger.db: VM %s has no host, arch %s, state %s", row->name, row->arch,
 			       row->state);
-	if (ledger_load_vm(sv->ledger, &spec, state, row->epoch, &vm, &why) != PROBLEM_NONE)
+	if (ledger_load_vm(sv->ledger, &spec, state, row->arch_state, row->epoch, &vm, &why) != PROBLEM_NONE)
 		return loaded(why.problem, &why, err);
 	vm->revision = row->revision;
 	return PW_OK;

@@ -181,6 +181,20 @@ static enum pw_problem redo_lifecycle(struct redo *d)
 	return bad(d, "no such VM or event");
 }
 
+static enum pw_problem redo_vm_step(struct redo *d)
+{
+	const char *op = jsonr_str(d->json, "op");
+	struct item it = { .vm = d->vm_id, .decided = true };
+	bool changed;
+
+	if (op)
+		it.vm_op = arch_vm_op_find(op, strlen(op), &it.arch_law);
+	if (!d->vm || !d->host || !it.vm_op)
+		return bad(d, "no such VM, host or operation");
+	d->vm->revision = d->rec->revision;
+	return ledger_apply(d->sv->ledger, d->host, &it, &changed, &d->why);
+}
+
 /* The reset itself was redone with its host's reboot or fence. */
 static enum pw_problem redo_reset(struct redo *d)
 {
@@ -309,6 +323,7 @@ static const struct {
 	{ "vm.created", redo_vm },
 	{ "vm.deleted", redo_vm_delete },
 	{ "vm.lifecycle", redo_lifecycle },
+	{ "vm.arch_state", redo_vm_step },
 	{ "vm.reset", redo_reset },
 	{ "slot.added", redo_slot },
 	{ "slot.deleted", redo_slot },
@@ -352,10 +367,12 @@ static enum pw_status redo_item(struct service *sv, const struct record *rec, st
 {
 	struct host *h = ledger_host(sv->ledger, &rec->item.host);
 	struct refusal why = { .detail = "no such host" };
+	struct item it = rec->item.item;
 	struct vm *vm;
 	bool changed;
 
-	if (!h || ledger_apply(sv->ledger, h, &rec->item.item, &changed, &why) != PROBLEM_NONE)
+	it.decided = true;
+	if (!h || ledger_apply(sv->ledger, h, &it, &changed, &why) != PROBLEM_NONE)
 		return pw_fail(err, PW_STORAGE, "journal.db: revision %" PRIu64 " cannot be redone: %s", rec->revision,
 			       why.detail);
 	vm = ledger_vm(sv->ledger, &rec->item.item.vm);

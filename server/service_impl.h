@@ -250,6 +250,8 @@ enum pw_problem do_pool(struct service *sv, const char *name, const struct pool_
 			bool *created, struct refusal *why) PW_MUST_CHECK;
 enum pw_problem do_vm(struct service *sv, const struct pw_uuid *id, const struct vm_body *b, struct vm **out,
 		      struct refusal *why) PW_MUST_CHECK;
+/* Tells of a step of the VM itself, which was applied; its revision. */
+uint64_t say_vm_step(struct service *sv, const struct request *r, const struct vm *vm, const struct item *it);
 enum pw_problem do_vm_delete(struct service *sv, struct vm *vm, struct refusal *why) PW_MUST_CHECK;
 
 /* vcpus.c: one vCPU's report as journal and picture keep it; `items` is JSON. Undoable. */

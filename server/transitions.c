@@ -15,7 +15,7 @@ static bool may_say_so(struct request *r)
 	const struct transitions_body *b = &((struct transitions_job *)r->job)->b;
 
 	for (size_t i = 0; r->who.role != ROLE_AGENT && i < b->count; i++)
-		if (b->items[i].arch_op) {
+		if (b->items[i].arch_op || b->items[i].vm_op) {
 			answer_problem(r, PROBLEM_FORBIDDEN, "items/%zu: %s is for the agent of the host alone", i,
 				       item_op_name(&b->items[i]));
 			return false;
@@ -198,7 +198,7 @@ static void note_changes(struct service *sv, const struct request *r, const stru
 			return;
 		}
 		touched = vm;
-		vm->revision = event_item(sv, r, h, it);
+		vm->revision = it->vm_op ? say_vm_step(sv, r, vm, it) : event_item(sv, r, h, it);
 	}
 	metrics_count(COUNT_PAGES, pages);
 }

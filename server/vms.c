@@ -64,6 +64,12 @@ static void write_gpa(struct jsonw *w, unsigned shared_bit)
 	jsonw_close(w, '}');
 }
 
+static void write_arch_state(struct jsonw *w, const struct vm *vm)
+{
+	if (vm_arch_state(vm))
+		jsonw_m_str(w, "arch_state", vm_arch_state(vm));
+}
+
 void write_vm(struct jsonw *w, const struct vm *vm)
 {
 	jsonw_open(w, '{');
@@ -72,6 +78,7 @@ void write_vm(struct jsonw *w, const struct vm *vm)
 	jsonw_m_uuid(w, "host", &vm->host->id);
 	jsonw_m_str(w, "arch", arch_name(vm->arch));
 	jsonw_m_str(w, "state", vm_state_name(vm->state));
+	write_arch_state(w, vm);
 	jsonw_m_u64(w, "epoch", vm->epoch);
 	jsonw_m_u64(w, "page_shift", vm->host->page_shift);
 	write_gpa(w, vm->shared_bit);
@@ -439,8 +446,22 @@ static void say_lifecycle(struct service *sv, const struct request *r, const str
 	jsonw_m_uuid(&w, "vm", &vm->id);
 	jsonw_m_str(&w, "event", vm_event_name(e));
 	jsonw_m_str(&w, "state", vm_state_name(vm->state));
+	write_arch_state(&w, vm);
 	jsonw_m_u64(&w, "epoch", vm->epoch);
 	event_end(sv, &w);
+}
+
+uint64_t say_vm_step(struct service *sv, const struct request *r, const struct vm *vm, const struct item *it)
+{
+	struct jsonw w;
+
+	event_begin(&w, "vm.arch_state", r);
+	jsonw_m_uuid(&w, "host", &vm->host->id);
+	jsonw_m_uuid(&w, "vm", &vm->id);
+	jsonw_m_str(&w, "op", item_op_name(it));
+	jsonw_m_str(&w, "state", vm_state_name(vm->state));
+	write_arch_state(&w, vm);
+	return event_end(sv, &w);
 }
 
 void lifecycle_act(struct service *sv, struct request *r)

@@ -11,7 +11,8 @@ static const char *const text[] = {
 		" page_shift, last_seen_ms, revision, unreachable FROM host ORDER BY id",
 	[POOL] = "SELECT name, base_pfn, frames, page_shift, revision FROM pool ORDER BY name",
 	[ATTACHMENT] = "SELECT pool, host, place FROM pool_host ORDER BY host, place",
-	[VM] = "SELECT id, host, name, arch, state, epoch, shared_bit, revision FROM vm ORDER BY number",
+	[VM] = "SELECT id, host, name, arch, state, arch_state, epoch, shared_bit, revision FROM vm"
+	       " ORDER BY number",
 	[SLOT] = "SELECT v.id, s.slot, s.base_gfn, s.pages FROM vm v CROSS JOIN slot s ON s.vm = v.number"
 		 " ORDER BY v.number, s.slot",
 	[VCPU] = "SELECT v.id, c.vcpu, c.exit, c.items, c.time_ms, c.revision FROM vm v CROSS JOIN vcpu_exit c"
@@ -86,9 +87,10 @@ static enum pw_status load_vm(struct query *q, const struct picture_reader *r, s
 		.name = row_text(q, 2),
 		.arch = row_text(q, 3),
 		.state = row_text(q, 4),
-		.epoch = row_u64(q, 5, INT64_MAX),
-		.shared_bit = (unsigned)row_u64(q, 6, 63),
-		.revision = row_u64(q, 7, INT64_MAX),
+		.arch_state = row_text(q, 5),
+		.epoch = row_u64(q, 6, INT64_MAX),
+		.shared_bit = (unsigned)row_u64(q, 7, 63),
+		.revision = row_u64(q, 8, INT64_MAX),
 	};
 	enum pw_status st = row_check(q, "vm", err);
 

@@ -68,11 +68,11 @@ static const char *const text[] = {
 		     " unreachable = excluded.unreachable",
 	[PUT_POOL] = "INSERT INTO pool (name, base_pfn, frames, page_shift, revision) VALUES (?, ?, ?, ?, ?)",
 	[PUT_ATTACHMENT] = "INSERT INTO pool_host (pool, host, place) VALUES (?, ?, ?)",
-	[PUT_VM] = "INSERT INTO vm (id, host, name, arch, state, epoch, shared_bit, revision)"
-		   " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+	[PUT_VM] = "INSERT INTO vm (id, host, name, arch, state, arch_state, epoch, shared_bit, revision)"
+		   " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 		   " ON CONFLICT (id) DO UPDATE SET host = excluded.host, name = excluded.name, arch = excluded.arch,"
-		   " state = excluded.state, epoch = excluded.epoch, shared_bit = excluded.shared_bit,"
-		   " revision = excluded.revision",
+		   " state = excluded.state, arch_state = excluded.arch_state, epoch = excluded.epoch,"
+		   " shared_bit = excluded.shared_bit, revision = excluded.revision",
 	[PUT_SLOT] = "INSERT INTO slot (vm, slot, base_gfn, pages) VALUES (" THE_VM ", ?, ?, ?)",
 	[PUT_VCPU] = "INSERT INTO vcpu_exit (vm, vcpu, exit, items, time_ms, revision)"
 		     " VALUES (" THE_VM ", ?, ?, ?, ?, ?)",
@@ -218,6 +218,7 @@ static enum pw_status put_vms(struct store *s, const struct picture *p, struct p
 		bind_text(&q, r->name);
 		bind_text(&q, r->arch);
 		bind_text(&q, r->state);
+		bind_text(&q, r->arch_state ? r->arch_state : "");
 		bind_u64(&q, r->epoch);
 		bind_u64(&q, r->shared_bit);
 		bind_u64(&q, r->revision);

@@ -176,6 +176,9 @@ static const char *const ledger_steps[] = {
 	" PRIMARY KEY (vm, vcpu)"
 	") STRICT, WITHOUT ROWID;"
 	"PRAGMA user_version = 4;",
+	/* The VM's state as its architecture has it, by name. */
+	"ALTER TABLE vm ADD COLUMN arch_state TEXT NOT NULL DEFAULT '';" /* empty: none, or the one at rest */
+	"PRAGMA user_version = 5;",
 };
 
 static const struct {

@@ -139,6 +139,7 @@ struct attachment_row {
 struct vm_row {
 	struct pw_uuid id, host;
 	const char *name, *arch, *state;
+	const char *arch_state; /* the architecture's own, by name; "": it has none, or is at rest */
 	uint64_t epoch;
 	unsigned shared_bit;
 	uint64_t revision;

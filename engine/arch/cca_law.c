@@ -8,6 +8,13 @@
  * is NEW is paged out, and not normal, is in the host's books alone. */
 enum state { N_E, N_R, N_D, A_E, A_R, A_D, O_E, O_R, O_D, S_E, S_R, S_D, STATES, NO = ARCH_REFUSED };
 
+/* Of the VM: its realm's. One that is activated is ACTIVE and runs nothing until init_done. */
+enum { NEW, ACTIVATED, ACTIVE, SYSTEM_OFF, VM_STATES };
+#define ANY     1u << NEW | 1u << ACTIVATED | 1u << ACTIVE | 1u << SYSTEM_OFF
+#define IS_NEW  1u << NEW, "RMM A2.1, B4.3: the realm is NEW, else RMI_ERROR_REALM"
+#define ASKED   1u << ACTIVE | 1u << SYSTEM_OFF, "RMM A5.4: a REC of the realm asked for it, so it has run"
+#define EVER    ANY, "RMM B4.3: no state of the realm is asked for"
+
 #define ROW(ne, nr, nd, ae, ar, ad, oe, or_, od, se, sr, sd) \
 	{ [N_E] = ne, [N_R] = nr, [N_D] = nd, [A_E] = ae, [A_R] = ar, [A_D] = ad, \
 	  [O_E] = oe, [O_R] = or_, [O_D] = od, [S_E] = se, [S_R] = sr, [S_D] = sd }
@@ -27,45 +34,52 @@ enum state { N_E, N_R, N_D, A_E, A_R, A_D, O_E, O_R, O_D, S_E, S_R, S_D, STATES,
 static const struct arch_op ops[] = {
 	/* Commands, as engine/arch/cca_tables.c has their cells; mapping both aliases is refused by L9, not by the RMM. */
 	/*                N: E  R    D        A: E  R    D        O: E  R    D        S: E  R    D   */
-	{ CREATE, true, "RMM B4.3.1, A5.3.5",
+	{ CREATE, true, "RMM B4.3.1, A5.3.5", IS_NEW,
 		ROW(        A_R, A_R, A_R,    NO,  NO,  NO,     A_R, A_R, A_R,    NO,  NO,  NO) },
-	{ CREATE_UNKNOWN, true, "RMM B4.3.2, A5.3.5",
+	{ CREATE_UNKNOWN, true, "RMM B4.3.2, A5.3.5", EVER,
 		ROW(        A_E, A_R, A_D,    NO,  NO,  NO,     A_E, A_R, A_D,    NO,  NO,  NO) },
-	{ DESTROY, false, "RMM B4.3.3, A5.3.5",
+	{ DESTROY, false, "RMM B4.3.3, A5.3.5", EVER,
 		ROW(        NO,  NO,  NO,     O_E, O_D, O_D,    NO,  NO,  NO,     NO,  NO,  NO) },
-	{ "cca.rtt_init_ripas", false, "RMM B4.3.18, A5.2.4; DESTROYED as TF-RMM rtt.c",
+	{ "cca.rtt_init_ripas", false, "RMM B4.3.18, A5.2.4; DESTROYED as TF-RMM rtt.c", IS_NEW,
 		ROW(        N_R, N_R, NO,     NO,  NO,  NO,     O_R, O_R, NO,     S_R, S_R, NO) },
-	{ SET_RAM, false, "RMM B4.3.21, A5.4: the realm asked for RAM, change_destroyed",
+	{ SET_RAM, false, "RMM B4.3.21, A5.4: the realm asked for RAM, change_destroyed", ASKED,
 		ROW(        NO,  NO,  NO,     A_R, A_R, A_R,    O_R, O_R, O_R,    S_R, S_R, S_R) },
-	{ "cca.rtt_set_ripas_empty_cd", false, "RMM B4.3.21, A5.4: the realm asked for EMPTY, change_destroyed",
+	{ "cca.rtt_set_ripas_empty_cd", false, "RMM B4.3.21, A5.4: the realm asked for EMPTY, change_destroyed", ASKED,
 		ROW(        NO,  NO,  NO,     A_E, A_E, A_E,    O_E, O_E, O_E,    S_E, S_E, S_E) },
-	{ "cca.rtt_set_ripas_ram", false, "RMM B4.3.21, A5.4: the realm asked for RAM",
+	{ "cca.rtt_set_ripas_ram", false, "RMM B4.3.21, A5.4: the realm asked for RAM", ASKED,
 		ROW(        NO,  NO,  NO,     A_R, A_R, NO,     O_R, O_R, NO,     S_R, S_R, NO) },
-	{ "cca.rtt_set_ripas_empty", false, "RMM B4.3.21, A5.4: the realm asked for EMPTY",
+	{ "cca.rtt_set_ripas_empty", false, "RMM B4.3.21, A5.4: the realm asked for EMPTY", ASKED,
 		ROW(        NO,  NO,  NO,     A_E, A_E, NO,     O_E, O_E, NO,     S_E, S_E, NO) },
-	{ "cca.rtt_map_unprotected", false, "RMM B4.3.19, A5.3.5; with a protected alias: L9",
+	{ "cca.rtt_map_unprotected", false, "RMM B4.3.19, A5.3.5; with a protected alias: L9", EVER,
 		ROW(        S_E, S_R, S_D,    NO,  NO,  NO,     S_E, S_R, S_D,    NO,  NO,  NO) },
-	{ "cca.rtt_unmap_unprotected", false, "RMM B4.3.22, A5.3.5",
+	{ "cca.rtt_unmap_unprotected", false, "RMM B4.3.22, A5.3.5", EVER,
 		ROW(        NO,  NO,  NO,     NO,  NO,  NO,     NO,  NO,  NO,     O_E, O_R, O_D) },
-	{ "cca.rtt_destroy", false, "RMM B4.3.16, A5.5.8: what the parent of dead entries becomes",
+	{ "cca.rtt_destroy", false, "RMM B4.3.16, A5.5.8: what the parent of dead entries becomes", EVER,
 		ROW(        N_D, N_D, N_D,    NO,  NO,  NO,     O_D, O_D, O_D,    S_D, S_D, S_D) },
-	{ "cca.rtt_create", false, "RMM B4.3.15, A5.5.7", SAME },
-	{ "cca.rtt_fold", false, "RMM B4.3.17, A5.5.6", SAME },
+	{ "cca.rtt_create", false, "RMM B4.3.15, A5.5.7", EVER, SAME },
+	{ "cca.rtt_fold", false, "RMM B4.3.17, A5.5.6", EVER, SAME },
 
 	/* What an agent does to a page in one go: the commands above, in this order, where the entry calls for them. */
-	{ POPULATE, true, "RMM B4.3.1, B4.3.2: DATA_CREATE; DATA_CREATE_UNKNOWN only where RIPAS is RAM",
+	{ POPULATE, true, "RMM B4.3.1, B4.3.2: DATA_CREATE; DATA_CREATE_UNKNOWN only where RIPAS is RAM", IS_NEW,
 		ROW(        A_R, A_R, A_R,    NO,  NO,  NO,     A_R, A_R, A_R,    NO,  NO,  NO) },
-	{ SHARE, false, "RMM B4.3.3, B4.3.19: DATA_DESTROY, RTT_MAP_UNPROTECTED",
+	{ SHARE, false, "RMM B4.3.3, B4.3.19: DATA_DESTROY, RTT_MAP_UNPROTECTED", EVER,
 		ROW(        S_E, S_R, S_D,    S_E, S_D, S_D,    S_E, S_R, S_D,    S_E, S_R, S_D) },
-	{ UNSHARE, false, "RMM B4.3.22: RTT_UNMAP_UNPROTECTED; a page that nothing maps is only booked",
+	{ UNSHARE, false, "RMM B4.3.22: RTT_UNMAP_UNPROTECTED; a page that nothing maps is only booked", EVER,
 		ROW(        O_E, O_R, O_D,    A_E, A_R, A_D,    O_E, O_R, O_D,    O_E, O_R, O_D) },
-	{ UNSHARE_POPULATE, true, "RMM B4.3.22, B4.3.1, B4.3.2: RTT_UNMAP_UNPROTECTED, then the same",
+	{ UNSHARE_POPULATE, true, "RMM B4.3.22, B4.3.1, B4.3.2: RTT_UNMAP_UNPROTECTED, then the same", IS_NEW,
 		ROW(        A_R, A_R, A_R,    NO,  NO,  NO,     A_R, A_R, A_R,    A_R, A_R, A_R) },
-	{ UNSHARE_UNKNOWN, true, "RMM B4.3.22, B4.3.2: RTT_UNMAP_UNPROTECTED, DATA_CREATE_UNKNOWN",
+	{ UNSHARE_UNKNOWN, true, "RMM B4.3.22, B4.3.2: RTT_UNMAP_UNPROTECTED, DATA_CREATE_UNKNOWN", EVER,
 		ROW(        A_E, A_R, A_D,    NO,  NO,  NO,     A_E, A_R, A_D,    A_E, A_R, A_D) },
 };
 #undef ROW
 #undef SAME
+
+static const struct arch_vm_op vm_ops[] = {
+	{ "cca.realm_activate", "RMM B4.3.8, A2.1: the realm is NEW, else RMI_ERROR_REALM",
+	  { [NEW] = ACTIVATED, [ACTIVATED] = NO, [ACTIVE] = NO, [SYSTEM_OFF] = NO } },
+	{ "cca.psci_system_off", "RMM A2.1: the realm calls PSCI SYSTEM_OFF or SYSTEM_RESET; there is no way back",
+	  { [NEW] = NO, [ACTIVATED] = NO, [ACTIVE] = SYSTEM_OFF, [SYSTEM_OFF] = NO } },
+};
 
 extern const struct arch_law cca_law;
 const struct arch_law cca_law = {
@@ -106,6 +120,16 @@ const struct arch_law cca_law = {
 			[GFN_PAGE_OUT] = { DESTROY, SET_RAM },
 		},
 	},
+	.vm_states = {
+		[NEW] = { "NEW", VM_TRANSIENT, ACTIVE },
+		[ACTIVATED] = { "ACTIVE", VM_TRANSIENT, ACTIVE },
+		[ACTIVE] = { "ACTIVE", VM_SECURE, NO },
+		[SYSTEM_OFF] = { "SYSTEM_OFF", VM_SECURE, NO },
+	},
+	.vm_state_count = VM_STATES,
+	.vm_ops = vm_ops,
+	.vm_op_count = PW_ARRAY_LEN(vm_ops),
+	.sealed = "cca.realm_activate",
 };
 /* clang-format on */
 

@@ -2,6 +2,9 @@
 
 /* A GFN's states: those of the RMP entry of the frame behind it. What has no frame is named by whose it is. */
 enum { NORMAL, PRE_GUEST, GUEST_INVALID, GUEST_VALID, PRE_SWAP, OUT, SHARED };
+/* Of the guest, as firmware keeps it in its context page. From LAUNCH_FINISH to init_done it is RUNNING and runs
+ * nothing. */
+enum { LAUNCH_STATE, FINISHED, RUNNING, VM_STATES };
 #define NO ARCH_REFUSED
 
 /* clang-format off */
@@ -11,33 +14,45 @@ enum { NORMAL, PRE_GUEST, GUEST_INVALID, GUEST_VALID, PRE_SWAP, OUT, SHARED };
 #define FRAMED true
 #define PLAIN  false
 
+#define ANY      1u << LAUNCH_STATE | 1u << FINISHED | 1u << RUNNING
+#define CPU      ANY, "MS, Linux: the host's CPU knows no guest state"
+#define LAUNCHED ANY, "AMD-ASPFW sev_mcmd.c: guest LAUNCH or RUNNING, else INVALID_GUEST_STATE"
+#define NO_GUEST ANY, "AMD-ASPFW sev_mcmd.c, SNP_PAGE_RECLAIM: names no guest"
+#define LAUNCHES 1u << LAUNCH_STATE, "AMD-ASPFW sev_mcmd.c, SNP_LAUNCH_UPDATE: guest LAUNCH, else INVALID_GUEST_STATE"
+#define RUNS     1u << RUNNING, "MS pvalidate: an instruction of the guest, which runs once it is RUNNING"
+
 /*
  * The first four name a Hypervisor frame for the GFN. Hardware would let RMPUPDATE take a page that is a guest's already;
  * this law does not, as the model does not in strict mode.
  */
 static const struct arch_op ops[] = {
 	{ "snp.rmpupdate", FRAMED, "Linux rmp_make_private, MS rmpupdate: to Guest-Invalid; refused on an assigned page by L1",
-	  ROW(GUEST_INVALID, NO, NO, NO, NO, GUEST_INVALID, GUEST_INVALID) },
+	  CPU, ROW(GUEST_INVALID, NO, NO, NO, NO, GUEST_INVALID, GUEST_INVALID) },
 	{ "snp.rmpupdate_immutable", FRAMED, "Linux rmp_make_private, MS rmpupdate: to Pre-Guest; refused on an assigned page by L1",
-	  ROW(PRE_GUEST, NO, NO, NO, NO, PRE_GUEST, PRE_GUEST) },
+	  CPU, ROW(PRE_GUEST, NO, NO, NO, NO, PRE_GUEST, PRE_GUEST) },
 	{ "snp.launch_update", FRAMED, "Linux sev_gmem_post_populate: RMPUPDATE to Pre-Guest, SNP_LAUNCH_UPDATE; EEXIST on an assigned page",
-	  ROW(GUEST_VALID, NO, NO, NO, NO, GUEST_VALID, GUEST_VALID) },
+	  LAUNCHES, ROW(GUEST_VALID, NO, NO, NO, NO, GUEST_VALID, GUEST_VALID) },
 	{ "snp.swap_in", FRAMED, "AMD-ASPFW SNP_SWAP_IN: RMPUPDATE to Pre-Guest, then Pre-Swap, if a metadata entry is valid",
-	  ROW(NO, NO, NO, NO, NO, PRE_SWAP, NO) },
+	  LAUNCHED, ROW(NO, NO, NO, NO, NO, PRE_SWAP, NO) },
 	{ "snp.rmpupdate", PLAIN, "Linux rmp_make_shared, MS rmpupdate: to Hypervisor; FAIL_PERMISSION if immutable",
-	  ROW(SHARED, NO, SHARED, SHARED, NO, SHARED, SHARED) },
+	  CPU, ROW(SHARED, NO, SHARED, SHARED, NO, SHARED, SHARED) },
 	{ "snp.rmpupdate_immutable", PLAIN, "MS rmpupdate: the immutable bit alone, which keeps validated, inferred",
-	  ROW(NO, NO, PRE_GUEST, PRE_SWAP, NO, NO, NO) },
+	  CPU, ROW(NO, NO, PRE_GUEST, PRE_SWAP, NO, NO, NO) },
 	{ "snp.launch_update", PLAIN, "AMD-ASPFW SNP_LAUNCH_UPDATE: Pre-Guest only, else INVALID_PAGE_STATE",
-	  ROW(NO, GUEST_VALID, NO, NO, NO, NO, NO) },
+	  LAUNCHES, ROW(NO, GUEST_VALID, NO, NO, NO, NO, NO) },
 	{ "snp.pvalidate", PLAIN, "MS pvalidate, Linux coco/sev/shared.c; #NPF if immutable, inferred",
-	  ROW(NO, NO, GUEST_VALID, GUEST_VALID, NO, NO, NO) },
+	  RUNS, ROW(NO, NO, GUEST_VALID, GUEST_VALID, NO, NO, NO) },
 	{ "snp.pvalidate_rescind", PLAIN, "MS pvalidate, Linux coco/sev/shared.c; #NPF if immutable, inferred",
-	  ROW(NO, NO, GUEST_INVALID, GUEST_INVALID, NO, NO, NO) },
+	  RUNS, ROW(NO, NO, GUEST_INVALID, GUEST_INVALID, NO, NO, NO) },
 	{ "snp.page_reclaim", PLAIN, "AMD-ASPFW SNP_PAGE_RECLAIM: by state; nothing to do unless immutable",
-	  ROW(NORMAL, GUEST_INVALID, GUEST_INVALID, GUEST_VALID, GUEST_VALID, OUT, SHARED) },
+	  NO_GUEST, ROW(NORMAL, GUEST_INVALID, GUEST_INVALID, GUEST_VALID, GUEST_VALID, OUT, SHARED) },
 	{ "snp.swap_out", PLAIN, "AMD-ASPFW SNP_SWAP_OUT of an immutable page, then SNP_PAGE_RECLAIM, RMPUPDATE to Hypervisor",
-	  ROW(NO, OUT, OUT, OUT, OUT, NO, NO) },
+	  LAUNCHED, ROW(NO, OUT, OUT, OUT, OUT, NO, NO) },
+};
+
+static const struct arch_vm_op vm_ops[] = {
+	{ "snp.launch_finish", "AMD-ASPFW SNP_LAUNCH_FINISH: guest LAUNCH, else INVALID_GUEST_STATE",
+	  { [LAUNCH_STATE] = FINISHED, [FINISHED] = NO, [RUNNING] = NO } },
 };
 /* clang-format on */
 #undef NO
@@ -85,4 +100,13 @@ const struct arch_law snp_law = {
 			[GFN_SHARE] = GIVE_UP("snp.rmpupdate"), [GFN_PAGE_OUT] = GIVE_UP("snp.swap_out"),
 		},
 	},
+	.vm_states = {
+		[LAUNCH_STATE] = { "LAUNCH", VM_TRANSIENT, RUNNING },
+		[FINISHED] = { "RUNNING", VM_TRANSIENT, RUNNING },
+		[RUNNING] = { "RUNNING", VM_SECURE, ARCH_REFUSED },
+	},
+	.vm_state_count = VM_STATES,
+	.vm_ops = vm_ops,
+	.vm_op_count = PW_ARRAY_LEN(vm_ops),
+	.sealed = "snp.launch_finish",
 };

@@ -3,6 +3,8 @@
 /* A GFN's states: those of its secure EPT entry. The module keeps one FREE, whosever the page is; the VMM knows whose.
  */
 enum { NORMAL, PENDING, MAPPED, BLOCKED, PENDING_BLOCKED, OUT, SHARED };
+/* Of the TD: its OP_STATE. What is before MNG.INIT has no pages, and is INITIALIZED here too. */
+enum { INITIALIZED, FINALIZED, RUNNABLE, VM_STATES };
 #define NO ARCH_REFUSED
 
 /* clang-format off */
@@ -12,6 +14,12 @@ enum { NORMAL, PENDING, MAPPED, BLOCKED, PENDING_BLOCKED, OUT, SHARED };
 #define FRAMED true
 #define PLAIN  false
 
+#define BUILT    1u << INITIALIZED, "tdx-module 1.5 op_state_lookup: INITIALIZED, else OP_STATE_INCORRECT"
+#define EITHER   1u << INITIALIZED | 1u << FINALIZED | 1u << RUNNABLE, "tdx-module 1.5 op_state_lookup: INITIALIZED, RUNNABLE"
+#define AUGMENTS 1u << RUNNABLE, "Linux tdx.c: no AUG before the TD is RUNNABLE, though the module has it"
+#define ACCEPTS  1u << RUNNABLE, "tdx-module 1.5 op_state_lookup: the guest's own call, by VP.ENTER of a RUNNABLE TD"
+#define ASKED    1u << RUNNABLE, "GHCI MapGPA: the guest asks, by VP.ENTER of a RUNNABLE TD"
+
 /*
  * The tdx.mem.* rows are what the module answers to a RUNNABLE TD (PAGE.ADD: to one before FINALIZE), after the TRACK that
  * it asks for. It would also ADD or AUG under a shared alias, which it cannot see: L9 refuses that here, and a
@@ -19,23 +27,28 @@ enum { NORMAL, PENDING, MAPPED, BLOCKED, PENDING_BLOCKED, OUT, SHARED };
  */
 static const struct arch_op ops[] = {
 	{ "tdx.mem.page.add", FRAMED, "tdx-module 1.5 sept_state_lookup, TDH.MEM.PAGE.ADD",
-	  ROW(MAPPED, NO, NO, NO, NO, MAPPED, NO) },
+	  BUILT, ROW(MAPPED, NO, NO, NO, NO, MAPPED, NO) },
 	{ "tdx.mem.page.aug", FRAMED, "tdx-module 1.5 sept_state_lookup, TDH.MEM.PAGE.AUG",
-	  ROW(PENDING, NO, NO, NO, NO, PENDING, NO) },
+	  AUGMENTS, ROW(PENDING, NO, NO, NO, NO, PENDING, NO) },
 	{ "tdx.mapgpa.private", FRAMED, "GHCI MapGPA; Linux tdx.c: unmap the shared alias, TDH.MEM.PAGE.AUG",
-	  ROW(PENDING, NO, NO, NO, NO, PENDING, PENDING) },
+	  ASKED, ROW(PENDING, NO, NO, NO, NO, PENDING, PENDING) },
 	{ "tdx.mem.page.accept", PLAIN, "tdx-module 1.5 tdg_mem_page_accept",
-	  ROW(NO, MAPPED, NO, NO, NO, NO, NO) },
+	  ACCEPTS, ROW(NO, MAPPED, NO, NO, NO, NO, NO) },
 	{ "tdx.mem.range.block", PLAIN, "tdx-module 1.5 sept_state_lookup, TDH.MEM.RANGE.BLOCK",
-	  ROW(NO, PENDING_BLOCKED, BLOCKED, NO, NO, NO, NO) },
+	  EITHER, ROW(NO, PENDING_BLOCKED, BLOCKED, NO, NO, NO, NO) },
 	{ "tdx.mem.range.unblock", PLAIN, "tdx-module 1.5 sept_state_lookup, TDH.MEM.RANGE.UNBLOCK, tracked",
-	  ROW(NO, NO, NO, MAPPED, PENDING, NO, NO) },
+	  EITHER, ROW(NO, NO, NO, MAPPED, PENDING, NO, NO) },
 	{ "tdx.mem.page.remove", PLAIN, "tdx-module 1.5 sept_state_lookup, TDH.MEM.PAGE.REMOVE, tracked",
-	  ROW(NO, NO, NO, OUT, OUT, NO, NO) },
+	  EITHER, ROW(NO, NO, NO, OUT, OUT, NO, NO) },
 	{ "tdx.mapgpa.shared", PLAIN, "GHCI MapGPA; Linux tdx.c: RANGE.BLOCK, TRACK, PAGE.REMOVE, map the shared alias",
-	  ROW(SHARED, SHARED, SHARED, SHARED, SHARED, SHARED, SHARED) },
+	  ASKED, ROW(SHARED, SHARED, SHARED, SHARED, SHARED, SHARED, SHARED) },
 	{ "tdx.mapgpa.private", PLAIN, "GHCI MapGPA; Linux tdx.c: unmap the shared alias",
-	  ROW(OUT, PENDING, MAPPED, BLOCKED, PENDING_BLOCKED, OUT, OUT) },
+	  ASKED, ROW(OUT, PENDING, MAPPED, BLOCKED, PENDING_BLOCKED, OUT, OUT) },
+};
+
+static const struct arch_vm_op vm_ops[] = {
+	{ "tdx.mr.finalize", "tdx-module 1.5 op_state_lookup, TDH.MR.FINALIZE: INITIALIZED, else OP_STATE_INCORRECT",
+	  { [INITIALIZED] = FINALIZED, [FINALIZED] = NO, [RUNNABLE] = NO } },
 };
 /* clang-format on */
 #undef NO
@@ -77,4 +90,13 @@ const struct arch_law tdx_law = {
 			[GFN_UNSHARE] = TRAIL("tdx.mapgpa.private", NULL),
 		},
 	},
+	.vm_states = {
+		[INITIALIZED] = { "INITIALIZED", VM_TRANSIENT, RUNNABLE },
+		[FINALIZED] = { "RUNNABLE", VM_TRANSIENT, RUNNABLE },
+		[RUNNABLE] = { "RUNNABLE", VM_SECURE, ARCH_REFUSED },
+	},
+	.vm_state_count = VM_STATES,
+	.vm_ops = vm_ops,
+	.vm_op_count = PW_ARRAY_LEN(vm_ops),
+	.sealed = "tdx.mr.finalize",
 };

@@ -105,6 +105,105 @@ class Chain(Arch):
         self.assertTrue(all("arch_state" not in run for run in vm.runs() + self.host.frames()))
 
 
+class VmStates(Arch):
+    """The VM's own state, as its architecture has it."""
+
+    def test_events_and_steps_move_it(self):
+        host = Host(self.admin, arches=("cca", "snp", "tdx", "pef", "pkvm", "kvm"))
+        for arch, first, step, then, last in (
+                ("cca", "NEW", "cca.realm_activate", "ACTIVE", "ACTIVE"),
+                ("snp", "LAUNCH", "snp.launch_finish", "RUNNING", "RUNNING"),
+                ("tdx", "INITIALIZED", "tdx.mr.finalize", "RUNNABLE", "RUNNABLE"),
+                ("pkvm", "CREATED", None, "CREATED", "CREATED"),
+                ("pef", "KVMPPC_SECURE_INIT_START", None, "KVMPPC_SECURE_INIT_START", "KVMPPC_SECURE_INIT_DONE"),
+                ("kvm", None, None, None, None)):
+            with self.subTest(arch=arch):
+                vm = Vm(host, arch=arch)
+                self.assertNotIn("arch_state", vm.get())
+                self.assertEqual(vm.must("init_start").json.get("arch_state"), first)
+                if step:
+                    before = vm.get()["revision"]
+                    agent = self.as_token("agent", host.id)
+                    self.accepted(host.send({"vm": vm.id, "op": step}, client=agent))
+                    now = vm.get()
+                    self.assertEqual((now["state"], now["arch_state"]), ("transient", then))
+                    self.assertGreater(now["revision"], before)
+                    told = [e for e in self.admin.items("/v1/events?limit=1000&after=0") if e["type"] == "vm.arch_state"]
+                    self.assertEqual([(e["op"], e["vm"], e["host"], e["state"], e["arch_state"]) for e in told[-1:]],
+                                     [(step, vm.id, host.id, "transient", then)])
+                    self.refused(host.send({"vm": vm.id, "op": step}, client=agent), "vm-transition",
+                                 state="transient", arch_state=then, op=step)
+                self.assertEqual(vm.must("init_done").json.get("arch_state"), last)
+                self.assertNotIn("arch_state", vm.must("terminate").json)
+
+    def test_the_wrong_state_is_refused_before_any_page_is_looked_at(self):
+        host = Host(self.admin, arches=("cca", "snp", "tdx", "pkvm"))
+        agent = self.as_token("agent", host.id)
+        for arch, state, shown, op, framed in (
+                ("cca", "secure", "ACTIVE", "cca.rtt_init_ripas", False),
+                ("cca", "secure", "ACTIVE", "cca.data_create", True),
+                ("cca", "secure", "ACTIVE", "cca.populate", True),
+                ("cca", "transient", "NEW", "cca.rtt_set_ripas_empty", False),
+                ("cca", "transient", "NEW", "cca.rtt_set_ripas_ram_cd", False),
+                ("snp", "secure", "RUNNING", "snp.launch_update", True),
+                ("snp", "secure", "RUNNING", "snp.launch_update", False),
+                ("snp", "transient", "LAUNCH", "snp.pvalidate", False),
+                ("tdx", "secure", "RUNNABLE", "tdx.mem.page.add", True),
+                ("tdx", "transient", "INITIALIZED", "tdx.mem.page.aug", True),
+                ("pkvm", "secure", "CREATED", "pkvm.host_reclaim_page", False)):
+            with self.subTest(op=op, state=state):
+                vm = Vm(host, arch=arch, state=state)
+                item = vm.item(op, 1 << 30, 1, 5 if framed else None)  # in no slot, too: the VM comes first
+                problem = self.refused(host.send(item, client=agent), "vm-transition", op=op, state=state,
+                                       arch_state=shown)
+                self.assertRegex(problem["detail"], rf"^{op} of a VM that is {shown} \({state}\): .+")
+                recorded = self.admin.get(f"/v1/violations?vm={vm.id}")["items"][0]
+                self.assertEqual((recorded["op"], recorded["problem"]["arch_state"]), (op, shown))
+
+    def test_a_dying_vm_gives_pages_back_and_takes_none(self):
+        host = Host(self.admin, arches=("pkvm",))
+        agent = self.as_token("agent", host.id)
+        vm = Vm(host, arch="pkvm", state="transient")
+        self.accepted(host.send(vm.item("pkvm.host_donate_guest", 0, 4, 10), client=agent))
+        self.accepted(host.send({"vm": vm.id, "op": "pkvm.start_teardown_vm"}, client=agent))
+        self.assertEqual(vm.get()["arch_state"], "DYING")
+        self.refused(host.send(vm.item("pkvm.host_donate_guest", 8, 1, 20), client=agent), "vm-transition")
+        self.accepted(host.send(vm.item("pkvm.host_reclaim_page", 0, 2), client=agent))
+        self.assertEqual([(r["pfn"], r["count"]) for r in host.frames()], [(12, 2)])
+        self.assert_problem(vm.event("init_done"), 409, "vm-transition", state="transient", event="init_done")
+        vm.must("init_abort")
+        self.assertEqual(host.frames(), [])
+
+    def test_it_outlives_crash_and_restart(self):
+        host = Host(self.admin, arches=("cca",))
+        agent = self.as_token("agent", host.id)
+        for end in (self.server.crash, self.server.restart, self.server.crash):
+            with self.subTest(end=end.__name__):
+                new, active = Vm(host, arch="cca", state="transient"), Vm(host, arch="cca", state="transient")
+                off = Vm(host, arch="cca", state="secure")
+                self.accepted(host.send({"vm": active.id, "op": "cca.realm_activate"},
+                                        {"vm": off.id, "op": "cca.psci_system_off"}, client=agent))
+                before = [vm.get() for vm in (new, active, off)]
+                self.assertEqual([vm["arch_state"] for vm in before], ["NEW", "ACTIVE", "SYSTEM_OFF"])
+                end()
+                self.assertEqual([vm.get() for vm in (new, active, off)], before)
+        with contextlib.closing(sqlite3.connect(os.path.join(self.server.data, "ledger.db"))) as db:
+            self.assertTrue(db.execute("SELECT 1 FROM vm WHERE arch_state = 'SYSTEM_OFF'").fetchall())
+
+    def test_a_step_is_the_agents_and_names_no_pages(self):
+        step = {"vm": Vm(self.host, arch="tdx", state="transient").id, "op": "tdx.mr.finalize"}
+        self.assert_problem(self.host.send(step), 403, "forbidden")
+        self.refused(self.send({**step, "vm": self.vm.id}), "arch-unsupported")
+        self.refused(self.send({**step, "vm": Vm(self.host, arch="tdx").id}), "vm-transition", state="normal")
+        for more, pointer in (({"gfn": 0, "count": 1}, "/items/0/gfn"), ({"runs": [[0, 1]]}, "/items/0/runs"),
+                              ({"gfns": [1]}, "/items/0/gfns"), ({"pool": "local"}, "/items/0/pool")):
+            self.assert_problem(self.send({**step, **more}), 400, "invalid-request", pointer=pointer)
+        answer = self.send(self.vm.item("snp.rmpupdate", 0, 1, 10), step, {**step}, atomic=True)
+        self.assert_problem(answer, 409, "batch-rejected")
+        self.assertEqual(self.host.frames(), [], "the step and the page were both undone")
+        self.accepted(self.send(step))
+
+
 class Refused(Arch):
     def test_hardware_that_says_yes_to_a_double_assignment_is_refused_and_recorded(self):
         other = Vm(self.host, arch="snp", state="secure")

@@ -409,12 +409,14 @@ Test(cca_law, destroyed_and_ram_lead_to_each_other)
 	for (size_t i = 0; i < PW_ARRAY_LEN(dead); i++) {
 		unsigned destroyed = cca_law_state(dead[i], CCA_UNASSIGNED_DESTROYED), rest = cca_law.rest[dead[i]];
 
-		cr_expect_not_null(arch_op_between(&cca_law, rest, destroyed));
-		cr_expect_not_null(arch_op_between(&cca_law, destroyed, rest));
+		cr_expect_not_null(arch_op_between(&cca_law, arch_vm_rest(&cca_law, VM_SECURE), rest, destroyed));
+		cr_expect_not_null(arch_op_between(&cca_law, arch_vm_rest(&cca_law, VM_SECURE), destroyed, rest));
 	}
-	cr_expect_not_null(arch_op_between(&cca_law, cca_law_state(GFN_SECURE_RESIDENT, CCA_ASSIGNED_DESTROYED),
+	cr_expect_not_null(arch_op_between(&cca_law, arch_vm_rest(&cca_law, VM_SECURE),
+					   cca_law_state(GFN_SECURE_RESIDENT, CCA_ASSIGNED_DESTROYED),
 					   cca_law.rest[GFN_SECURE_RESIDENT]));
-	cr_expect_not_null(arch_op_between(&cca_law, cca_law_state(GFN_NORMAL, CCA_UNASSIGNED_RAM),
+	cr_expect_not_null(arch_op_between(&cca_law, arch_vm_rest(&cca_law, VM_SECURE),
+					   cca_law_state(GFN_NORMAL, CCA_UNASSIGNED_RAM),
 					   cca_law_state(GFN_NORMAL, CCA_UNASSIGNED_DESTROYED)));
 }
 

@@ -72,14 +72,15 @@ Test(law, an_operation_between_two_states_names_no_frames)
 	unsigned invalid = arch_state_find(snp, "Guest-Invalid", GFN_SECURE_RESIDENT);
 	unsigned valid = arch_state_find(snp, "Guest-Valid", GFN_SECURE_RESIDENT);
 	unsigned normal = arch_state_find(snp, "Hypervisor", GFN_NORMAL);
-	const struct arch_op *op = arch_op_between(snp, invalid, valid);
+	unsigned running = arch_vm_rest(snp, VM_SECURE);
+	const struct arch_op *op = arch_op_between(snp, running, invalid, valid);
 
 	cr_assert_not_null(op);
 	cr_assert_str_eq(op->name, "snp.pvalidate");
-	op = arch_op_between(snp, valid, invalid);
+	op = arch_op_between(snp, running, valid, invalid);
 	cr_assert_not_null(op);
 	cr_assert_str_eq(op->name, "snp.pvalidate_rescind");
-	cr_assert_null(arch_op_between(snp, normal, valid), "that takes a frame");
+	cr_assert_null(arch_op_between(snp, running, normal, valid), "that takes a frame");
 }
 
 /* From the law's table, not from its code. */

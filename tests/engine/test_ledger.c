@@ -1145,7 +1145,7 @@ Test(ledger_load, gives_the_state_that_was_saved)
 	ACCEPTED(&t, ledger_load_attachment(t.w.ledger, t.cxl, t.a, 1, &t.w.why));
 	ACCEPTED(&t, ledger_load_attachment(t.w.ledger, t.cxl, b, 1, &t.w.why));
 	vm.host = t.a;
-	ACCEPTED(&t, ledger_load_vm(t.w.ledger, &vm, VM_SECURE, 3, &t.vm, &t.w.why));
+	ACCEPTED(&t, ledger_load_vm(t.w.ledger, &vm, VM_SECURE, "", 3, &t.vm, &t.w.why));
 	for (uint64_t at = 0; at < TREE_PAGES; at += run) {
 		struct tree_run r = tree_run_at(&s.vm->pages, at, TREE_PAGES);
 
@@ -1181,7 +1181,7 @@ Test(ledger_load, a_picture_that_breaks_the_law_is_refused)
 	REFUSED(&s, ledger_load_attachment(s.w.ledger, s.cxl, s.a, 2, &s.w.why), PROBLEM_INVALID_REQUEST);
 	REFUSED(&s, ledger_load_attachment(s.w.ledger, &far, s.a, HOST_POOLS_MAX, &s.w.why), PROBLEM_INVALID_REQUEST);
 	REFUSED(&s, ledger_load_attachment(s.w.ledger, &far, s.a, 2, &s.w.why), PROBLEM_POOL_MISMATCH);
-	REFUSED(&s, ledger_load_vm(s.w.ledger, &again, VM_SECURE, 1, &vm, &s.w.why), PROBLEM_VM_EXISTS);
+	REFUSED(&s, ledger_load_vm(s.w.ledger, &again, VM_SECURE, "", 1, &vm, &s.w.why), PROBLEM_VM_EXISTS);
 	vm = world_vm(&s.w, 12, s.a, two_slots, 2);
 	REFUSED(&s, ledger_load_extent(s.w.ledger, vm, 0, 1, out, &s.w.why), PROBLEM_INVALID_REQUEST);
 	vm->state = VM_TRANSIENT;
@@ -1210,7 +1210,7 @@ Test(ledger_load, a_slot_of_a_secure_vm_waits_for_its_extents)
 
 	scene_init(&s);
 	spec.host = s.a;
-	ACCEPTED(&s, ledger_load_vm(s.w.ledger, &spec, VM_SECURE, 4, &vm, &s.w.why));
+	ACCEPTED(&s, ledger_load_vm(s.w.ledger, &spec, VM_SECURE, "", 4, &vm, &s.w.why));
 	ACCEPTED(&s, ledger_load_slot(s.w.ledger, vm, &one_slot[0], &s.w.why));
 	cr_assert_eq(vm->state, VM_SECURE);
 	cr_assert_eq(vm->counts.pages[GFN_NORMAL], 1024);

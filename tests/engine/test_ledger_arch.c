@@ -215,7 +215,12 @@ Test(ledger_arch, hardware_that_says_yes_to_a_double_assignment_is_refused)
 
 /* No architecture's table has such a row now; law.h says what it would do. */
 static const struct arch_op again = {
-	.name = "snp.again", .framed = true, .rule = "test", .next = { 2, 2, 2, 2, 2, 2, 2 }
+	.name = "snp.again",
+	.framed = true,
+	.rule = "test",
+	.vms = 0xff,
+	.vms_rule = "test",
+	.next = { 2, 2, 2, 2, 2, 2, 2 },
 };
 
 Test(ledger_arch, a_resident_page_is_named_with_its_own_frame_or_refused)

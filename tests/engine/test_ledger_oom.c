@@ -90,6 +90,15 @@ static enum pw_problem arch_apply(struct world *w, unsigned n, const char *op, u
 	return ledger_apply(w->ledger, vm_at(w, n)->host, &it, &changed, &w->why);
 }
 
+static enum pw_problem vm_step_apply(struct world *w, unsigned n, const char *op)
+{
+	struct item it = { .vm = id_of_vm(n) };
+	bool changed;
+
+	it.vm_op = arch_vm_op_find(op, strlen(op), &it.arch_law);
+	return ledger_apply(w->ledger, vm_at(w, n)->host, &it, &changed, &w->why);
+}
+
 static enum pw_problem quarantine(struct world *w, uint64_t pfn, uint64_t count)
 {
 	struct frame_range r[] = { { host_at(w, 1)->pools[0], pfn, count }, { ledger_pool(w->ledger, "cxl"), 7, 3 } };
@@ -112,7 +121,7 @@ static enum pw_problem slot_put(struct world *w, unsigned n, uint32_t number, ui
 	return ledger_slot_put(w->ledger, vm_at(w, n), &s, &created, &w->why);
 }
 
-enum { STEPS = 39 };
+enum { STEPS = 41 };
 static enum pw_problem step(struct world *w, int n)
 {
 	switch (n) {
@@ -140,20 +149,22 @@ static enum pw_problem step(struct world *w, int n)
 	case 21: return slot_put(w, 0, 1, 5, 1);
 	case 22: return event(w, 1, VM_INIT_START);
 	case 23: return world_apply(w, host_at(w, 2), vm_at(w, 1), GFN_PAGE_IN, 0, 2000, "cxl", 1000);
-	case 24: return arch_apply(w, 1, "snp.pvalidate_rescind", 3, 1500, NULL, 0);
-	case 25: return arch_apply(w, 1, "snp.pvalidate", 777, 1, NULL, 0);
-	case 26: return arch_apply(w, 1, "snp.rmpupdate", 4099, 700, "cxl", 3001);
-	case 27: return pool_put(w, "cxm", 2);
-	case 28: return host_put(w, 1, "boot-2", FRAMES);
-	case 29: return host_put(w, 1, "boot-2", 2 * FRAMES);
-	case 30: return ledger_slot_delete(w->ledger, vm_at(w, 0), 7, &w->why);
-	case 31: return ledger_slot_delete(w->ledger, vm_at(w, 0), 1, &w->why);
-	case 32: return ledger_vm_delete(w->ledger, vm_at(w, 0), &w->why);
-	case 33: return vm_create(w, 0, 2);
-	case 34: return ledger_host_fence(w->ledger, host_at(w, 2), &w->why);
-	case 35: return host_put(w, 2, "boot-1", FRAMES);
-	case 36: return pool_put(w, "cxm", 0);
-	case 37: return event(w, 0, VM_INIT_START);
+	case 24: return vm_step_apply(w, 1, "snp.launch_finish");
+	case 25: return event(w, 1, VM_INIT_DONE);
+	case 26: return arch_apply(w, 1, "snp.pvalidate_rescind", 3, 1500, NULL, 0);
+	case 27: return arch_apply(w, 1, "snp.pvalidate", 777, 1, NULL, 0);
+	case 28: return arch_apply(w, 1, "snp.rmpupdate", 4099, 700, "cxl", 3001);
+	case 29: return pool_put(w, "cxm", 2);
+	case 30: return host_put(w, 1, "boot-2", FRAMES);
+	case 31: return host_put(w, 1, "boot-2", 2 * FRAMES);
+	case 32: return ledger_slot_delete(w->ledger, vm_at(w, 0), 7, &w->why);
+	case 33: return ledger_slot_delete(w->ledger, vm_at(w, 0), 1, &w->why);
+	case 34: return ledger_vm_delete(w->ledger, vm_at(w, 0), &w->why);
+	case 35: return vm_create(w, 0, 2);
+	case 36: return ledger_host_fence(w->ledger, host_at(w, 2), &w->why);
+	case 37: return host_put(w, 2, "boot-1", FRAMES);
+	case 38: return pool_put(w, "cxm", 0);
+	case 39: return event(w, 0, VM_INIT_START);
 	case STEPS - 1: return event(w, 0, VM_INIT_ABORT);
 	}
 	return PROBLEM_INTERNAL;

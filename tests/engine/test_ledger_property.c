@@ -33,7 +33,7 @@ struct m_slot {
 	int base, pages;
 };
 struct m_vm {
-	bool exists;
+	bool exists, finished; /* finished: the launch, by an item of its own */
 	int host, state, epoch;
 	struct m_slot slot[SLOTS];
 	struct m_page page[PAGES];
@@ -94,20 +94,22 @@ static const char *const full_names[FULL] = {
 	[N] = "Hypervisor",    [R] = "Guest-Valid", [O] = "Paged-Out", [S] = "Hypervisor",
 	[I] = "Guest-Invalid", [P] = "Pre-Guest",   [W] = "Pre-Swap"
 };
+enum { ANY, LAUNCHING, RUNNING };
 static const struct {
 	const char *name;
 	bool framed;
 	int next[FULL];
+	int vm; /* in which state of the VM it is there at all */
 } arch_ops[] = {
 	/*                                         N    R    O    S    I    P    W */
-	{ "snp.rmpupdate", true, { I, ERR, I, I, ERR, ERR, ERR } },
-	{ "snp.rmpupdate_immutable", true, { P, ERR, P, P, ERR, ERR, ERR } },
-	{ "snp.rmpupdate", false, { S, S, S, S, S, ERR, ERR } },
-	{ "snp.rmpupdate_immutable", false, { ERR, W, ERR, ERR, P, ERR, ERR } },
-	{ "snp.launch_update", false, { ERR, ERR, ERR, ERR, ERR, R, ERR } },
-	{ "snp.pvalidate", false, { ERR, R, ERR, ERR, R, ERR, ERR } },
-	{ "snp.pvalidate_rescind", false, { ERR, I, ERR, ERR, I, ERR, ERR } },
-	{ "snp.swap_out", false, { ERR, O, ERR, ERR, O, O, O } },
+	{ "snp.rmpupdate", true, { I, ERR, I, I, ERR, ERR, ERR }, ANY },
+	{ "snp.rmpupdate_immutable", true, { P, ERR, P, P, ERR, ERR, ERR }, ANY },
+	{ "snp.rmpupdate", false, { S, S, S, S, S, ERR, ERR }, ANY },
+	{ "snp.rmpupdate_immutable", false, { ERR, W, ERR, ERR, P, ERR, ERR }, ANY },
+	{ "snp.launch_update", false, { ERR, ERR, ERR, ERR, ERR, R, ERR }, LAUNCHING },
+	{ "snp.pvalidate", false, { ERR, R, ERR, ERR, R, ERR, ERR }, RUNNING },
+	{ "snp.pvalidate_rescind", false, { ERR, I, ERR, ERR, I, ERR, ERR }, RUNNING },
+	{ "snp.swap_out", false, { ERR, O, ERR, ERR, O, O, O }, ANY },
 };
 enum { OPS = LAW_OPS + (int)PW_ARRAY_LEN(arch_ops) };
 
@@ -179,6 +181,7 @@ static void m_reset(struct model *m, int vm)
 		m_unbind(m, &m->vm[vm].page[i], N);
 	m->vm[vm].epoch += m->vm[vm].state != VM_NORMAL;
 	m->vm[vm].state = VM_NORMAL;
+	m->vm[vm].finished = false;
 }
 
 static void m_reset_host(struct model *m, int h)
@@ -254,6 +257,15 @@ static enum pw_problem m_run_apply(struct model *m, const struct m_item *it, con
 	return PROBLEM_NONE;
 }
 
+static bool m_vm_fits(const struct m_vm *vm, int op)
+{
+	int in = op >= LAW_OPS ? arch_ops[op - LAW_OPS].vm : ANY;
+
+	if (in == LAUNCHING)
+		return vm->state == VM_TRANSIENT && !vm->finished;
+	return in == RUNNING ? vm->state == VM_SECURE : vm->state != VM_NORMAL;
+}
+
 static enum pw_problem m_item_apply(struct model *m, const struct m_item *it)
 {
 	static struct model before;
@@ -263,7 +275,7 @@ static enum pw_problem m_item_apply(struct model *m, const struct m_item *it)
 		return PROBLEM_VM_NOT_FOUND;
 	if (m->vm[it->vm].host != it->host)
 		return PROBLEM_VM_NOT_ON_HOST;
-	if (m->vm[it->vm].state == VM_NORMAL)
+	if (!m_vm_fits(&m->vm[it->vm], it->op))
 		return PROBLEM_VM_TRANSITION;
 	before = *m;
 	for (int i = 0; p == PROBLEM_NONE && i < it->runs; i++)
@@ -351,6 +363,11 @@ static struct m_run some_run(struct run *t, const struct m_vm *vm, const struct 
 	return r;
 }
 
+static bool m_is_likely(const struct m_vm *vm, const struct m_page *p, int op)
+{
+	return m_vm_fits(vm, op) && m_step(p, op) != ERR;
+}
+
 static void do_item(struct run *t)
 {
 	struct m_item it = { .vm = below(t, VMS), .op = below(t, OPS), .runs = chance(t, 60) ? 1 : 1 + below(t, RUNS) };
@@ -367,9 +384,26 @@ static void do_item(struct run *t)
 		it.pool = POOLS;
 	for (int i = 0; i < it.runs; i++)
 		it.run[i] = some_run(t, vm, it.pool < POOLS ? &t->m.pool[it.pool] : NULL);
-	for (int tries = 0; tries < 4 && m_step(&vm->page[it.run[0].page], it.op) == ERR; tries++)
+	for (int tries = 0; tries < 4 && !m_is_likely(vm, &vm->page[it.run[0].page], it.op); tries++)
 		it.op = below(t, OPS);
 	expect(t, "item", item_apply(t, &it), m_item_apply(&t->m, &it));
+}
+
+/* The VM's own step: a launch is finished once. */
+static void do_finish(struct run *t)
+{
+	int v = below(t, VMS);
+	struct m_vm *vm = &t->m.vm[v];
+	bool fits = vm->exists && vm->state == VM_TRANSIENT && !vm->finished, changed;
+	struct item it = { .vm = uuid_of(100 + (unsigned)v) };
+
+	if (!vm->exists)
+		return;
+	it.vm_op = arch_vm_op_find("snp.launch_finish", strlen("snp.launch_finish"), &it.arch_law);
+	expect(t, "finish", ledger_apply(t->w.ledger, host_of(t, vm->host), &it, &changed, &t->w.why),
+	       fits ? PROBLEM_NONE : PROBLEM_VM_TRANSITION);
+	cr_assert_eq(changed, fits);
+	vm->finished |= fits;
 }
 
 static void do_quarantine(struct run *t)
@@ -587,6 +621,7 @@ static void do_event(struct run *t)
 	if (to == VM_NORMAL)
 		m_reset(&t->m, v);
 	vm->state = to;
+	vm->finished = false;
 	for (int i = 0; to == VM_SECURE && i < PAGES; i++)
 		if (m_slot_at(vm, i) && vm->page[i].state == N)
 			vm->page[i].state = O;
@@ -604,6 +639,10 @@ static void same_vm(struct run *t, int v)
 	if (!vm)
 		return;
 	cr_assert(vm->host == host_of(t, m->host) && (int)vm->state == m->state && vm->epoch == (uint64_t)m->epoch);
+	if (m->state == VM_NORMAL)
+		cr_assert_null(vm_arch_state(vm));
+	else
+		cr_assert_str_eq(vm_arch_state(vm), m->state == VM_SECURE || m->finished ? "RUNNING" : "LAUNCH");
 	for (int i = 0; i < PAGES; i++) {
 		const struct m_page *p = &m->page[i];
 		uint64_t gfn = gfn_base[v] + (uint64_t)i;
@@ -700,7 +739,7 @@ static const struct {
 } acts[] = {
 	{ do_item, 700 },    { do_quarantine, 30 },  { do_host, 15 },      { do_fence, 3 },      { do_pool, 20 },
 	{ do_slot_put, 60 }, { do_slot_delete, 20 }, { do_vm_create, 20 }, { do_vm_delete, 10 }, { do_event, 60 },
-	{ do_mark, 40 },     { do_rollback, 20 },    { do_commit, 10 },
+	{ do_finish, 20 },   { do_mark, 40 },        { do_rollback, 20 },  { do_commit, 10 },
 };
 
 static void setup(struct run *t)

@@ -313,8 +313,9 @@ Test(snp_law, from_every_state_of_a_resident_page_one_operation_leads_to_rest)
 {
 	for (unsigned s = 0; s < snp_law.state_count; s++)
 		if (snp_law.states[s].is == GFN_SECURE_RESIDENT && s != snp_law.rest[GFN_SECURE_RESIDENT])
-			cr_assert_not_null(arch_op_between(&snp_law, s, snp_law.rest[GFN_SECURE_RESIDENT]), "%s",
-					   snp_law.states[s].name);
+			cr_assert_not_null(arch_op_between(&snp_law, arch_vm_rest(&snp_law, VM_SECURE), s,
+							   snp_law.rest[GFN_SECURE_RESIDENT]),
+					   "%s", snp_law.states[s].name);
 }
 
 /* The model driven through a trail, with what a VM in that state can do. */

@@ -13,7 +13,7 @@ static inline bool same_item(const struct item *a, const struct item *b)
 {
 	bool same_pool = a->pool && b->pool ? strcmp(a->pool, b->pool) == 0 : a->pool == b->pool;
 
-	return pw_uuid_equal(&a->vm, &b->vm) && a->op == b->op && a->arch_op == b->arch_op &&
+	return pw_uuid_equal(&a->vm, &b->vm) && a->op == b->op && a->arch_op == b->arch_op && a->vm_op == b->vm_op &&
 	       a->arch_law == b->arch_law && a->framed == b->framed && same_pool && a->run_count == b->run_count &&
 	       memcmp(a->runs, b->runs, a->run_count * sizeof *a->runs) == 0;
 }

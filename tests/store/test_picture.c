@@ -69,8 +69,8 @@ static enum pw_status on_attachment(void *ctx, const struct attachment_row *r, s
 
 static enum pw_status on_vm(void *ctx, const struct vm_row *r, struct pw_err *e)
 {
-	return line(ctx, e, "vm %u %u %s %s %s %" PRIu64 " %u %" PRIu64 "\n", number_of(&r->id), number_of(&r->host),
-		    r->name, r->arch, r->state, r->epoch, r->shared_bit, r->revision);
+	return line(ctx, e, "vm %u %u %s %s %s %s %" PRIu64 " %u %" PRIu64 "\n", number_of(&r->id), number_of(&r->host),
+		    r->name, r->arch, r->state, r->arch_state, r->epoch, r->shared_bit, r->revision);
 }
 
 static enum pw_status on_slot(void *ctx, const struct slot_row *r, struct pw_err *e)
@@ -156,7 +156,8 @@ static struct world make_world(void)
 			   { h2, "b", "boot-2", "[]", "", 1, true, false, 0x1, 0, 0, 12, -1, 8, true } },
 		.pools = { { "cxl", 4096, 512, 12, 9 } },
 		.attachments = { { "cxl", h2, 1 }, { "cxl", h1, 2 } },
-		.vms = { { v5, h1, "web", "snp", "secure", 2, 0, 10 }, { v6, h2, NULL, "pef", "normal", 1, 47, 11 } },
+		.vms = { { v5, h1, "web", "snp", "secure", "RUNNING", 2, 0, 10 },
+			 { v6, h2, NULL, "pef", "normal", "", 1, 47, 11 } },
 		.slots = { { v5, { 0, 0, 100 } }, { v5, { 7, 512, 600 } }, { v6, { 0, 0, 8 } } },
 		.extents = { { v5, 0, 512, 0, NULL },
 			     { v5, 0, 10, RESIDENT(0, 100), NULL },
@@ -207,8 +208,8 @@ static void save(struct world *w, uint64_t revision)
 	"host 1 a boot-1 [{\"arch\":\"snp\"}] 1.0 3 0 1 0x8 16 1024 12 500 7 0\n" \
 	"host 2 b boot-2 []  1 1 0 0x1 0 0 12 -1 8 1\n"
 #define POOLS      "pool cxl 4096 512 12 9\nattachment cxl 1 2\nattachment cxl 2 1\n"
-#define VM5        "vm 5 1 web snp secure 2 0 10\n"
-#define VM6        "vm 6 2  pef normal 1 47 11\n"
+#define VM5        "vm 5 1 web snp secure RUNNING 2 0 10\n"
+#define VM6        "vm 6 2  pef normal  1 47 11\n"
 #define SLOTS      "slot 5 0 0 100\nslot 5 7 512 600\nslot 6 0 0 8\n"
 #define QUARANTINE "quarantine 1 local 50 2 rmp 123\nquarantine 0 cxl 4100 1 poison 124\n"
 #define EXTENTS                                             \
@@ -342,6 +343,7 @@ Test(picture, partial_one_updates_by_id_and_drops_what_it_names)
 	p.hosts = &w.hosts[1];
 	p.host_count = 1;
 	w.vms[0].state = "normal";
+	w.vms[0].arch_state = NULL;
 	w.vms[0].revision = 15;
 	p.vms = w.vms;
 	p.vm_count = 1;
@@ -361,7 +363,7 @@ Test(picture, partial_one_updates_by_id_and_drops_what_it_names)
 	expect(15, "host 1 a boot-1 [{\"arch\":\"snp\"}] 1.0 3 0 1 0x8 16 1024 12 500 7 0\n"
 		   "host 2 b boot-2 []  2 0 0 0x1 0 0 12 -1 8 1\n"
 		   "pool cxl 4096 512 12 9\nattachment cxl 2 1\n"
-		   "vm 5 1 web snp normal 2 0 15\n"
+		   "vm 5 1 web snp normal  2 0 15\n"
 		   "slot 5 1 2048 4\n"
 		   "extent 5 0 10 0x8000000000000064\n"
 		   "extent 5 10 5 0x4000000000000000\n"

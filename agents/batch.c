@@ -78,6 +78,8 @@ json_t *batch_item(const struct item *it)
 	item = json_pack("{s:s, s:s}", "vm", vm, "op", item_op_name(it));
 	if (!item)
 		return NULL;
+	if (it->vm_op)
+		return item;
 	if ((it->run_count == 1 ? put_run(item, it) : put_runs(item, it)) == 0)
 		return item;
 	json_decref(item);

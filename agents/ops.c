@@ -145,6 +145,27 @@ enum pw_status slot_there(struct backend *b, const struct pw_uuid *vm, const str
 	return st == PW_OK ? b->ops->map_slot(b, vm, s, err) : st;
 }
 
+static enum pw_status tell_step(struct worker *w, const struct pw_uuid *vm, const char *name, struct trouble *t)
+{
+	struct item it = { .vm = *vm };
+	struct verdict v[1];
+	enum pw_status st;
+
+	if (!name)
+		return PW_OK;
+	it.vm_op = arch_vm_op_find(name, strlen(name), &it.arch_law);
+	st = batch_send(w, &it, 1, v, t);
+	if (st != PW_OK)
+		return st;
+	if (!v[0].ok) {
+		(void)!trouble_adopt(t, v[0].problem);
+		alog(ALOG_WARNING, "the ledger keeps another state of a VM than hardware", "%s", t->err.msg);
+		trouble_clear(t);
+	}
+	verdicts_clear(v, 1);
+	return PW_OK;
+}
+
 /* The end of a VM: hardware gives everything up, stuck frames are named, then the ledger releases. */
 
 static enum pw_status hardware_end(struct worker *w, const struct pw_uuid *vm, enum vm_event e, struct trouble *t)
@@ -158,6 +179,8 @@ static enum pw_status hardware_end(struct worker *w, const struct pw_uuid *vm, e
 		return st;
 	if (state != VM_NORMAL)
 		st = b->ops->vm_event(b, vm, state == VM_TRANSIENT ? e : VM_TERMINATE, &t->err);
+	if (st == PW_OK && state != VM_NORMAL && w->agent->law)
+		st = tell_step(w, vm, w->agent->law->ending, t);
 	if (st != PW_OK)
 		return st;
 	st = report_stuck(w, t);
@@ -446,6 +469,8 @@ static enum pw_status launch_secure(struct op_run *r)
 		st = accept_memory(r, &moved);
 	if (st == PW_OK)
 		st = r->b->ops->vm_event(r->b, &r->op->vm, VM_INIT_DONE, &r->t->err);
+	if (st == PW_OK && r->hardware != VM_SECURE && r->w->agent->law)
+		st = tell_step(r->w, &r->op->vm, r->w->agent->law->sealed, r->t);
 	if (st == PW_OK)
 		st = remote_event(r->w, &r->op->vm, VM_INIT_DONE, r->t);
 	if (st != PW_OK)

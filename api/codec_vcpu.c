@@ -168,7 +168,7 @@ static bool read_vcpu(const char *text, size_t len, const struct json_field *fie
 	json_t *v;
 
 	*owner = NULL;
-	v = json_read_text(&r, text, len, why);
+	v = json_read_secret(&r, text, len, why);
 	if (!v)
 		return false;
 	if (!json_read_object(&r, v, fields, n, &draft) ||

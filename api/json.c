@@ -196,8 +196,10 @@ bool json_fault_memory(struct reader *r)
 bool json_fault_value(struct reader *r, json_t *v, const char *must)
 {
 	char shown[80];
-	size_t n = json_dumpb(v, shown, sizeof shown - 4, JSON_ENCODE_ANY | JSON_COMPACT | JSON_ENSURE_ASCII);
+	size_t n = 0;
 
+	if (!r->is_secret)
+		n = json_dumpb(v, shown, sizeof shown - 4, JSON_ENCODE_ANY | JSON_COMPACT | JSON_ENSURE_ASCII);
 	if (n > sizeof shown - 4) {
 		n = sizeof shown - 4;
 		memcpy(shown + n, "...", 3);
@@ -310,37 +312,45 @@ static void place_write(const struct place *p, char *out, size_t size)
 			*c = '?';
 }
 
-static bool fits_nesting(const char *text, size_t len, struct codec_fault *why)
+/* In a text that is no JSON a value may stand where a key is looked for. */
+static void point_at(struct reader *r, const struct place *p)
+{
+	if (!r->is_secret)
+		place_write(p, r->why->pointer, sizeof r->why->pointer);
+}
+
+static bool fits_nesting(struct reader *r, const char *text, size_t len)
 {
 	struct place p = { .depth = 0 };
 
 	if (locate(&p, text, len))
 		return true;
-	place_write(&p, why->pointer, sizeof why->pointer);
-	snprintf(why->detail, sizeof why->detail, "the body nests more than %d deep", JSON_NESTING_MAX);
+	point_at(r, &p);
+	snprintf(r->why->detail, sizeof r->why->detail, "the body nests more than %d deep", JSON_NESTING_MAX);
 	return false;
 }
 
-static void syntax_fault(const char *text, size_t len, const json_error_t *e, struct codec_fault *why)
+static void syntax_fault(struct reader *r, const char *text, size_t len, const json_error_t *e)
 {
 	struct place p = { .depth = 0 };
 	size_t end = e->position > 0 ? (size_t)e->position : 0;
+	char *detail = r->why->detail;
 
 	if (!locate(&p, text, end < len ? end : len))
 		p.depth = 0;
-	place_write(&p, why->pointer, sizeof why->pointer);
-	snprintf(why->detail, sizeof why->detail, "line %d, column %d: %s", e->line, e->column, e->text);
-	text_trim_utf8(why->detail);
+	point_at(r, &p);
+	snprintf(detail, sizeof r->why->detail, "line %d, column %d: %s", e->line, e->column,
+		 r->is_secret ? "this is not JSON" : e->text);
+	text_trim_utf8(detail);
 }
 
-json_t *json_read_text(struct reader *r, const char *text, size_t len, struct codec_fault *why)
+static json_t *read_text(struct reader *r, const char *text, size_t len)
 {
 	json_error_t e;
 	bool no_memory;
 
-	*why = (struct codec_fault){ .no_memory = false };
-	*r = (struct reader){ .why = why };
-	if (!fits_nesting(text, len, why))
+	*r->why = (struct codec_fault){ .no_memory = false };
+	if (!fits_nesting(r, text, len))
 		return NULL;
 	r->body = body_new();
 	if (!r->body) {
@@ -353,9 +363,21 @@ json_t *json_read_text(struct reader *r, const char *text, size_t len, struct co
 	if (no_memory)
 		json_fault_memory(r);
 	else
-		syntax_fault(text, len, &e, why);
+		syntax_fault(r, text, len, &e);
 	codec_release(r->body);
 	return NULL;
+}
+
+json_t *json_read_text(struct reader *r, const char *text, size_t len, struct codec_fault *why)
+{
+	*r = (struct reader){ .why = why };
+	return read_text(r, text, len);
+}
+
+json_t *json_read_secret(struct reader *r, const char *text, size_t len, struct codec_fault *why)
+{
+	*r = (struct reader){ .why = why, .is_secret = true };
+	return read_text(r, text, len);
 }
 
 static const struct json_field *find_field(const struct json_field *fields, size_t n, const char *name)

@@ -29,6 +29,7 @@ void *body_grow(struct body *b, size_t n, size_t size) PW_MUST_CHECK;
 struct reader {
 	struct body *body;
 	struct codec_fault *why;
+	bool is_secret; /* no fault quotes a value */
 	unsigned depth;
 	struct json_step {
 		const char *key; /* NULL: an element of an array */
@@ -51,6 +52,9 @@ struct json_field {
 /* Parses a whole body into r->body, which it makes. The value may be of any type. NULL: *why is written. */
 json_t *json_read_text(struct reader *r, const char *text, size_t len, struct codec_fault *why) PW_MUST_CHECK;
 
+/* The same for a body whose values may be nobody's to see (L10): a fault says where and why, and quotes none. */
+json_t *json_read_secret(struct reader *r, const char *text, size_t len, struct codec_fault *why) PW_MUST_CHECK;
+
 /* Members in the order of the document, then the missing ones in the order of the fields. */
 bool json_read_object(struct reader *r, json_t *v, const struct json_field *fields, size_t n, void *out) PW_MUST_CHECK;
 /* Is v an array with lo..hi elements? */
@@ -68,7 +72,7 @@ void json_leave(struct reader *r);
 /* Write the fault, at the reader's path or at member `key` of it; always false. */
 bool json_fault(struct reader *r, const char *fmt, ...) PW_PRINTF(2, 3);
 bool json_fault_at(struct reader *r, const char *key, const char *fmt, ...) PW_PRINTF(3, 4);
-bool json_fault_value(struct reader *r, json_t *v, const char *must); /* "VALUE is not MUST" */
+bool json_fault_value(struct reader *r, json_t *v, const char *must); /* "VALUE is not MUST", or "this value ..." */
 bool json_fault_memory(struct reader *r);
 
 /* Readers of scalars: the kinds of fields. */

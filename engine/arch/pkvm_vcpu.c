@@ -12,6 +12,7 @@
 #define ESR_VALID      ((uint64_t)1 << 24)
 #define ESR_SIGNED     ((uint64_t)1 << 21)
 #define ESR_64         ((uint64_t)1 << 15)
+#define ESR_WRITE      ((uint64_t)1 << 6)
 #define ESR_DATA_SHIFT 16
 #define ESR_SYS_SHIFT  5
 #define ESR_REGISTER   ((uint64_t)0x1f)
@@ -419,10 +420,11 @@ enum {
 #define HIDDEN_GUESTS "the guest's own; the hypervisor shows it at no exit"
 #define HIDDEN_EXIT   "the guest's own; this exit does not show it"
 #define HIDDEN_RUNS   "the guest's own; there is no exit that awaits the host"
-#define HIDDEN_ISV    "the guest's own; of a store the host sees it only if the syndrome (ESR_EL2) is valid: ISV 1"
-#define HIDDEN_WIDE   "wider than an item; the register interface has it"
-#define SHOWN_WHOLE   "this exit shows it to the host"
-#define SHOWN_BITS    "this exit shows these bits to the host; the others are the guest's own"
+#define HIDDEN_ISV \
+	"the guest's own; of a store the host sees it only if the syndrome (ESR_EL2) is a valid one of a write: ISV 1, WnR 1"
+#define HIDDEN_WIDE "wider than an item; the register interface has it"
+#define SHOWN_WHOLE "this exit shows it to the host"
+#define SHOWN_BITS  "this exit shows these bits to the host; the others are the guest's own"
 
 static const char *why_hidden(const struct pkvm_vcpu *v)
 {
@@ -501,10 +503,11 @@ static uint64_t syndrome_bits(const struct pkvm_exit_row *row, enum pkvm_exit e)
 	return shown_syndrome(row->syndrome, e, UINT64_MAX);
 }
 
-/* What is stored; of an access that cannot be decoded it is hidden, whatever the exit is called. */
+/* What is stored; of an access that cannot be decoded, or that is no write, it is hidden whatever the exit is called.
+ */
 static uint64_t stored_bits(uint64_t esr)
 {
-	return esr & ESR_VALID ? clamp(UINT64_MAX, access_bits(esr)) : 0;
+	return esr & ESR_VALID && esr & ESR_WRITE ? clamp(UINT64_MAX, access_bits(esr)) : 0;
 }
 
 static uint64_t x_bits(const struct pkvm_exit_row *row, enum pkvm_exit e, uint64_t esr, unsigned n)

@@ -264,8 +264,8 @@ bool pkvm_vcpu_item(const struct pkvm_vcpu *v, unsigned n,
 
 /*
  * The same for an exit of a protected vCPU that somebody else had: which bits of each item it shows. A store shows a
- * value only if its syndrome (`esr`, as the host saw it; 0: not known) is valid, and then as much as the access that it
- * names is wide. PKVM_EXIT_COUNT: no exit awaits.
+ * value only if its syndrome (`esr`, as the host saw it; 0: not known) is a valid one of a write, and then as much as
+ * the access that it names is wide. PKVM_EXIT_COUNT: no exit awaits.
  */
 struct pkvm_exit_item {
 	const char *name;

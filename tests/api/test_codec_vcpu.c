@@ -31,7 +31,7 @@ static char *written(const struct vcpu_exit *x)
 /* A body whose x0, x1 ... and other items are all that an exit shows, every bit set. */
 static char *whole(enum pkvm_exit e)
 {
-	const uint64_t widest = (uint64_t)7 << 22; /* and valid */
+	const uint64_t widest = (uint64_t)7 << 22 | (uint64_t)1 << 6; /* and valid, of a write */
 	struct pkvm_exit_item item;
 	struct jsonw w;
 	size_t len;
@@ -85,6 +85,22 @@ Test(codec_vcpu, a_fault_never_quotes_a_value)
 	static const char *const items[] = { "\"x5\":\"0x5ec2e7\"",  "\"pc\":6210279",        "\"x0\":6210279",
 					     "\"pstate\":6210279",   "\"x5\":[6210279]",      "\"x0\":\"0x5ec2e7 \"",
 					     "\"fault VA\":6210279", "\"nothing\":\"5ec2e7\"" };
+	static const char *const bodies[] = {
+		"5ec2e7",
+		"6210279",
+		"\"5ec2e7\"",
+		"[\"5ec2e7\",6210279]",
+		"{\"boot_id\":\"b\",\"epoch\":3,\"exit\":\"5ec2e7\",\"items\":{}}",
+		"{\"boot_id\":\"b\",\"epoch\":3,\"exit\":6210279,\"items\":{}}",
+		"{\"boot_id\":\"b\",\"epoch\":\"5ec2e7\",\"exit\":\"interrupt\",\"items\":{}}",
+		"{\"boot_id\":[6210279],\"epoch\":3,\"exit\":\"interrupt\",\"items\":{}}",
+		"{\"boot_id\":\"b\",\"epoch\":3,\"exit\":\"interrupt\",\"items\":6210279}",
+		"{\"boot_id\":\"b\",\"epoch\":3,\"exit\":\"interrupt\",\"items\":{},\"x0\":\"5ec2e7\"}",
+		"{\"boot_id\":\"b\",\"epoch\":3,\"exit\":\"interrupt\",\"items\":{\"x0\":0x5ec2e7}}",
+		"{\"boot_id\":\"b\",\"epoch\":3,\"exit\":\"interrupt\",\"items\":{\"x0\" \"0x5ec2e7\"}}",
+		"{\"boot_id\":\"b\",\"epoch\":3,\"exit\":\"interrupt\",\"items\":{\"x0\" \"0x5ec2e7\",,",
+		"{\"x0\" \"0x5ec2e7\" {{{{{{{{{{{{{{{{{{",
+	};
 
 	for (size_t i = 0; i < PW_ARRAY_LEN(items); i++) {
 		char text[256];
@@ -96,6 +112,12 @@ Test(codec_vcpu, a_fault_never_quotes_a_value)
 		cr_expect_null(strstr(fault.detail, "5ec2e7"), "%s", fault.detail);
 		cr_expect_null(strstr(fault.detail, "6210279"), "%s", fault.detail);
 	}
+	for (size_t i = 0; i < PW_ARRAY_LEN(bodies); i++) {
+		cr_expect_not(take(bodies[i]), "%s", bodies[i]);
+		cr_expect(fault.detail[0] && !strstr(fault.detail, "5ec2e7") && !strstr(fault.pointer, "5ec2e7"),
+			  "%s: %s", fault.pointer, fault.detail);
+		cr_expect(!strstr(fault.detail, "6210279") && !strstr(fault.pointer, "6210279"), "%s", fault.detail);
+	}
 }
 
 /*
@@ -106,6 +128,7 @@ Test(codec_vcpu, a_fault_never_quotes_a_value)
 #define ENDIAN (UINT64_C(3) << 24)
 #define PAGE   (~UINT64_C(0xfff))
 #define ISV    (UINT64_C(1) << 24)
+#define WNR    (UINT64_C(1) << 6)
 #define RT     (UINT64_C(0x1f) << 16)
 #define SYS_RT (UINT64_C(0x1f) << 5)
 static const struct rule {
@@ -150,7 +173,7 @@ static uint64_t may_report(const struct rule *rule, const char *item, uint64_t e
 		return 0;
 	if (strcmp(rule->exit, "data abort, store") != 0)
 		return UINT64_MAX;
-	return esr & ISV ? UINT64_MAX >> (64 - (8u << (esr >> 22 & 3))) : 0;
+	return esr & ISV && esr & WNR ? UINT64_MAX >> (64 - (8u << (esr >> 22 & 3))) : 0;
 }
 
 /* The report: the syndrome before the item or after it, or none. */
@@ -217,15 +240,15 @@ static void check_rule(struct walk *w, const struct rule *rule)
 {
 	struct pkvm_exit_item item;
 
-	for (unsigned kind = 0; kind < 9; kind++) {
-		uint64_t isv = kind & 1 ? ISV : 0, sas = (uint64_t)(kind >> 1 & 3) << 22;
-		uint64_t esr = ((next_random(&w->x) & ~(ISV | UINT64_C(3) << 22)) | isv | sas) & rule->esr;
+	for (unsigned kind = 0; kind < 17; kind++) {
+		uint64_t fixed = (kind & 1 ? ISV : 0) | (kind & 8 ? WNR : 0) | (uint64_t)(kind >> 1 & 3) << 22;
+		uint64_t esr = ((next_random(&w->x) & ~(ISV | WNR | UINT64_C(3) << 22)) | fixed) & rule->esr;
 
 		if (rule->esr == 0x90000047)
 			esr = rule->esr;
 		for (unsigned n = 0; pkvm_exit_item(PKVM_EXIT_IRQ, 0, n, &item); n++)
 			if (strcmp(item.name, "ESR_EL2") != 0)
-				check_item(w, rule, item.name, kind < 8 ? &esr : NULL);
+				check_item(w, rule, item.name, kind < 16 ? &esr : NULL);
 	}
 	for (unsigned bit = 0; bit < 64; bit++) {
 		uint64_t esr = UINT64_C(1) << bit;

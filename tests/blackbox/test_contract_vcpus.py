@@ -131,7 +131,8 @@ class Vcpus(Case):
     def test_what_cannot_be_decoded_is_not_shown_whatever_it_is_called(self):
         """Decodability is the syndrome's valid bit, not the name that the agent gives the exit."""
         for secret in (1, 0xFF, SECRET):
-            for esr in ({}, {"ESR_EL2": 0}, {"ESR_EL2": "0x92000047"}, {"ESR_EL2": "0x92c00047"}):
+            for esr in ({}, {"ESR_EL2": 0}, {"ESR_EL2": "0x92000047"}, {"ESR_EL2": "0x92c00047"},
+                        {"ESR_EL2": "0x93c00007"}):  # a load, by its syndrome
                 for items in ({**esr, "x0": f"0x{secret:x}"}, {"x0": f"0x{secret:x}", **esr}):
                     with self.subTest(items=items):
                         answer = self.report("data abort, store", items)

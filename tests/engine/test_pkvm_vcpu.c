@@ -798,6 +798,7 @@ Test(pkvm_vcpu, an_exit_shows_so_many_bits)
 		{ PKVM_EXIT_SHARE, 0, "fault VA", 0 },
 		{ PKVM_EXIT_STORE, 0, "x0", 0 },
 		{ PKVM_EXIT_STORE, ESR_STORE(9, 3) & ~ESR_VALID, "x0", 0 },
+		{ PKVM_EXIT_STORE, ESR_LOAD(9, 3, 0, 1), "x0", 0 },
 		{ PKVM_EXIT_STORE, ESR_STORE(9, 0), "x0", 0xff },
 		{ PKVM_EXIT_STORE, ESR_STORE(9, 2), "x0", UINT32_MAX },
 		{ PKVM_EXIT_STORE, ESR_STORE(9, 3), "x0", UINT64_MAX },

@@ -48,6 +48,7 @@ unsigned problem_status(enum pw_problem p)
 	case PROBLEM_BACKEND:
 	case PROBLEM_DRIFT: return 500;
 	case PROBLEM_STORAGE:
+	case PROBLEM_OUTCOME_UNKNOWN:
 	case PROBLEM_NO_MEMORY:
 	case PROBLEM_NOT_READY: return 503;
 	case PROBLEM_COUNT: break;
@@ -155,6 +156,7 @@ static void write_members(struct jsonw *w, const struct refusal *why)
 	case PROBLEM_STALE:
 	case PROBLEM_COMPACTED:
 	case PROBLEM_STORAGE:
+	case PROBLEM_OUTCOME_UNKNOWN:
 	case PROBLEM_NO_MEMORY:
 	case PROBLEM_LIMIT:
 	case PROBLEM_NOT_READY:

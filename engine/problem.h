@@ -51,6 +51,7 @@
 	X(PROBLEM_COMPACTED, "compacted", "History from there on has been trimmed")                \
 	/* the server */                                                                           \
 	X(PROBLEM_STORAGE, "storage", "The disk refuses")                                          \
+	X(PROBLEM_OUTCOME_UNKNOWN, "outcome-unknown", "Done or not: not known yet")                \
 	X(PROBLEM_NO_MEMORY, "no-memory", "Out of memory")                                         \
 	X(PROBLEM_LIMIT, "limit-exceeded", "A limit of this server is reached")                    \
 	X(PROBLEM_NOT_READY, "not-ready", "The server is starting or stopping")                    \

@@ -43,6 +43,8 @@ static const struct option {
 	  offsetof(struct config, lease_seconds), "15", 1, 3600 },
 	{ "checkpoint-seconds", "N", "bring the readable tables up to date at most this often", KIND_NUMBER,
 	  offsetof(struct config, checkpoint_seconds), "30", 1, 86400 },
+	{ "stop-seconds", "N", "at a stop, wait so long for answers that are under way", KIND_NUMBER,
+	  offsetof(struct config, stop_seconds), "10", 1, 600 },
 	{ "retain-hours", "N", "keep the journal this long; 0: no bound", KIND_NUMBER,
 	  offsetof(struct config, retain_hours), "720", 0, 1000000 },
 	{ "retain-bytes", "BYTES", "and no more of it than this (K, M, G: 2^10, 2^20, 2^30); 0: no bound", KIND_BYTES,

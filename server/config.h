@@ -18,6 +18,7 @@ struct config {
 	unsigned connections;                     /* at most; default 1024 */
 	unsigned lease_seconds;                   /* default 15 */
 	unsigned checkpoint_seconds;              /* a picture at most this often; default 30 */
+	unsigned stop_seconds;                    /* at a stop: for answers under way; default 10 */
 	unsigned retain_hours;                    /* journal kept by age; default 720; 0: no bound */
 	uint64_t retain_bytes;                    /* and by size; default 8 GiB; 0: no bound; suffixes K M G */
 	uint64_t memory_bytes;                    /* limit of the engine's memory; default 0: none */

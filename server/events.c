@@ -60,14 +60,16 @@ static enum handled answer_compacted(struct request *r, uint64_t oldest, uint64_
 	return answer_json(r, problem_status(PROBLEM_COMPACTED), &w);
 }
 
-static uint64_t durable_revision(struct service *sv)
+/* False: answered, the server stops. */
+static bool durable_revision(struct service *sv, struct request *r, uint64_t *out)
 {
-	uint64_t revision;
-
-	pthread_rwlock_rdlock(&sv->lock);
-	revision = sv->durable;
+	if (!state_read_lock(sv)) {
+		(void)answer_stopping(r);
+		return false;
+	}
+	*out = sv->durable;
 	pthread_rwlock_unlock(&sv->lock);
-	return revision;
+	return true;
 }
 
 static enum handled answer_feed(struct service *sv, struct request *r, uint64_t after, uint64_t durable, uint64_t limit)
@@ -107,7 +109,8 @@ enum handled events_get(struct service *sv, struct request *r)
 	    !query_u64(r, "limit", 1, 1000, 100, &limit) || !wait_deadline(r))
 		return DONE;
 	for (;;) {
-		durable = durable_revision(sv);
+		if (!durable_revision(sv, r, &durable))
+			return DONE;
 		if (durable > after || clock_monotonic_ms() >= r->deadline_ms)
 			return answer_feed(sv, r, after, durable, limit);
 		if (park_wait(sv, r, durable))
@@ -292,7 +295,8 @@ static bool is_there(struct service *sv, const struct pw_uuid *vm)
 {
 	bool there;
 
-	pthread_rwlock_rdlock(&sv->lock);
+	if (!state_read_lock(sv))
+		return false; /* handle_read says so */
 	there = ledger_vm(sv->ledger, vm);
 	pthread_rwlock_unlock(&sv->lock);
 	return there;
@@ -314,7 +318,9 @@ enum handled vm_history(struct service *sv, struct request *r)
 	if (!is_there(sv, &h.vm))
 		return handle_read(sv, r);
 	pw_uuid_format(&h.vm, h.vm_text);
-	end = durable_revision(sv) + 1;
+	if (!durable_revision(sv, r, &end))
+		return DONE;
+	end++;
 	if (!query_u64(r, "cursor", 1, INT64_MAX, end, &h.before))
 		return DONE;
 	if (h.before > end)

@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <microhttpd.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,7 +37,11 @@ struct http {
 	struct tls *tls; /* NULL: plain */
 	int listener;    /* until the daemon has it, which closes it; then -1 */
 	_Atomic bool quiescing;
-	_Atomic unsigned active, parked;
+	_Atomic unsigned active;
+	pthread_mutex_t parking;  /* what follows */
+	struct exchange *parked;  /* all that are suspended */
+	enum pw_problem given_up; /* PROBLEM_NONE: they are waited for */
+	const char *why;          /* static */
 	_Atomic uint64_t requests;
 	_Atomic int64_t last_complaint_s;
 	char id_prefix[17];
@@ -49,8 +54,10 @@ struct http {
  *   RUNNING -> RESUMED  request_resume came before that: http.c goes on by itself, the connection need not sleep
  *   PARKED  -> RESUMED  request_resume wakes the connection: until then MHD neither completes nor closes it, so the
  *                       request lives
+ *   PARKED  -> GIVEN_UP http_give_up wakes the connection. The request is still that of who has parked it, who may
+ *                       even resume it: http.c neither reads nor frees it, and answers for itself
  */
-enum turn { TURN_RUNNING, TURN_PARKED, TURN_RESUMED };
+enum turn { TURN_RUNNING, TURN_PARKED, TURN_RESUMED, TURN_GIVEN_UP };
 
 enum stage {
 	STAGE_IDLE,    /* between requests */
@@ -68,8 +75,9 @@ struct exchange {
 	struct MHD_Connection *connection;
 	_Atomic unsigned turn;
 	enum stage stage;
-	bool counted;         /* in http->active */
-	bool parked;          /* in http->parked */
+	bool counted; /* in http->active */
+	bool parked;  /* in http->parked */
+	struct exchange *before, *after;
 	bool client_verified; /* TLS: asked once a connection */
 	bool has_body;
 	bool expects; /* to be told to go on before it sends its body */
@@ -158,14 +166,30 @@ static enum MHD_Result send_answer(struct exchange *x)
 
 /* --- Running and parking --- */
 
+static bool take_turn(struct exchange *x, enum turn from, enum turn to)
+{
+	unsigned turn = from;
+
+	return atomic_compare_exchange_strong(&x->turn, &turn, to);
+}
+
 static enum MHD_Result wait_for_resume(struct exchange *x)
 {
-	unsigned turn = TURN_RUNNING;
+	struct http *h = x->http;
+	bool waits;
 
 	MHD_suspend_connection(x->connection);
+	pthread_mutex_lock(&h->parking);
 	x->parked = true;
-	atomic_fetch_add_explicit(&x->http->parked, 1, memory_order_relaxed);
-	if (!atomic_compare_exchange_strong(&x->turn, &turn, TURN_PARKED))
+	x->before = NULL;
+	x->after = h->parked;
+	if (h->parked)
+		h->parked->before = x;
+	h->parked = x;
+	waits = take_turn(x, TURN_RUNNING, TURN_PARKED) &&
+		(h->given_up == PROBLEM_NONE || !take_turn(x, TURN_PARKED, TURN_GIVEN_UP));
+	pthread_mutex_unlock(&h->parking);
+	if (!waits)
 		MHD_resume_connection(x->connection);
 	return MHD_YES;
 }
@@ -192,18 +216,38 @@ static enum MHD_Result run(struct exchange *x)
 
 static void leave_parking(struct exchange *x)
 {
-	if (x->parked)
-		atomic_fetch_sub_explicit(&x->http->parked, 1, memory_order_relaxed);
+	if (!x->parked)
+		return;
+	pthread_mutex_lock(&x->http->parking);
+	*(x->before ? &x->before->after : &x->http->parked) = x->after;
+	if (x->after)
+		x->after->before = x->before;
 	x->parked = false;
+	pthread_mutex_unlock(&x->http->parking);
+}
+
+/* Its request is somebody else's: what is said is made from nothing but its id, which nobody changes. */
+static enum MHD_Result answer_for_itself(struct exchange *x)
+{
+	struct exchange stand_in = { .http = x->http, .connection = x->connection };
+
+	memcpy(stand_in.request.id, x->request.id, sizeof stand_in.request.id);
+	(void)answer_problem(&stand_in.request, x->http->given_up, "%s", x->http->why);
+	x->stage = STAGE_SENT;
+	return send_answer(&stand_in);
 }
 
 /* MHD calls again, on its own thread, after the connection was resumed (unless the client has gone meanwhile: then
  * on_completed is all that comes). */
 static enum MHD_Result go_on(struct exchange *x)
 {
-	if (atomic_load_explicit(&x->turn, memory_order_acquire) != TURN_RESUMED)
+	unsigned turn = atomic_load_explicit(&x->turn, memory_order_acquire);
+
+	if (turn != TURN_RESUMED && turn != TURN_GIVEN_UP)
 		return MHD_YES;
 	leave_parking(x);
+	if (turn == TURN_GIVEN_UP)
+		return answer_for_itself(x);
 	x->request.resumed = true;
 	return run(x);
 }
@@ -393,6 +437,12 @@ static bool refuse_unknown(struct exchange *x, const char *why)
 	return false;
 }
 
+static bool refuse_stopping(struct exchange *x)
+{
+	(void)answer_problem(&x->request, PROBLEM_NOT_READY, "the server is stopping");
+	return false;
+}
+
 static bool check_client_certificate(struct exchange *x)
 {
 	const union MHD_ConnectionInfo *info;
@@ -419,7 +469,8 @@ static bool check_who(struct exchange *x)
 	if (!x->bearer)
 		return refuse_unknown(x, "no bearer token in the Authorization header");
 	if (!service_authenticate(x->http->service, x->bearer, x->bearer_len, &r->who))
-		return refuse_unknown(x, "the bearer token is not valid");
+		return atomic_load(&x->http->quiescing) ? refuse_stopping(x)
+							: refuse_unknown(x, "the bearer token is not valid");
 	if (r->route->roles & ROLE_BIT(r->who.role))
 		return true;
 	(void)answer_problem(r, PROBLEM_FORBIDDEN, "a token of role %s may not %s \"%.120s\"", role_name(r->who.role),
@@ -476,10 +527,8 @@ static bool check(struct exchange *x, const char *method, const char *target)
 	struct request *r = &x->request;
 	char allow[64];
 
-	if (atomic_load(&x->http->quiescing)) {
-		(void)answer_problem(r, PROBLEM_NOT_READY, "the server is stopping");
-		return false;
-	}
+	if (atomic_load(&x->http->quiescing))
+		return refuse_stopping(x);
 	r->route = http_route(routes, method, target, x->target + x->target_room, r->args, allow);
 	if (!r->route)
 		return refuse_unmatched(x, method, allow);
@@ -654,6 +703,12 @@ static void note(const struct exchange *x)
 		 "actor", r->who.name, "status", status, "us", us, NULL);
 }
 
+/* Then its request may be written to at any moment. If not any more, it has been resumed. */
+static bool is_given_up(struct exchange *x)
+{
+	return atomic_load_explicit(&x->turn, memory_order_acquire) == TURN_GIVEN_UP;
+}
+
 static void on_completed(void *cls, struct MHD_Connection *connection, void **context,
 			 enum MHD_RequestTerminationCode why)
 {
@@ -664,10 +719,15 @@ static void on_completed(void *cls, struct MHD_Connection *connection, void **co
 		return;
 	r = &x->request;
 	leave_parking(x);
+	*context = NULL;
+	if (is_given_up(x)) {
+		x->stage = STAGE_IDLE;
+		atomic_fetch_sub(&x->http->active, 1);
+		return;
+	}
 	if (x->stage != STAGE_SENT)
 		r->response.status = STATUS_CLIENT_GONE;
 	x->stage = STAGE_IDLE;
-	*context = NULL;
 	if (r->job && r->job_free)
 		r->job_free(r->job);
 	r->job = NULL;
@@ -700,10 +760,12 @@ static void on_connection(void *cls, struct MHD_Connection *connection, void **s
 	}
 	if (!x)
 		return;
+	*socket_context = NULL;
+	if (is_given_up(x))
+		return;
 	free(x->target);
 	free(x->body);
 	free(x);
-	*socket_context = NULL;
 }
 
 /* --- Start and stop --- */
@@ -781,6 +843,7 @@ static void http_free(struct http *h)
 	if (h->listener >= 0)
 		close(h->listener);
 	tls_close(h->tls);
+	pthread_mutex_destroy(&h->parking);
 	free(h);
 }
 
@@ -795,6 +858,7 @@ enum pw_status http_start(const struct config *c, struct service *sv, struct htt
 	h->service = sv;
 	h->config = c;
 	h->listener = -1;
+	pthread_mutex_init(&h->parking, NULL);
 	MHD_set_panic_func(on_panic, NULL);
 	st = endpoint_choose(c, &at, err);
 	if (st == PW_OK)
@@ -834,11 +898,28 @@ unsigned http_active(const struct http *h)
 	return atomic_load(&h->active);
 }
 
-/* Whatever began after http_quiesce was refused, so what is not parked now will not be. */
+unsigned http_give_up(struct http *h, enum pw_problem p, const char *why)
+{
+	unsigned n = 0;
+
+	http_quiesce(h);
+	pthread_mutex_lock(&h->parking);
+	h->given_up = p;
+	h->why = why;
+	for (struct exchange *x = h->parked; x; x = x->after) {
+		if (!take_turn(x, TURN_PARKED, TURN_GIVEN_UP))
+			continue;
+		MHD_resume_connection(x->connection);
+		n++;
+	}
+	pthread_mutex_unlock(&h->parking);
+	return n;
+}
+
 void http_stop(struct http *h)
 {
 	http_quiesce(h);
-	assert(atomic_load(&h->parked) == 0);
+	assert(!h->parked || h->given_up != PROBLEM_NONE);
 	MHD_stop_daemon(h->daemon);
 	http_free(h);
 }

@@ -17,7 +17,12 @@ const char *http_address(const struct http *h);
 enum pw_status http_reload_tls(struct http *h, struct pw_err *err) PW_MUST_CHECK;
 void http_quiesce(struct http *h);          /* new requests are refused (not-ready); running ones go on */
 unsigned http_active(const struct http *h); /* requests under way */
-void http_stop(struct http *h);             /* no request may be parked any more */
+/*
+ * Answers p to every request that is parked, now or later, and returns how many are. Whoever holds them may go on with
+ * them, so their memory is never freed: if there are any, this process can only exit.
+ */
+unsigned http_give_up(struct http *h, enum pw_problem p, const char *why);
+void http_stop(struct http *h); /* no request may be parked any more, but for those given up */
 
 /* Splits "/v1/a/b?x=y" and matches it against the table; the pure part, which the fuzzer drives. `storage` (at least
  * strlen(target) + 1 bytes) receives the decoded segments. On a match of the path but not the method: NULL and `allow`

@@ -334,7 +334,8 @@ static bool is_under_way(struct service *sv, const struct request *r, uint64_t *
 	struct pw_uuid id;
 	bool active;
 
-	pthread_rwlock_rdlock(&sv->lock);
+	if (!state_read_lock(sv))
+		return false;
 	if (pw_uuid_parse(r->args[0], strlen(r->args[0]), &id))
 		o = operation_find(sv, &id);
 	active = o && is_active(o);
@@ -448,7 +449,8 @@ enum handled host_operations(struct service *sv, struct request *r)
 		const struct host *h;
 		uint64_t seen;
 
-		pthread_rwlock_rdlock(&sv->lock);
+		if (!state_read_lock(sv))
+			return answer_stopping(r);
 		h = arg_host(sv, r, 0);
 		if (h && may_act_for(r, &h->id)) {
 			over = is_outlived(r, h);

@@ -17,7 +17,8 @@
 #ifndef PW_VERSION
 #define PW_VERSION "0.1.0"
 #endif
-#define FINISH_MS 10000 /* for answers under way, once nothing is parked any more */
+#define LEFT_MS     1000 /* to send what is said to requests that cannot be waited for */
+#define STOP_MORE_S 35   /* after stop-seconds and half of them the process ends, whatever it is doing */
 
 enum exit_code { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_DAMAGE = 5 };
 
@@ -168,14 +169,64 @@ static int serve(struct server *s, const sigset_t *ours)
 	}
 }
 
-static void wait_for_answers(const struct http *h)
+static bool wait_for_answers(const struct http *h, unsigned ms)
 {
 	const struct timespec tick = { .tv_nsec = 2000000 };
 
-	for (unsigned ms = 0; http_active(h) && ms < FINISH_MS; ms += 2)
+	for (unsigned waited = 0; http_active(h) && waited < ms; waited += 2)
 		nanosleep(&tick, NULL);
-	if (http_active(h))
-		log_detail(LOG_WARNING_, "requests cut off at the stop", "%u", http_active(h));
+	return http_active(h) == 0;
+}
+
+static void address_forget(struct server *s)
+{
+	if (s->address_path && s->http)
+		(void)unlink(s->address_path);
+	free(s->address_path);
+	s->address_path = NULL;
+}
+
+/* Nothing that was acknowledged can be lost, so this is as good an end as any. */
+static void end_now(int signal_number)
+{
+	static const char why[] = "pagewardend: stopped without a last picture: the next start reads more journal\n";
+
+	(void)!write(STDERR_FILENO, why, sizeof why - 1);
+	_exit(EXIT_DONE);
+}
+
+static void limit_stop(const struct server *s)
+{
+	struct sigaction act = { .sa_handler = end_now };
+
+	sigaction(SIGALRM, &act, NULL);
+	alarm(s->config.stop_seconds + s->config.stop_seconds / 2 + STOP_MORE_S);
+}
+
+/*
+ * Answers under way have stop-seconds; then what was not begun is refused, and what is being decided or committed has
+ * half as long again. A change that takes longer is never waited for: it is answered, and the process ends around it.
+ */
+static void stop_http(struct server *s)
+{
+	unsigned ms = s->config.stop_seconds * 1000, left = 0;
+	enum pw_problem p;
+	const char *why;
+
+	if (!wait_for_answers(s->http, ms)) {
+		log_detail(LOG_WARNING_, "requests cut off at the stop", "%u", http_active(s->http));
+		service_cut(s->service);
+		(void)wait_for_answers(s->http, ms / 2);
+		p = service_left(s->service, &why);
+		left = http_give_up(s->http, p, why);
+		if (left)
+			(void)wait_for_answers(s->http, LEFT_MS);
+	}
+	http_stop(s->http);
+	if (left) {
+		address_forget(s);
+		end_now(SIGALRM);
+	}
 }
 
 static enum pw_status start(struct server *s, struct pw_err *err)
@@ -202,15 +253,11 @@ static enum pw_status stop(struct server *s, struct pw_err *err)
 		http_quiesce(s->http);
 	if (s->service)
 		service_drain(s->service);
-	if (s->http) {
-		wait_for_answers(s->http);
-		http_stop(s->http);
-	}
+	if (s->http)
+		stop_http(s);
 	if (s->service)
 		st = service_close(s->service, err);
-	if (s->address_path && s->http)
-		(void)unlink(s->address_path);
-	free(s->address_path);
+	address_forget(s);
 	return st;
 }
 
@@ -245,6 +292,7 @@ static int run(struct server *s)
 	log_line(LOG_INFO_, "stopping", "signal", cause == SIGINT ? "SIGINT" : "SIGTERM", NULL);
 	sd_notify(0, "STOPPING=1");
 	let_interrupt_kill();
+	limit_stop(s);
 	if (stop(s, &err) != PW_OK)
 		return complain(&err, EXIT_FAILED);
 	log_line(LOG_INFO_, "stopped", NULL);

@@ -16,10 +16,19 @@ enum pw_status service_start(struct service *sv, struct pw_err *err) PW_MUST_CHE
 bool service_is_started(const struct service *sv);
 /* From here on new writes get not-ready, and every parked request is resumed with an answer. */
 void service_drain(struct service *sv);
+/*
+ * After service_drain, when what is under way has had its time. Nothing is begun or committed any more: every parked
+ * request gets not-ready, but for those of the group that is being decided or committed; they do so when it is through.
+ */
+void service_cut(struct service *sv);
+/* What to say to those, where they cannot wait for that either: their group is being committed (outcome-unknown), or
+ * will never be (not-ready). *why: a static sentence. */
+enum pw_problem service_left(struct service *sv, const char **why);
 /* After service_drain and http_stop: commits what is queued, saves a last picture, closes the store. */
 enum pw_status service_close(struct service *sv, struct pw_err *err) PW_MUST_CHECK;
 
-/* False (and *out untouched) for anything but a live token's secret. Constant time in the secret's bytes. */
+/* False (and *out untouched) for anything but a live token's secret, and after service_cut. Constant time in the
+ * secret's bytes. */
 bool service_authenticate(struct service *sv, const char *secret, size_t len, struct principal *out) PW_MUST_CHECK;
 bool service_is_ready(struct service *sv, const char **why_not); /* *why_not: a static sentence */
 

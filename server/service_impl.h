@@ -88,12 +88,15 @@ struct service {
 	uint64_t groups_done;        /* number of the last group that is through */
 	uint64_t group_failed;       /* number of the last group that the disk refused */
 	bool draining, stop;
+	_Atomic bool cut; /* service_cut; set with `mutex` */
+	bool committing;  /* the disk has the group in flight, or not everybody in it has his answer */
 	pthread_t writer;
 	bool writer_runs;
 
 	/* The writer's own. */
 	struct records records;
-	bool group_broken; /* the store failed within the group */
+	bool group_broken; /* the store failed within the group, or the server stops */
+	bool group_cut;    /* for the latter */
 	bool group_writes; /* answers were saved: there is something to commit even without records */
 	bool stored;       /* the request that is being applied has put something into the store */
 	struct pw_err group_err;
@@ -135,6 +138,10 @@ enum handled park_change(struct service *sv, struct request *r);
 bool park_wait(struct service *sv, struct request *r, uint64_t seen);
 /* r->deadline_ms from ?wait=SECONDS (0..300), once; false: answered. */
 bool wait_deadline(struct request *r) PW_MUST_CHECK;
+
+/* The state's lock for reading. False: the server stops and the writer does not let go of it; answer with that. */
+bool state_read_lock(struct service *sv) PW_MUST_CHECK;
+enum handled answer_stopping(struct request *r);
 
 enum pw_status writer_start(struct service *sv, struct pw_err *err) PW_MUST_CHECK;
 void writer_stop(struct service *sv);

@@ -55,7 +55,8 @@ bool service_authenticate(struct service *sv, const char *secret, size_t len, st
 	if (!secret_id(secret, len, &id))
 		return false;
 	secret_hash(secret, hash);
-	pthread_rwlock_rdlock(&sv->lock);
+	if (!state_read_lock(sv))
+		return false;
 	t = index_find(&sv->tokens, &id);
 	if (t && sodium_memcmp(t->hash, hash, sizeof hash) == 0) {
 		ok = true;

@@ -7,7 +7,7 @@
 #include "server/metrics.h"
 #include "server/service_impl.h"
 
-enum { TICK_MS = 1000, ANSWERS_A_TICK = 200, GROUP_BYTES = 32 << 20, WAIT_MAX_S = 300 };
+enum { TICK_MS = 1000, LOCK_WAIT_NS = 100000000, ANSWERS_A_TICK = 200, GROUP_BYTES = 32 << 20, WAIT_MAX_S = 300 };
 
 /* Lists of requests. */
 
@@ -44,13 +44,36 @@ static void resume_all(struct request *head)
 
 /* Parking. */
 
+enum handled answer_stopping(struct request *r)
+{
+	return answer_problem(r, PROBLEM_NOT_READY, "the server is stopping");
+}
+
+bool state_read_lock(struct service *sv)
+{
+	struct timespec until;
+
+	while (pthread_rwlock_tryrdlock(&sv->lock) != 0) {
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_nsec += LOCK_WAIT_NS;
+		until.tv_sec += until.tv_nsec / 1000000000;
+		until.tv_nsec %= 1000000000;
+		if (pthread_rwlock_timedrdlock(&sv->lock, &until) == 0)
+			return true;
+		if (atomic_load(&sv->cut))
+			return false;
+	}
+	return true;
+}
+
 enum handled handle_read(struct service *sv, struct request *r)
 {
 	for (;;) {
-		bool uncommitted, parked = false, failed;
+		bool uncommitted, waits, parked, failed;
 		uint64_t group;
 
-		pthread_rwlock_rdlock(&sv->lock);
+		if (!state_read_lock(sv))
+			return answer_stopping(r);
 		r->route->act(sv, r);
 		uncommitted = sv->uncommitted;
 		group = sv->group;
@@ -59,13 +82,15 @@ enum handled handle_read(struct service *sv, struct request *r)
 			return DONE;
 		pthread_mutex_lock(&sv->mutex);
 		failed = sv->group_failed >= group;
-		if (sv->groups_done < group) {
+		waits = sv->groups_done < group;
+		parked = waits && !sv->cut;
+		if (parked)
 			list_push(&sv->readers, r);
-			parked = true;
-		}
 		pthread_mutex_unlock(&sv->mutex);
 		if (parked)
 			return PARKED;
+		if (waits)
+			return answer_stopping(r);
 		if (!failed)
 			return DONE;
 		answer_drop(r);
@@ -81,7 +106,7 @@ enum handled park_change(struct service *sv, struct request *r)
 	pthread_mutex_lock(&sv->mutex);
 	if (sv->draining) {
 		pthread_mutex_unlock(&sv->mutex);
-		return answer_problem(r, PROBLEM_NOT_READY, "the server is stopping");
+		return answer_stopping(r);
 	}
 	first = !sv->queue.head;
 	list_push(&sv->queue, r);
@@ -114,7 +139,10 @@ bool park_wait(struct service *sv, struct request *r, uint64_t seen)
 {
 	bool park;
 
-	pthread_rwlock_rdlock(&sv->lock);
+	if (!state_read_lock(sv)) {
+		r->deadline_ms = 1;
+		return false;
+	}
 	pthread_mutex_lock(&sv->mutex);
 	if (sv->draining)
 		r->deadline_ms = 1; /* over: the handler answers with what there is */
@@ -297,6 +325,24 @@ static void change_one(struct service *sv, struct request *r)
 
 /* Groups. */
 
+static void group_stop(struct service *sv)
+{
+	struct pw_err err;
+
+	pw_fail(&err, PW_BUSY, "the server is stopping");
+	sv->group_cut = !sv->group_broken || sv->group_cut;
+	group_break(sv, &err);
+}
+
+/* From here on the outcome is the disk's. False: the server stops and commits nothing any more. */
+static bool commit_begin(struct service *sv)
+{
+	pthread_mutex_lock(&sv->mutex);
+	sv->committing = !sv->cut;
+	pthread_mutex_unlock(&sv->mutex);
+	return sv->committing;
+}
+
 static enum pw_status group_commit(struct service *sv, uint64_t first, struct pw_err *err)
 {
 	struct journal_row row = { .first = first,
@@ -309,6 +355,8 @@ static enum pw_status group_commit(struct service *sv, uint64_t first, struct pw
 
 	if (sv->records.failed)
 		group_out_of_memory(sv);
+	if (!commit_begin(sv))
+		group_stop(sv);
 	if ((sv->records.used && !group_store(sv)) || sv->group_broken) {
 		*err = sv->group_err;
 		st = err->status;
@@ -326,6 +374,10 @@ static void group_refuse(struct service *sv, struct request *head, const struct 
 {
 	bool memory = err->status == PW_NO_MEMORY;
 
+	for (struct request *r = head; sv->group_cut && r; r = r->next)
+		answer_problem(r, PROBLEM_NOT_READY, "nothing was changed: %s", err->msg);
+	if (sv->group_cut)
+		return;
 	if (!memory && !atomic_exchange(&sv->disk_refuses, true))
 		log_line(LOG_ERROR_, "the disk refuses changes", "error", err->msg, NULL);
 	metrics_count(COUNT_COMMIT_FAILURES, 1);
@@ -349,6 +401,9 @@ static void group_end(struct service *sv, struct request *head, bool failed, boo
 	for (struct request *r = readers; failed && r; r = r->next)
 		answer_drop(r);
 	resume_all(head);
+	pthread_mutex_lock(&sv->mutex);
+	sv->committing = false; /* not before everybody has his answer: service_left */
+	pthread_mutex_unlock(&sv->mutex);
 	resume_all(readers);
 	resume_all(waiters);
 }
@@ -359,6 +414,8 @@ static struct request *group_apply(struct service *sv, struct request *head)
 	struct request *rest;
 
 	for (struct request *r = head; r; r = r->next) {
+		if (atomic_load(&sv->cut))
+			group_stop(sv);
 		if (!sv->group_broken)
 			change_one(sv, r);
 		if (sv->records.used < GROUP_BYTES)
@@ -379,7 +436,7 @@ static struct request *group_run(struct service *sv, struct request *head)
 	struct pw_err err;
 
 	sv->group_time_ms = clock_utc_ms();
-	sv->group_broken = sv->group_writes = false;
+	sv->group_broken = sv->group_cut = sv->group_writes = false;
 	pthread_rwlock_wrlock(&sv->lock);
 	sv->group++;
 	sv->uncommitted = true;
@@ -533,4 +590,39 @@ void service_drain(struct service *sv)
 	sv->draining = true;
 	pthread_cond_signal(&sv->wake);
 	pthread_mutex_unlock(&sv->mutex);
+}
+
+static void refuse_all(struct request *head)
+{
+	for (struct request *r = head; r; r = r->next)
+		(void)answer_stopping(r);
+	resume_all(head);
+}
+
+void service_cut(struct service *sv)
+{
+	struct request *changes, *readers, *waiters;
+
+	pthread_mutex_lock(&sv->mutex);
+	sv->cut = true;
+	changes = list_take(&sv->queue);
+	readers = list_take(&sv->readers);
+	waiters = list_take(&sv->waiters);
+	pthread_cond_signal(&sv->wake);
+	pthread_mutex_unlock(&sv->mutex);
+	refuse_all(changes);
+	refuse_all(readers);
+	refuse_all(waiters);
+}
+
+enum pw_problem service_left(struct service *sv, const char **why)
+{
+	bool committing;
+
+	pthread_mutex_lock(&sv->mutex);
+	committing = sv->committing;
+	pthread_mutex_unlock(&sv->mutex);
+	*why = committing ? "the server stopped while the change was being committed"
+			  : "the server is stopping: nothing was changed";
+	return committing ? PROBLEM_OUTCOME_UNKNOWN : PROBLEM_NOT_READY;
 }

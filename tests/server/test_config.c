@@ -57,6 +57,7 @@ Test(config, without_anything_the_documented_defaults_hold)
 	cr_assert_eq(config.connections, 1024);
 	cr_assert_eq(config.lease_seconds, 15);
 	cr_assert_eq(config.checkpoint_seconds, 30);
+	cr_assert_eq(config.stop_seconds, 10);
 	cr_assert_eq(config.retain_hours, 720);
 	cr_assert_eq(config.retain_bytes, UINT64_C(8) << 30);
 	cr_assert_eq(config.memory_bytes, 0);

@@ -20,7 +20,7 @@ struct service {
 	pthread_t thread;
 	pthread_mutex_t lock;
 	pthread_cond_t wake;
-	struct request *parked;
+	struct request *parked, *held;
 	bool stop, answers;
 };
 
@@ -67,6 +67,16 @@ static enum handled park(struct service *sv, struct request *r)
 	r->next = sv->parked;
 	sv->parked = r;
 	pthread_cond_signal(&sv->wake);
+	pthread_mutex_unlock(&sv->lock);
+	return PARKED;
+}
+
+/* Nobody resumes it but the test. */
+static enum handled hold(struct service *sv, struct request *r)
+{
+	pthread_mutex_lock(&sv->lock);
+	r->next = sv->held;
+	sv->held = r;
 	pthread_mutex_unlock(&sv->lock);
 	return PARKED;
 }
@@ -120,6 +130,7 @@ const struct route routes[] = {
 	ROUTE("PUT", "/echo/{x}", ROLE_BIT(ROLE_ADMIN), echo),
 	ROUTE("GET", "/park", EVERYBODY, park),
 	ROUTE("POST", "/park", EVERYBODY, park),
+	ROUTE("GET", "/hold", EVERYBODY, hold),
 	ROUTE("GET", "/poll", EVERYBODY, poll_times),
 	ROUTE("GET", "/once", EVERYBODY, resumed_at_once),
 	ROUTE("GET", "/job", EVERYBODY, leave_job),
@@ -134,7 +145,7 @@ static void resume_all(struct service *sv, struct request *r)
 
 		if (request_query(r, "late"))
 			usleep(500); /* long enough for http.c to have suspended the connection */
-		if (strcmp(r->path, "/park") == 0)
+		if (strcmp(r->path, "/park") == 0 || strcmp(r->path, "/hold") == 0)
 			(void)echo(sv, r);
 		request_resume(r);
 		r = next;
@@ -503,6 +514,80 @@ Test(http, once_quiesced_kept_connections_are_told_to_come_back_later)
 	cr_assert(has(&r, "/problems/not-ready") && has(&r, "Connection: close") && has(&r, "\"retryable\":true"), "%s",
 		  r.text);
 	close(fd);
+}
+
+static struct request *held(void)
+{
+	struct request *r = NULL;
+
+	for (int ms = 0; ms < 5000 && !r; ms++) {
+		pthread_mutex_lock(&service.lock);
+		r = service.held;
+		pthread_mutex_unlock(&service.lock);
+		usleep(r ? 10000 : 1000); /* so that its connection sleeps, mostly */
+	}
+	cr_assert_not_null(r);
+	return r;
+}
+
+Test(http, who_cannot_be_waited_for_is_answered_and_stays_whole)
+{
+	int fd = dial(), gone = dial();
+	struct request *r;
+	struct reply a;
+
+	SAY(gone, "GET /hold HTTP/1.1" ADMIN "\r\nHost: x\r\n\r\n");
+	(void)held();
+	SAY(fd, "GET /hold HTTP/1.1" ADMIN "\r\nHost: x\r\nX-Request-Id: mine\r\n\r\n");
+	while (!held()->next)
+		usleep(1000);
+	close(gone);
+	cr_assert_eq(http_give_up(http, PROBLEM_NOT_READY, "enough"), 2);
+	cr_assert_eq(hear(fd, &a)->status, 503, "%s", a.text);
+	cr_assert(has(&a, "/problems/not-ready") && has(&a, "enough") && has(&a, "Connection: close") &&
+			  has(&a, "X-Request-Id: mine"),
+		  "%s", a.text);
+	close(fd);
+	for (int ms = 0; http_active(http) && ms < 5000; ms++)
+		usleep(1000);
+	cr_assert_eq(http_active(http), 0);
+	for (r = service.held; r;) { /* whoever holds them works on, and lets go when it likes */
+		struct request *next = r->next;
+
+		(void)echo(&service, r);
+		r->job = r;
+		request_resume(r);
+		r = next;
+	}
+}
+
+#define HOLDERS 16
+Test(http, giving_up_and_resuming_at_once_gives_one_answer_each)
+{
+	int fds[HOLDERS];
+	struct reply a;
+
+	for (int i = 0; i < HOLDERS; i++) {
+		fds[i] = dial();
+		SAY(fds[i], "GET /hold HTTP/1.1" ADMIN "\r\nHost: x\r\n\r\n");
+	}
+	for (unsigned n = 0; n < HOLDERS;) {
+		n = 0;
+		for (struct request *r = held(); r; r = r->next)
+			n++;
+	}
+	http_quiesce(http);
+	pthread_mutex_lock(&service.lock);
+	service.parked = service.held; /* the service's thread resumes them while they are given up */
+	pthread_cond_signal(&service.wake);
+	pthread_mutex_unlock(&service.lock);
+	(void)http_give_up(http, PROBLEM_NOT_READY, "enough");
+	for (int i = 0; i < HOLDERS; i++) {
+		hear(fds[i], &a);
+		cr_expect(a.status == 503 || a.status == 200, "%s", a.text);
+		cr_expect_eq(recv(fds[i], a.text, sizeof a.text, 0), 0, "the connection stays open");
+		close(fds[i]);
+	}
 }
 
 Test(http_start, addresses_are_checked_before_anything_listens)

@@ -1,0 +1,188 @@
+/*
+ * The writer without HTTP: routes whose acts take as long as the test wants, and a request_resume that notes who is
+ * through. A stop in the middle of a change, of its commit, and with everything else that can be parked.
+ */
+#include <criterion/criterion.h>
+#include <semaphore.h>
+#include <sqlite3.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "server/service_impl.h"
+#include "tests/lib/store_dir.h"
+
+static struct service *sv;
+static struct config config;
+static char dir[] = "/tmp/pagewarden-writer-XXXXXX";
+static sem_t begun, go, through; /* an act has begun; it may go on; a request was resumed */
+
+/* --- In place of http.c --- */
+
+void request_resume(struct request *r)
+{
+	r->resumed = true;
+	sem_post(&through);
+}
+
+const char *request_query(const struct request *r, const char *name)
+{
+	return strcmp(name, "wait") == 0 ? "300" : NULL;
+}
+
+void request_each_query(const struct request *r, query_fn fn, void *ctx)
+{
+}
+
+/* --- Routes --- */
+
+static void change(struct service *s, struct request *r)
+{
+	struct jsonw w;
+
+	sem_post(&begun);
+	sem_wait(&go);
+	event_begin(&w, "test", r);
+	event_end(s, &w);
+	(void)answer_empty(r, 204);
+}
+
+static void look(struct service *s, struct request *r)
+{
+	(void)answer_empty(r, 200);
+}
+
+static const struct route changing = { .handle = handle_change, .act = change };
+static const struct route looking = { .handle = handle_read, .act = look };
+
+static enum handled ask(struct request *r, const struct route *route)
+{
+	*r = (struct request){ .route = route, .path = "/", .body = "" };
+	return route->handle(sv, r);
+}
+
+static bool says(const struct request *r, unsigned status, const char *slug)
+{
+	return r->response.status == status && (!slug || (r->response.body && strstr(r->response.body, slug)));
+}
+
+static uint64_t revision(void)
+{
+	uint64_t durable;
+
+	pthread_rwlock_rdlock(&sv->lock);
+	durable = sv->durable;
+	pthread_rwlock_unlock(&sv->lock);
+	return durable;
+}
+
+static void start(void)
+{
+	struct pw_err err = { 0 };
+
+	cr_assert_not_null(mkdtemp(dir));
+	config = (struct config){ .data = dir, .lease_seconds = 15, .checkpoint_seconds = 3600 };
+	sem_init(&begun, 0, 0);
+	sem_init(&go, 0, 0);
+	sem_init(&through, 0, 0);
+	cr_assert_eq(service_open(&config, &sv, &err), PW_OK, "%s", err.msg);
+	cr_assert_eq(service_start(sv, &err), PW_OK, "%s", err.msg);
+}
+
+static void finish(void)
+{
+	struct pw_err err = { 0 };
+
+	cr_expect_eq(service_close(sv, &err), PW_OK, "%s", err.msg);
+	store_dir_delete(dir);
+}
+TestSuite(writer, .init = start, .fini = finish, .timeout = 60);
+
+static void *look_later(void *request)
+{
+	cr_expect_eq(ask(request, &looking), DONE);
+	return NULL;
+}
+
+Test(writer, a_stop_in_the_middle_of_a_change_answers_everybody)
+{
+	struct request slow, queued, late, seen, poll = { .path = "/", .body = "" };
+	uint64_t before = revision();
+	pthread_t reader;
+	const char *why;
+
+	cr_assert(wait_deadline(&poll) && park_wait(sv, &poll, before));
+	cr_assert_eq(ask(&slow, &changing), PARKED);
+	sem_wait(&begun);
+	cr_assert_eq(ask(&queued, &changing), PARKED);
+	cr_assert_eq(pthread_create(&reader, NULL, look_later, &seen), 0); /* waits for the state's lock */
+	service_drain(sv);
+	cr_assert_eq(ask(&late, &changing), DONE);
+	cr_expect(says(&late, 503, "not-ready"));
+	cr_expect(!queued.resumed && !queued.response.status, "what waits has its time");
+
+	service_cut(sv);
+	pthread_join(reader, NULL);
+	cr_expect(says(&seen, 503, "not-ready"), "%u", seen.response.status);
+	cr_expect(poll.resumed && says(&poll, 503, "not-ready"));
+	cr_expect(queued.resumed && says(&queued, 503, "not-ready"));
+	cr_expect(!slow.resumed);
+	cr_expect_eq(service_left(sv, &why), PROBLEM_NOT_READY);
+
+	sem_wait(&through);
+	sem_wait(&through);
+	sem_post(&go);
+	sem_wait(&through);
+	cr_expect(slow.resumed && says(&slow, 503, "nothing was changed"), "%s", slow.response.body);
+	cr_expect_eq(revision(), before);
+	for (struct request *const *r = (struct request *[]){ &slow, &queued, &late, &seen, &poll, NULL }; *r; r++)
+		answer_drop(*r);
+}
+
+Test(writer, a_stop_in_the_middle_of_a_commit_cannot_know_how_it_ends)
+{
+	struct request slow, seen;
+	uint64_t before = revision();
+	char path[sizeof dir + 16];
+	sqlite3 *other;
+	const char *why;
+
+	snprintf(path, sizeof path, "%s/journal.db", dir);
+	cr_assert_eq(sqlite3_open(path, &other), SQLITE_OK);
+	cr_assert_eq(sqlite3_exec(other, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
+	sem_post(&go);
+	cr_assert_eq(ask(&slow, &changing), PARKED);
+	while (service_left(sv, &why) != PROBLEM_OUTCOME_UNKNOWN)
+		usleep(1000);
+	cr_assert_eq(ask(&seen, &looking), PARKED);
+	service_drain(sv);
+	service_cut(sv);
+	cr_expect(seen.resumed && says(&seen, 503, "not-ready"));
+	cr_expect(!slow.resumed);
+	cr_expect_eq(service_left(sv, &why), PROBLEM_OUTCOME_UNKNOWN);
+
+	sem_wait(&through);
+	sqlite3_close(other);
+	sem_wait(&through);
+	cr_expect(slow.resumed && says(&slow, 204, NULL), "%s", slow.response.body);
+	cr_expect_eq(revision(), before + 1);
+	answer_drop(&seen);
+}
+
+Test(writer, a_stop_lets_finish_what_has_the_time)
+{
+	struct request slow, queued;
+	uint64_t before = revision();
+
+	cr_assert_eq(ask(&slow, &changing), PARKED);
+	sem_wait(&begun);
+	cr_assert_eq(ask(&queued, &changing), PARKED);
+	service_drain(sv);
+	sem_post(&go);
+	sem_post(&go);
+	sem_wait(&through);
+	sem_wait(&through);
+	cr_expect(says(&slow, 204, NULL) && says(&queued, 204, NULL));
+	cr_expect_eq(revision(), before + 2);
+	service_cut(sv);
+}

@@ -261,6 +261,7 @@ static const struct json_field host_fields[] = {
 	{ "backends", JSON_REQUIRED, to_backends, 0, JSON_NO_FLAG },
 	{ "pools", JSON_REQUIRED, to_local_pool, 0, JSON_NO_FLAG },
 	MAY(struct host_body, "agent_version", json_to_name, agent_version),
+	MAY(struct host_body, "revision_seen", json_to_number, revision_seen),
 };
 
 static bool read_host(struct reader *r, json_t *v, struct host_body *out)
@@ -452,15 +453,32 @@ static bool to_gpa(struct reader *r, json_t *v, void *at)
 	return READ(r, v, gpa_fields, at);
 }
 
+struct vm_draft {
+	struct vm_body body; /* first: readers of lists fill it by its address */
+	bool has_boot_id, has_epoch;
+};
 static const struct json_field vm_fields[] = {
-	MAY_FLAG(struct vm_body, "id", json_to_uuid, id, has_id), MAY(struct vm_body, "name", json_to_name, name),
-	MUST(struct vm_body, "host", json_to_uuid, host),         MUST(struct vm_body, "arch", to_arch, arch),
-	{ "slots", JSON_REQUIRED, to_slots, 0, JSON_NO_FLAG },    { "gpa", JSON_OPTIONAL, to_gpa, 0, JSON_NO_FLAG },
+	MAY_FLAG(struct vm_draft, "id", json_to_uuid, body.id, body.has_id),
+	MAY(struct vm_draft, "name", json_to_name, body.name),
+	MUST(struct vm_draft, "host", json_to_uuid, body.host),
+	MUST(struct vm_draft, "arch", to_arch, body.arch),
+	{ "slots", JSON_REQUIRED, to_slots, 0, JSON_NO_FLAG },
+	{ "gpa", JSON_OPTIONAL, to_gpa, 0, JSON_NO_FLAG },
+	MAY(struct vm_draft, "adopted", json_to_bool, body.adopted),
+	MAY_FLAG(struct vm_draft, "boot_id", json_to_boot_id, body.boot_id, has_boot_id),
+	MAY_FLAG(struct vm_draft, "epoch", json_to_number, body.epoch, has_epoch),
 };
 
 static bool read_vm(struct reader *r, json_t *v, struct vm_body *out)
 {
-	return READ(r, v, vm_fields, out);
+	struct vm_draft draft = { .has_epoch = false };
+
+	if (!READ(r, v, vm_fields, &draft) || !check_holder(r, draft.has_boot_id, draft.has_epoch))
+		return false;
+	if (draft.body.adopted && (!draft.body.boot_id || !draft.body.has_id))
+		return json_fault_at(r, "adopted", "who adopts a VM gives its id, boot_id and epoch");
+	*out = draft.body;
+	return true;
 }
 
 static const struct json_field slot_fields[] = {
@@ -483,6 +501,7 @@ static const struct json_field lifecycle_fields[] = {
 	MUST(struct lifecycle_draft, "event", to_event, body.event),
 	MAY_FLAG(struct lifecycle_draft, "boot_id", json_to_boot_id, body.boot_id, has_boot_id),
 	MAY_FLAG(struct lifecycle_draft, "epoch", json_to_number, body.epoch, has_epoch),
+	MAY(struct lifecycle_draft, "adopted", json_to_bool, body.adopted),
 };
 
 static bool read_lifecycle(struct reader *r, json_t *v, struct lifecycle_body *out)

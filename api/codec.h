@@ -34,7 +34,8 @@ struct host_body { /* PUT /v1/hosts/{host} */
 	uint32_t arches;           /* bit per arch */
 	bool has_local;
 	uint64_t base, frames;
-	unsigned page_shift; /* default 12; 12..30 */
+	unsigned page_shift;    /* default 12; 12..30 */
+	uint64_t revision_seen; /* the highest that the agent ever saw; 0: not said */
 };
 CODEC_DECODER(host);
 
@@ -77,6 +78,9 @@ struct vm_body { /* POST /v1/vms */
 	struct slot *slots;
 	size_t slot_count;
 	unsigned shared_bit; /* GPA bit 13..63; 0: absent */
+	bool adopted;        /* its host's hardware has it already: for the host's agent, with boot_id and epoch */
+	const char *boot_id; /* NULL if absent; boot_id and epoch come together or not at all */
+	uint64_t epoch;
 };
 CODEC_DECODER(vm);
 
@@ -89,6 +93,7 @@ struct lifecycle_body { /* POST /v1/vms/{vm}/lifecycle */
 	enum vm_event event;
 	const char *boot_id; /* NULL if absent; boot_id and epoch come together or not at all */
 	uint64_t epoch;
+	bool adopted; /* hardware was in that state already; only said in the feed */
 };
 CODEC_DECODER(lifecycle);
 

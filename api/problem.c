@@ -36,6 +36,7 @@ unsigned problem_status(enum pw_problem p)
 	case PROBLEM_STALE_BATCH:
 	case PROBLEM_BATCH_REJECTED:
 	case PROBLEM_OPERATION_STATE:
+	case PROBLEM_UNKNOWN_VM:
 	case PROBLEM_LIMIT: return 409;
 	case PROBLEM_COMPACTED: return 410;
 	case PROBLEM_STALE: return 412;
@@ -62,9 +63,9 @@ bool problem_is_retryable(enum pw_problem p)
 	return problem_status(p) == 503;
 }
 
-static void write_conflicts(struct jsonw *w, const struct refusal *why)
+static void write_owners(struct jsonw *w, const char *name, const struct refusal *why)
 {
-	jsonw_key(w, "conflicts");
+	jsonw_key(w, name);
 	jsonw_open(w, '[');
 	for (unsigned i = 0; i < why->run_count && i < REFUSAL_RUNS_MAX; i++) {
 		const struct frame_run *run = &why->runs[i];
@@ -78,7 +79,28 @@ static void write_conflicts(struct jsonw *w, const struct refusal *why)
 		jsonw_close(w, '}');
 	}
 	jsonw_close(w, ']');
+}
+
+static void write_conflicts(struct jsonw *w, const struct refusal *why)
+{
+	write_owners(w, "conflicts", why);
 	jsonw_m_u64(w, "conflict_frames", why->frames);
+}
+
+static void write_unknown_vm(struct jsonw *w, const struct refusal *why)
+{
+	jsonw_m_uuid(w, "vm", &why->vm);
+	jsonw_m_u64(w, "pages", why->pages);
+	jsonw_m_str(w, "reason", why->reason);
+	write_owners(w, "disputed", why);
+	jsonw_m_u64(w, "disputed_frames", why->frames);
+}
+
+static void write_vm_not_found(struct jsonw *w, const struct refusal *why)
+{
+	jsonw_m_uuid(w, "vm", &why->vm);
+	if (why->ended)
+		jsonw_m_u64(w, "ended", why->ended);
 }
 
 static void write_frames(struct jsonw *w, const struct refusal *why)
@@ -126,7 +148,8 @@ static void write_members(struct jsonw *w, const struct refusal *why)
 	case PROBLEM_GFN_OUT_OF_SLOT: jsonw_m_u64(w, "gfn", why->gfn); return;
 	case PROBLEM_VM_TRANSITION: write_vm_transition(w, why); return;
 	case PROBLEM_VM_NOT_ON_HOST: jsonw_m_uuid(w, "host", &why->host); return;
-	case PROBLEM_VM_NOT_FOUND: jsonw_m_uuid(w, "vm", &why->vm); return;
+	case PROBLEM_VM_NOT_FOUND: write_vm_not_found(w, why); return;
+	case PROBLEM_UNKNOWN_VM: write_unknown_vm(w, why); return;
 	case PROBLEM_NONE:
 	case PROBLEM_HOST_NOT_FOUND:
 	case PROBLEM_HOST_FENCED:

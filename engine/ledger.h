@@ -97,6 +97,7 @@ struct vm {
 	struct vm_counts counts;
 	uint32_t number; /* its name in pool entries */
 	uint64_t revision;
+	uint64_t ended; /* the caller's: revision at which it last fell to normal, or was created */
 };
 
 struct ledger; /* opaque; iterate with the functions below */

@@ -58,7 +58,8 @@
 	X(PROBLEM_INTERNAL, "internal", "A fault of the server")                                   \
 	/* what agents report */                                                                   \
 	X(PROBLEM_BACKEND, "backend", "The hardware or its driver failed")                         \
-	X(PROBLEM_DRIFT, "drift", "Hardware and ledger differ")
+	X(PROBLEM_DRIFT, "drift", "Hardware and ledger differ")                                    \
+	X(PROBLEM_UNKNOWN_VM, "unknown-vm", "Hardware has a VM that the ledger does not own")
 
 #define PW_ENUM_(name, slug, title) name,
 enum pw_problem { PW_PROBLEMS(PW_ENUM_) PROBLEM_COUNT };
@@ -86,7 +87,8 @@ struct frame_run {
 struct refusal {
 	enum pw_problem problem;
 	char detail[256];    /* a sentence that names the offending value */
-	struct pw_uuid vm;   /* vm-not-found */
+	struct pw_uuid vm;   /* vm-not-found, unknown-vm */
+	uint64_t ended;      /* vm-not-found: revision of the VM's deletion, 0: not known */
 	struct pw_uuid host; /* vm-not-on-host: where it is placed */
 	enum vm_state vm_state;
 	enum vm_event vm_event;
@@ -96,7 +98,9 @@ struct refusal {
 	uint64_t gfn;           /* the first offending one */
 	enum gfn_state gfn_state;
 	char pool[POOL_NAME_MAX];
-	uint64_t frames;                         /* frame-conflict, frame-quarantined: how many in all */
+	uint64_t pages;                          /* unknown-vm: that it has on hardware */
+	const char *reason;                      /* unknown-vm: static text */
+	uint64_t frames;                         /* frame-conflict, frame-quarantined, unknown-vm: how many in all */
 	unsigned run_count;                      /* and the first runs of them */
 	struct frame_run runs[REFUSAL_RUNS_MAX]; /* last, so that a copy may leave out what is not used */
 };

@@ -76,12 +76,11 @@ static void write_local_pool(struct jsonw *w, const struct pool *p)
 	jsonw_close(w, ']');
 }
 
-void write_host(struct jsonw *w, const struct service *sv, const struct host *h)
+static void write_host_members(struct jsonw *w, const struct service *sv, const struct host *h)
 {
 	const struct host_note *note = host_note(h);
 	const struct pool *p = h->pools[0];
 
-	jsonw_open(w, '{');
 	jsonw_m_uuid(w, "id", &h->id);
 	jsonw_m_str(w, "name", h->name);
 	jsonw_m_str(w, "state", host_state(sv, h, clock_monotonic_ms()));
@@ -105,6 +104,12 @@ void write_host(struct jsonw *w, const struct service *sv, const struct host *h)
 	jsonw_m_u64(w, "vms", h->vms);
 	jsonw_m_time(w, "last_seen", note->last_seen_ms);
 	jsonw_m_u64(w, "revision", h->revision);
+}
+
+void write_host(struct jsonw *w, const struct service *sv, const struct host *h)
+{
+	jsonw_open(w, '{');
+	write_host_members(w, sv, h);
 	jsonw_close(w, '}');
 }
 
@@ -131,6 +136,23 @@ static void answer_host(struct service *sv, struct request *r, unsigned status, 
 
 	jsonw_init(&w);
 	write_host(&w, sv, h);
+	answer_json(r, status, &w);
+	answer_etag(r, h->revision);
+}
+
+/* The agent is told how far the ledger is, and whether it went back behind what the agent had seen. */
+static void answer_registration(struct service *sv, struct request *r, unsigned status, const struct host *h,
+				bool restored)
+{
+	struct jsonw w;
+
+	jsonw_init(&w);
+	jsonw_open(&w, '{');
+	write_host_members(&w, sv, h);
+	jsonw_m_str(&w, "role", role_name(r->who.role));
+	jsonw_m_u64(&w, "ledger_revision", sv->revision);
+	jsonw_m_bool(&w, "restored", restored);
+	jsonw_close(&w, '}');
 	answer_json(r, status, &w);
 	answer_etag(r, h->revision);
 }
@@ -240,7 +262,8 @@ enum pw_problem do_host(struct service *sv, const struct pw_uuid *id, const stru
 
 	if (p != PROBLEM_NONE)
 		return p;
-	if (note_put(sv, put->host, b, &put->changed) == PW_OK && (!put->rebooted || reasons_lift(sv, id) == PW_OK))
+	if (note_put(sv, put->host, b, &put->changed) == PW_OK &&
+	    (!put->rebooted || (reasons_lift(sv, id) == PW_OK && unknown_forget(sv, id) == PW_OK)))
 		return PROBLEM_NONE;
 	ledger_rollback(sv->ledger, mark);
 	return refuse(why, PROBLEM_NO_MEMORY, "out of memory while registering the host");
@@ -267,7 +290,7 @@ static bool say_reset(struct service *sv, const struct request *r, struct vm *co
 	for (size_t i = 0; i < n; i++) {
 		struct jsonw w;
 
-		if (!touch(sv, &vms[i]->revision, next_revision(sv)))
+		if (!touch(sv, &vms[i]->revision, next_revision(sv)) || !touch(sv, &vms[i]->ended, next_revision(sv)))
 			return false;
 		event_begin(&w, "vm.reset", r);
 		jsonw_m_uuid(&w, "host", &vms[i]->host->id);
@@ -301,6 +324,27 @@ static bool say_host(struct service *sv, struct request *r, const struct host_pu
 	return true;
 }
 
+/* An agent saw revisions that this ledger does not have: it is an older one, from a backup. Said once a start. */
+static bool say_restored(struct service *sv, const struct request *r, const struct host *h, uint64_t seen_revision)
+{
+	struct undo *u = ledger_undo(sv->ledger);
+	uint64_t revision = sv->revision;
+	struct jsonw w;
+
+	if (sv->restored_said)
+		return true;
+	if (undo_reserve(u, UNDO_RECORD(sizeof sv->restored_said)) != PW_OK)
+		return false;
+	undo_save(u, &sv->restored_said, sizeof sv->restored_said);
+	sv->restored_said = true;
+	event_begin(&w, "ledger.restored", r);
+	jsonw_m_uuid(&w, "host", &h->id);
+	jsonw_m_u64(&w, "ledger_revision", revision);
+	jsonw_m_u64(&w, "revision_seen", seen_revision);
+	event_end(sv, &w);
+	return true;
+}
+
 void host_put_act(struct service *sv, struct request *r)
 {
 	const struct host_body *b = &((struct host_job *)r->job)->b;
@@ -310,6 +354,7 @@ void host_put_act(struct service *sv, struct request *r)
 	struct pw_uuid id;
 	size_t n = 0;
 	const struct host *known;
+	bool restored = b->revision_seen > sv->revision;
 
 	if (!arg_uuid(r, 0, PROBLEM_HOST_NOT_FOUND, &id) || !may_act_for(r, &id))
 		return;
@@ -325,6 +370,10 @@ void host_put_act(struct service *sv, struct request *r)
 		answer_refusal(r, &why);
 		goto out;
 	}
+	if (restored && !say_restored(sv, r, put.host, b->revision_seen)) {
+		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while registering the host");
+		goto out;
+	}
 	if (put.changed &&
 	    (!say_host(sv, r, &put, b) || (put.rebooted && !say_reset(sv, r, vms, n, "host.rebooted")))) {
 		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while registering the host");
@@ -333,7 +382,7 @@ void host_put_act(struct service *sv, struct request *r)
 	seen(sv, put.host);
 	host_note(put.host)->registrations++;
 	operations_again(sv, put.host);
-	answer_host(sv, r, put.created ? 201 : 200, put.host);
+	answer_registration(sv, r, put.created ? 201 : 200, put.host, restored);
 	if (put.created)
 		answer_header(r, "Location", "/v1/hosts/%s", r->args[0]);
 out:
@@ -451,7 +500,7 @@ void host_fence_act(struct service *sv, struct request *r)
 		return;
 	}
 	vms = vms_to_reset(sv, h, &n);
-	if (!vms || ledger_host_fence(sv->ledger, h, &why) != PROBLEM_NONE ||
+	if (!vms || ledger_host_fence(sv->ledger, h, &why) != PROBLEM_NONE || unknown_forget(sv, &h->id) != PW_OK ||
 	    !touch(sv, &h->revision, next_revision(sv)))
 		goto no_memory;
 	event_begin(&w, "host.fenced", r);

@@ -15,7 +15,7 @@
 struct picture_work {
 	struct picture p;
 	size_t host_room, pool_room, attachment_room, vm_room, slot_room, vcpu_room, extent_room, quarantine_room,
-		operation_room, token_room;
+		operation_room, token_room, end_room, unknown_room;
 	char **texts; /* copies */
 	size_t text_count, text_room;
 	struct pw_uuid vm; /* whose extents are being taken */
@@ -80,6 +80,8 @@ static void work_free(struct picture_work *w)
 	free(w->p.operations);
 	free(w->p.deleted_operations);
 	free(w->p.tokens);
+	free(w->p.ends);
+	free(w->p.unknown);
 	free(w);
 }
 
@@ -189,7 +191,8 @@ static void take_vm(struct picture_work *w, struct vm *vm)
 				.arch_state = vm_arch_state(vm),
 				.epoch = vm->epoch,
 				.shared_bit = vm->shared_bit,
-				.revision = vm->revision };
+				.revision = vm->revision,
+				.ended = vm->ended };
 	for (size_t i = 0; i < vm->slot_count; i++) {
 		struct slot_row *slot = MORE(w, slots, slot_count, slot_room);
 
@@ -246,6 +249,22 @@ static void take_reason(struct picture_work *w, const struct quarantine_note *n)
 						n->count, copy(w, n->reason), n->time_ms };
 }
 
+static void take_end(struct picture_work *w, const struct end *e)
+{
+	struct end_row *row = MORE(w, ends, end_count, end_room);
+
+	if (row)
+		*row = (struct end_row){ e->vm, e->slot, e->host, e->revision, e->time_ms };
+}
+
+static void take_unknown(struct picture_work *w, const struct unknown *u)
+{
+	struct unknown_row *row = MORE(w, unknown, unknown_count, unknown_room);
+
+	if (row)
+		*row = (struct unknown_row){ u->host, u->vm, copy(w, u->report), u->since_ms, u->revision };
+}
+
 static void take_state(struct service *sv, struct picture_work *w, uint64_t since)
 {
 	const struct ledger *l = sv->ledger;
@@ -268,6 +287,12 @@ static void take_state(struct service *sv, struct picture_work *w, uint64_t sinc
 		take_token(w, sv->tokens.items[i]);
 	for (size_t i = 0; i < sv->quarantine_count; i++)
 		take_reason(w, &sv->quarantine[i]);
+	w->p.ends_from = sv->ends_from;
+	for (size_t i = 0; i < sv->ends.count; i++)
+		if (w->p.full || ((const struct end *)sv->ends.items[i])->revision > since)
+			take_end(w, sv->ends.items[i]);
+	for (size_t i = 0; i < sv->unknown.count; i++)
+		take_unknown(w, sv->unknown.items[i]);
 }
 
 static struct picture_work *picture_make(struct service *sv)

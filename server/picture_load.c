@@ -100,6 +100,7 @@ static enum pw_status load_vm(void *ctx, const struct vm_row *row, struct pw_err
 	if (ledger_load_vm(sv->ledger, &spec, state, row->arch_state, row->epoch, &vm, &why) != PROBLEM_NONE)
 		return loaded(why.problem, &why, err);
 	vm->revision = row->revision;
+	vm->ended = row->ended;
 	return PW_OK;
 }
 
@@ -216,6 +217,23 @@ static enum pw_status load_token(void *ctx, const struct token_row *row, struct 
 	return token_add(ctx, &t) == PW_OK ? PW_OK : pw_fail(err, PW_NO_MEMORY, "out of memory while loading tokens");
 }
 
+static enum pw_status load_end(void *ctx, const struct end_row *row, struct pw_err *err)
+{
+	struct end e = { row->vm, row->slot, row->host, row->revision, row->time_ms };
+
+	return end_put(ctx, &e) == PW_OK ? PW_OK : pw_fail(err, PW_NO_MEMORY, "out of memory while loading ends");
+}
+
+static enum pw_status load_unknown(void *ctx, const struct unknown_row *row, struct pw_err *err)
+{
+	struct unknown u = { row->host, row->vm, strdup(row->report), row->since_ms, row->revision };
+
+	if (u.report && unknown_put(ctx, &u) == PW_OK)
+		return PW_OK;
+	free(u.report);
+	return pw_fail(err, PW_NO_MEMORY, "out of memory while loading reports of unknown VMs");
+}
+
 /* What was just loaded is what the picture has. */
 static void forget_span(void *ctx, uint64_t first, uint64_t count)
 {
@@ -237,7 +255,9 @@ enum pw_status picture_load(struct service *sv, struct pw_err *err)
 					       .quarantine = load_quarantine,
 					       .extent = load_extent,
 					       .operation = load_operation,
-					       .token = load_token };
+					       .token = load_token,
+					       .end = load_end,
+					       .unknown = load_unknown };
 	enum pw_status st = store_load_picture(sv->store, &reader, &sv->revision, err);
 
 	ledger_commit(sv->ledger);

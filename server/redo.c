@@ -72,6 +72,8 @@ static enum pw_problem redo_fence(struct redo *d)
 	if (!d->host)
 		return bad(d, "no such host");
 	p = ledger_host_fence(d->sv->ledger, d->host, &d->why);
+	if (p == PROBLEM_NONE && unknown_forget(d->sv, &d->host_id) != PW_OK)
+		return bad(d, "out of memory");
 	d->host->revision = d->rec->revision;
 	return p;
 }
@@ -143,14 +145,16 @@ static enum pw_problem redo_vm(struct redo *d)
 		return d->why.problem;
 	p = do_vm(d->sv, &b.id, &b, &vm, &d->why);
 	if (p == PROBLEM_NONE)
-		vm->revision = d->rec->revision;
+		vm->revision = vm->ended = d->rec->revision;
 	codec_release(owner);
 	return p;
 }
 
 static enum pw_problem redo_vm_delete(struct redo *d)
 {
-	return d->vm ? do_vm_delete(d->sv, d->vm, &d->why) : bad(d, "no such VM");
+	if (!d->vm)
+		return bad(d, "no such VM");
+	return do_vm_delete(d->sv, d->vm, d->rec->revision, d->rec->time_ms, &d->why);
 }
 
 static enum pw_problem redo_slot(struct redo *d)
@@ -166,17 +170,22 @@ static enum pw_problem redo_slot(struct redo *d)
 		return bad(d, "no base_gfn or pages");
 	d->vm->revision = d->rec->revision;
 	return added ? ledger_slot_put(d->sv->ledger, d->vm, &slot, &created, &d->why)
-		     : ledger_slot_delete(d->sv->ledger, d->vm, slot.number, &d->why);
+		     : do_slot_delete(d->sv, d->vm, slot.number, d->rec->revision, d->rec->time_ms, &d->why);
 }
 
+/* An event of a VM is in the journal only if the VM's state changed. */
 static enum pw_problem redo_lifecycle(struct redo *d)
 {
 	const char *name = jsonr_str(d->json, "event");
+	enum pw_problem p;
 
 	for (int e = 0; d->vm && name && e < VM_EVENT_COUNT; e++)
 		if (strcmp(vm_event_name((enum vm_event)e), name) == 0) {
 			d->vm->revision = d->rec->revision;
-			return ledger_vm_event(d->sv->ledger, d->vm, (enum vm_event)e, &d->why);
+			p = ledger_vm_event(d->sv->ledger, d->vm, (enum vm_event)e, &d->why);
+			if (d->vm->state == VM_NORMAL)
+				d->vm->ended = d->rec->revision;
+			return p;
 		}
 	return bad(d, "no such VM or event");
 }
@@ -199,7 +208,7 @@ static enum pw_problem redo_vm_step(struct redo *d)
 static enum pw_problem redo_reset(struct redo *d)
 {
 	if (d->vm)
-		d->vm->revision = d->rec->revision;
+		d->vm->revision = d->vm->ended = d->rec->revision;
 	return PROBLEM_NONE;
 }
 
@@ -302,6 +311,31 @@ static enum pw_problem redo_vcpu(struct redo *d)
 	return p;
 }
 
+static enum pw_problem redo_unknown(struct redo *d)
+{
+	const struct unknown *known;
+	struct unknown u = {
+		.host = d->host_id, .vm = d->vm_id, .since_ms = d->rec->time_ms, .revision = d->rec->revision
+	};
+	size_t len, n;
+
+	if (!d->host)
+		return bad(d, "no such host");
+	known = unknown_find(d->sv, &u.vm, &u.host, &n);
+	if (known)
+		u.since_ms = known->since_ms;
+	u.report = jsonr_text(d->json, "report", &len);
+	if (u.report && unknown_put(d->sv, &u) == PW_OK)
+		return PROBLEM_NONE;
+	free(u.report);
+	return bad(d, "no report, or out of memory");
+}
+
+static enum pw_problem redo_known(struct redo *d)
+{
+	return unknown_drop(d->sv, &d->host_id, &d->vm_id) == PW_OK ? PROBLEM_NONE : bad(d, "out of memory");
+}
+
 static enum pw_problem redo_nothing(struct redo *d)
 {
 	return PROBLEM_NONE;
@@ -334,6 +368,9 @@ static const struct {
 	{ "token.created", redo_token_created },
 	{ "token.deleted", redo_token_deleted },
 	{ "vcpu.exit", redo_vcpu },
+	{ "vm.unknown", redo_unknown },
+	{ "vm.known", redo_known },
+	{ "ledger.restored", redo_nothing },
 	{ "violation", redo_nothing },
 };
 

@@ -26,6 +26,8 @@ const struct route routes[] = {
 	{ "POST",   "/v1/hosts/{host}/quarantine",         AGENT,     handle_change,   frames_prepare, quarantine_act },
 	{ "POST",   "/v1/hosts/{host}/quarantine/release", ADMIN,     handle_change,   frames_prepare, quarantine_release_act },
 	{ "GET",    "/v1/hosts/{host}/operations",         AGENT,     host_operations, NULL, host_operations_act },
+	{ "PUT",    "/v1/hosts/{host}/unknown-vms",        AGENT,     handle_change,   unknown_prepare, unknown_put_act },
+	{ "GET",    "/v1/unknown-vms",                     EVERYBODY, handle_read,     NULL, unknown_list },
 
 	{ "GET",    "/v1/pools",                           EVERYBODY, handle_read,     NULL, pools_list },
 	{ "GET",    "/v1/pools/{pool}",                    EVERYBODY, handle_read,     NULL, pool_get },
@@ -33,7 +35,7 @@ const struct route routes[] = {
 	{ "GET",    "/v1/pools/{pool}/frames",             EVERYBODY, handle_read,     NULL, pool_frames },
 
 	{ "GET",    "/v1/vms",                             EVERYBODY, handle_read,     NULL, vms_list },
-	{ "POST",   "/v1/vms",                             OPERATE,   handle_change,   vm_prepare, vm_create_act },
+	{ "POST",   "/v1/vms",                             VM_WORK,   handle_change,   vm_prepare, vm_create_act },
 	{ "GET",    "/v1/vms/{vm}",                        EVERYBODY, handle_read,     NULL, vm_get },
 	{ "DELETE", "/v1/vms/{vm}",                        OPERATE,   handle_change,   NULL, vm_delete_act },
 	{ "PUT",    "/v1/vms/{vm}/slots/{slot}",           VM_WORK,   handle_change,   slot_prepare, slot_put_act },

@@ -49,6 +49,11 @@ void vm_gfns(struct service *sv, struct request *r);
 void vm_map(struct service *sv, struct request *r);
 void vm_digests(struct service *sv, struct request *r);
 
+/* unknown.c */
+void unknown_list(struct service *sv, struct request *r);
+bool unknown_prepare(struct service *sv, struct request *r);
+void unknown_put_act(struct service *sv, struct request *r);
+
 /* vcpus.c */
 void vcpu_get(struct service *sv, struct request *r);
 bool vcpu_prepare(struct service *sv, struct request *r);

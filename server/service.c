@@ -49,6 +49,8 @@ static void service_free(struct service *sv)
 	operations_release(sv);
 	tokens_release(sv);
 	vcpus_release(sv);
+	ends_release(sv);
+	unknown_release(sv);
 	ledger_free(sv->ledger);
 	free(sv->quarantine);
 	free(sv->deleted_vms);
@@ -82,6 +84,8 @@ enum pw_status service_open(const struct config *c, struct service **out, struct
 	index_init(&sv->operations, &sv->mem, operation_compare);
 	index_init(&sv->tokens, &sv->mem, token_compare);
 	index_init(&sv->vcpus, &sv->mem, vcpus_compare);
+	index_init(&sv->ends, &sv->mem, ends_compare);
+	index_init(&sv->unknown, &sv->mem, unknown_compare);
 	sv->ledger = ledger_new(&sv->mem);
 	if (!sv->ledger) {
 		service_free(sv);

@@ -30,6 +30,16 @@ struct operation {
 	char *problem; /* heap, JSON, or NULL */
 };
 
+/* The end of a VM (its deletion), or of one of its slots, that the ledger recorded: ends.c. */
+#define END_OF_VM ((int64_t)-1)
+struct end {
+	struct pw_uuid vm;
+	int64_t slot; /* its number, or END_OF_VM */
+	struct pw_uuid host;
+	uint64_t revision;
+	int64_t time_ms;
+};
+
 struct token {
 	struct pw_uuid id;
 	enum role role;
@@ -71,6 +81,10 @@ struct service {
 	struct ledger *ledger;
 	struct index operations, tokens;
 	struct index vcpus;        /* of protected VMs: vcpus.c */
+	struct index ends;         /* of VMs and slots: ends.c */
+	bool restored_said;        /* ledger.restored, since this start */
+	uint64_t ends_from;        /* those of revisions below are forgotten */
+	struct index unknown;      /* VMs that hosts report: unknown.c */
 	struct operation **active; /* pending and running ones, oldest first */
 	size_t active_count, active_capacity;
 	struct quarantine_note *quarantine; /* in order of pool, host and PFN; disjoint */
@@ -259,7 +273,37 @@ enum pw_problem do_vm(struct service *sv, const struct pw_uuid *id, const struct
 		      struct refusal *why) PW_MUST_CHECK;
 /* Tells of a step of the VM itself, which was applied; its revision. */
 uint64_t say_vm_step(struct service *sv, const struct request *r, const struct vm *vm, const struct item *it);
-enum pw_problem do_vm_delete(struct service *sv, struct vm *vm, struct refusal *why) PW_MUST_CHECK;
+/* Revision and time of the change: of the VM's or slot's end. */
+enum pw_problem do_vm_delete(struct service *sv, struct vm *vm, uint64_t revision, int64_t time_ms,
+			     struct refusal *why) PW_MUST_CHECK;
+enum pw_problem do_slot_delete(struct service *sv, struct vm *vm, uint32_t number, uint64_t revision, int64_t time_ms,
+			       struct refusal *why) PW_MUST_CHECK;
+
+/* ends.c: adds or replaces one; undoable. */
+enum pw_status end_put(struct service *sv, const struct end *e) PW_MUST_CHECK;
+uint64_t vm_end_revision(const struct service *sv, const struct pw_uuid *vm); /* of its deletion; 0: not known */
+void write_slot_ends(struct jsonw *w, const struct service *sv, const struct vm *vm); /* member `slots_ended` */
+void ends_tick(struct service *sv, int64_t now_ms);                                   /* forgets old ones */
+int ends_compare(const void *key, const void *item);
+void ends_release(struct service *sv);
+
+/* unknown.c: a VM that a host's hardware has and the ledger does not own, as its agent reported it. */
+struct unknown {
+	struct pw_uuid host, vm;
+	char *report; /* heap, a JSON object: what the list shows of it */
+	int64_t since_ms;
+	uint64_t revision;
+};
+/* Adds or replaces one (taking u->report on success); undoable. */
+enum pw_status unknown_put(struct service *sv, const struct unknown *u) PW_MUST_CHECK;
+enum pw_status unknown_drop(struct service *sv, const struct pw_uuid *host, const struct pw_uuid *vm) PW_MUST_CHECK;
+/* What a reboot or fence does: the host has no guests. */
+enum pw_status unknown_forget(struct service *sv, const struct pw_uuid *host) PW_MUST_CHECK;
+/* The report of that VM by that host; host NULL: by any, *count says how many. NULL: none. */
+const struct unknown *unknown_find(const struct service *sv, const struct pw_uuid *vm, const struct pw_uuid *host,
+				   size_t *count);
+int unknown_compare(const void *key, const void *item);
+void unknown_release(struct service *sv);
 
 /* vcpus.c: one vCPU's report as journal and picture keep it; `items` is JSON. Undoable. */
 struct vcpu_kept {
@@ -300,7 +344,7 @@ enum pw_status tokens_first_admin(struct service *sv, struct pw_err *err) PW_MUS
 /* Rendering. */
 void write_host(struct jsonw *w, const struct service *sv, const struct host *h);
 void write_pool(struct jsonw *w, const struct service *sv, const struct pool *p);
-void write_vm(struct jsonw *w, const struct vm *vm);
+void write_vm(struct jsonw *w, const struct service *sv, const struct vm *vm);
 void write_operation(struct jsonw *w, const struct operation *o);
 void write_host_spec(struct jsonw *w, const struct host_body *b);
 /* Starts {"items":[ and ends it with next_cursor (NULL: none) and, if not 0, the revision. */

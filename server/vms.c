@@ -24,6 +24,7 @@ struct vm *arg_vm(struct service *sv, struct request *r, unsigned i)
 	if (!vm) {
 		refuse(&why, PROBLEM_VM_NOT_FOUND, "there is no VM %s", r->args[i]);
 		why.vm = id;
+		why.ended = vm_end_revision(sv, &id);
 		answer_refusal(r, &why);
 	}
 	return vm;
@@ -70,7 +71,7 @@ static void write_arch_state(struct jsonw *w, const struct vm *vm)
 		jsonw_m_str(w, "arch_state", vm_arch_state(vm));
 }
 
-void write_vm(struct jsonw *w, const struct vm *vm)
+void write_vm(struct jsonw *w, const struct service *sv, const struct vm *vm)
 {
 	jsonw_open(w, '{');
 	jsonw_m_uuid(w, "id", &vm->id);
@@ -87,16 +88,18 @@ void write_vm(struct jsonw *w, const struct vm *vm)
 	jsonw_open(w, '{');
 	write_counts(w, &vm->counts);
 	jsonw_close(w, '}');
+	jsonw_m_u64(w, "ended", vm->ended);
+	write_slot_ends(w, sv, vm);
 	jsonw_m_u64(w, "revision", vm->revision);
 	jsonw_close(w, '}');
 }
 
-static void answer_vm(struct request *r, unsigned status, const struct vm *vm)
+static void answer_vm(struct service *sv, struct request *r, unsigned status, const struct vm *vm)
 {
 	struct jsonw w;
 
 	jsonw_init(&w);
-	write_vm(&w, vm);
+	write_vm(&w, sv, vm);
 	answer_json(r, status, &w);
 	answer_etag(r, vm->revision);
 }
@@ -106,7 +109,7 @@ void vm_get(struct service *sv, struct request *r)
 	const struct vm *vm = arg_vm(sv, r, 0);
 
 	if (vm && query_known(r, no_query))
-		answer_vm(r, 200, vm);
+		answer_vm(sv, r, 200, vm);
 }
 
 struct vm_filter {
@@ -173,7 +176,7 @@ void vms_list(struct service *sv, struct request *r)
 			pw_uuid_format(&last->id, next);
 			break;
 		}
-		write_vm(&w, vm);
+		write_vm(&w, sv, vm);
 		last = vm;
 	}
 	list_end(&w, next[0] ? next : NULL, NULL);
@@ -182,10 +185,13 @@ void vms_list(struct service *sv, struct request *r)
 
 /* Creating and deleting. */
 
+static bool create_holds(struct service *sv, struct request *r);
+
 bool vm_prepare(struct service *sv, struct request *r)
 {
 	struct vm_body *b;
 
+	r->still_holds = create_holds;
 	if (!query_known(r, no_query) || !prepare_vm(sv, r))
 		return false;
 	b = &((struct vm_job *)r->job)->b;
@@ -213,13 +219,15 @@ enum pw_problem do_vm(struct service *sv, const struct pw_uuid *id, const struct
 	return refuse(why, PROBLEM_HOST_NOT_FOUND, "there is no host %s", host);
 }
 
-static void say_created(struct service *sv, const struct request *r, const struct vm *vm)
+static void say_created(struct service *sv, const struct request *r, const struct vm *vm, bool adopted)
 {
 	struct jsonw w;
 
 	event_begin(&w, "vm.created", r);
 	jsonw_m_uuid(&w, "host", &vm->host->id);
 	jsonw_m_uuid(&w, "vm", &vm->id);
+	if (adopted)
+		jsonw_m_bool(&w, "adopted", true);
 	jsonw_key(&w, "spec");
 	jsonw_open(&w, '{');
 	jsonw_m_uuid(&w, "id", &vm->id);
@@ -242,6 +250,46 @@ static void say_created(struct service *sv, const struct request *r, const struc
 	event_end(sv, &w);
 }
 
+/* What hardware had before the ledger knew of it (law L11): the owner is told. */
+static void note_adopted(struct service *sv, const struct request *r, const struct vm *vm, const char *reason,
+			 const char *detail)
+{
+	struct refusal why;
+
+	refuse(&why, PROBLEM_UNKNOWN_VM, "%s", detail);
+	why.vm = vm->id;
+	why.reason = reason;
+	for (size_t i = 0; i < vm->slot_count; i++)
+		why.pages += vm->slots[i].pages;
+	note_violation(sv, r, vm->host, &vm->id, &why);
+}
+
+/* Who adopts a VM holds the host that has it. */
+static bool create_holds(struct service *sv, struct request *r)
+{
+	const struct vm_body *b = &((struct vm_job *)r->job)->b;
+	const struct host *h = ledger_host(sv->ledger, &b->host);
+
+	if (!may_act_for(r, &b->host))
+		return false;
+	return !h || !b->boot_id || host_is_held(r, h, b->boot_id, b->epoch);
+}
+
+/* An agent makes no VMs, but its hardware may have one. */
+static bool may_create(struct request *r, const struct vm_body *b)
+{
+	if (r->who.role == ROLE_AGENT && !b->adopted) {
+		answer_problem(r, PROBLEM_FORBIDDEN,
+			       "an agent creates no VM but one that its hardware has: \"adopted\"");
+		return false;
+	}
+	if (b->adopted && r->who.role == ROLE_OPERATOR) {
+		answer_problem(r, PROBLEM_FORBIDDEN, "a VM is adopted by the agent of its host");
+		return false;
+	}
+	return true;
+}
+
 void vm_create_act(struct service *sv, struct request *r)
 {
 	const struct vm_body *b = &((struct vm_job *)r->job)->b;
@@ -249,16 +297,20 @@ void vm_create_act(struct service *sv, struct request *r)
 	struct vm *vm = NULL;
 	struct refusal why;
 
+	if (!may_create(r, b) || !create_holds(sv, r))
+		return;
 	if (do_vm(sv, &b->id, b, &vm, &why) != PROBLEM_NONE) {
 		answer_refusal(r, &why);
 		return;
 	}
-	if (!touch(sv, &vm->revision, next_revision(sv))) {
+	if (!touch(sv, &vm->ended, next_revision(sv)) || !touch(sv, &vm->revision, next_revision(sv))) {
 		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while creating the VM");
 		return;
 	}
-	say_created(sv, r, vm);
-	answer_vm(r, 201, vm);
+	say_created(sv, r, vm, b->adopted);
+	if (b->adopted)
+		note_adopted(sv, r, vm, "absent", "hardware had this VM and the ledger did not: it is adopted");
+	answer_vm(sv, r, 201, vm);
 	pw_uuid_format(&vm->id, id);
 	answer_header(r, "Location", "/v1/vms/%s", id);
 }
@@ -269,15 +321,23 @@ static void undelete(void *ctx, const void *args)
 }
 
 /* The next picture has to know of it, but not if the deletion is taken back. */
-enum pw_problem do_vm_delete(struct service *sv, struct vm *vm, struct refusal *why)
+enum pw_problem do_vm_delete(struct service *sv, struct vm *vm, uint64_t revision, int64_t time_ms, struct refusal *why)
 {
 	static const struct undo_ops noted = { .rollback = undelete };
+	struct end end = {
+		.vm = vm->id, .slot = END_OF_VM, .host = vm->host->id, .revision = revision, .time_ms = time_ms
+	};
+	undo_mark mark = ledger_mark(sv->ledger);
 	struct pw_uuid id = vm->id;
 	enum pw_problem p;
 
 	if (undo_reserve(ledger_undo(sv->ledger), 2 * UNDO_RECORD(sizeof id) + vcpus_undo_bytes()) != PW_OK)
 		return refuse(why, PROBLEM_NO_MEMORY, "out of memory while deleting the VM");
 	p = ledger_vm_delete(sv->ledger, vm, why);
+	if (p == PROBLEM_NONE && end_put(sv, &end) != PW_OK) {
+		ledger_rollback(sv->ledger, mark);
+		return refuse(why, PROBLEM_NO_MEMORY, "out of memory while deleting the VM");
+	}
 	if (p == PROBLEM_NONE)
 		vcpus_forget(sv, &id);
 	if (p == PROBLEM_NONE && note_deleted(&sv->deleted_vms, &sv->deleted_vm_count, &id, &sv->repaint))
@@ -300,7 +360,7 @@ void vm_delete_act(struct service *sv, struct request *r)
 	event_begin(&w, "vm.deleted", r);
 	jsonw_m_uuid(&w, "host", &vm->host->id);
 	jsonw_m_uuid(&w, "vm", &vm->id);
-	if (do_vm_delete(sv, vm, &why) != PROBLEM_NONE) {
+	if (do_vm_delete(sv, vm, next_revision(sv), sv->group_time_ms, &why) != PROBLEM_NONE) {
 		jsonw_release(&w);
 		answer_refusal(r, &why);
 		return;
@@ -370,7 +430,22 @@ void slot_put_act(struct service *sv, struct request *r)
 		jsonw_m_u64(&w, "pages", slot.pages);
 		event_end(sv, &w);
 	}
-	answer_vm(r, created ? 201 : 200, vm);
+	answer_vm(sv, r, created ? 201 : 200, vm);
+}
+
+enum pw_problem do_slot_delete(struct service *sv, struct vm *vm, uint32_t number, uint64_t revision, int64_t time_ms,
+			       struct refusal *why)
+{
+	struct end end = {
+		.vm = vm->id, .slot = number, .host = vm->host->id, .revision = revision, .time_ms = time_ms
+	};
+	undo_mark mark = ledger_mark(sv->ledger);
+	enum pw_problem p = ledger_slot_delete(sv->ledger, vm, number, why);
+
+	if (p != PROBLEM_NONE || end_put(sv, &end) == PW_OK)
+		return p;
+	ledger_rollback(sv->ledger, mark);
+	return refuse(why, PROBLEM_NO_MEMORY, "out of memory while deleting the slot");
 }
 
 void slot_delete_act(struct service *sv, struct request *r)
@@ -383,7 +458,7 @@ void slot_delete_act(struct service *sv, struct request *r)
 	if (!vm || !arg_slot(r, &number) || !query_known(r, no_query) || !may_act_for_vm(r, vm) ||
 	    !if_match(r, vm->revision))
 		return;
-	if (ledger_slot_delete(sv->ledger, vm, number, &why) != PROBLEM_NONE) {
+	if (do_slot_delete(sv, vm, number, next_revision(sv), sv->group_time_ms, &why) != PROBLEM_NONE) {
 		answer_refusal(r, &why);
 		return;
 	}
@@ -437,17 +512,20 @@ static bool lifecycle_allowed(struct request *r, const struct vm *vm, const stru
 	return !b->boot_id || host_is_held(r, vm->host, b->boot_id, b->epoch);
 }
 
-static void say_lifecycle(struct service *sv, const struct request *r, const struct vm *vm, enum vm_event e)
+static void say_lifecycle(struct service *sv, const struct request *r, const struct vm *vm,
+			  const struct lifecycle_body *b)
 {
 	struct jsonw w;
 
 	event_begin(&w, "vm.lifecycle", r);
 	jsonw_m_uuid(&w, "host", &vm->host->id);
 	jsonw_m_uuid(&w, "vm", &vm->id);
-	jsonw_m_str(&w, "event", vm_event_name(e));
+	jsonw_m_str(&w, "event", vm_event_name(b->event));
 	jsonw_m_str(&w, "state", vm_state_name(vm->state));
 	write_arch_state(&w, vm);
 	jsonw_m_u64(&w, "epoch", vm->epoch);
+	if (b->adopted)
+		jsonw_m_bool(&w, "adopted", true);
 	event_end(sv, &w);
 }
 
@@ -481,13 +559,17 @@ void lifecycle_act(struct service *sv, struct request *r)
 		return;
 	}
 	if (vm->state != before) {
-		if (!touch(sv, &vm->revision, next_revision(sv))) {
+		if ((vm->state == VM_NORMAL && !touch(sv, &vm->ended, next_revision(sv))) ||
+		    !touch(sv, &vm->revision, next_revision(sv))) {
 			answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while changing the VM");
 			return;
 		}
-		say_lifecycle(sv, r, vm, b->event);
+		say_lifecycle(sv, r, vm, b);
+		if (b->adopted && b->event == VM_INIT_START)
+			note_adopted(sv, r, vm, "normal",
+				     "hardware has this VM, which the ledger had as normal: it is adopted");
 	}
-	answer_vm(r, 200, vm);
+	answer_vm(sv, r, 200, vm);
 }
 
 /* Reading pages. */

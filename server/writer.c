@@ -484,6 +484,7 @@ static void tick(struct service *sv)
 		(void)group_run(sv, NULL);
 	pthread_rwlock_wrlock(&sv->lock);
 	operations_tick(sv, clock_utc_ms());
+	ends_tick(sv, clock_utc_ms());
 	pthread_rwlock_unlock(&sv->lock);
 	if (!atomic_load(&sv->disk_refuses) && store_begin(sv->store, &err) == PW_OK) {
 		if (store_answers_expire(sv->store, clock_utc_ms(), ANSWERS_A_TICK, &err) != PW_OK ||

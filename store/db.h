@@ -32,7 +32,7 @@ void db_rollback(struct db *db);
 enum pw_status db_fail(struct db *db, const char *what, struct pw_err *err);
 
 /* The statements of one subject on one connection. Each file has its named table of SQL and an enum for it. */
-#define STMTS_MAX 32
+#define STMTS_MAX 40
 struct stmts {
 	struct db *db; /* borrowed */
 	sqlite3_stmt *q[STMTS_MAX];

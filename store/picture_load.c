@@ -3,7 +3,7 @@
 #include "store/extent.h"
 #include "store/inner.h"
 
-enum { REVISION, HOST, POOL, ATTACHMENT, VM, SLOT, VCPU, QUARANTINE, EXTENT, OPERATION, TOKEN };
+enum { REVISION, HOST, POOL, ATTACHMENT, VM, SLOT, VCPU, QUARANTINE, EXTENT, OPERATION, TOKEN, END, UNKNOWN };
 static const char *const text[] = {
 	[REVISION] = "SELECT revision FROM meta",
 	[HOST] =
@@ -11,7 +11,7 @@ static const char *const text[] = {
 		" page_shift, last_seen_ms, revision, unreachable FROM host ORDER BY id",
 	[POOL] = "SELECT name, base_pfn, frames, page_shift, revision FROM pool ORDER BY name",
 	[ATTACHMENT] = "SELECT pool, host, place FROM pool_host ORDER BY host, place",
-	[VM] = "SELECT id, host, name, arch, state, arch_state, epoch, shared_bit, revision FROM vm"
+	[VM] = "SELECT id, host, name, arch, state, arch_state, epoch, shared_bit, revision, ended FROM vm"
 	       " ORDER BY number",
 	[SLOT] = "SELECT v.id, s.slot, s.base_gfn, s.pages FROM vm v CROSS JOIN slot s ON s.vm = v.number"
 		 " ORDER BY v.number, s.slot",
@@ -23,6 +23,8 @@ static const char *const text[] = {
 	[OPERATION] = "SELECT id, vm, host, kind, state, params, problem, host_epoch, created_ms, started_ms,"
 		      " finished_ms, revision FROM operation ORDER BY number",
 	[TOKEN] = "SELECT id, role, name, host, hash, created_ms, revision FROM token ORDER BY id",
+	[END] = "SELECT vm, slot, host, revision, time_ms FROM ended ORDER BY vm, slot",
+	[UNKNOWN] = "SELECT host, vm, report, since_ms, revision FROM unknown_vm ORDER BY host, vm",
 };
 const struct sql_table picture_load_sql = { text, PW_ARRAY_LEN(text) };
 
@@ -91,6 +93,7 @@ static enum pw_status load_vm(struct query *q, const struct picture_reader *r, s
 		.epoch = row_u64(q, 6, INT64_MAX),
 		.shared_bit = (unsigned)row_u64(q, 7, 63),
 		.revision = row_u64(q, 8, INT64_MAX),
+		.ended = row_u64(q, 9, INT64_MAX),
 	};
 	enum pw_status st = row_check(q, "vm", err);
 
@@ -207,6 +210,36 @@ static enum pw_status load_token(struct query *q, const struct picture_reader *r
 	return st == PW_OK ? r->token(r->ctx, &t, err) : st;
 }
 
+static enum pw_status load_end(struct query *q, const struct picture_reader *r, struct pw_err *err)
+{
+	struct end_row e = {
+		.vm = row_uuid(q, 0),
+		.slot = row_i64(q, 1),
+		.host = row_uuid(q, 2),
+		.revision = row_u64(q, 3, INT64_MAX),
+		.time_ms = row_i64(q, 4),
+	};
+	enum pw_status st = row_check(q, "ended", err);
+
+	if (st == PW_OK && (e.slot < -1 || e.slot > UINT32_MAX))
+		st = pw_fail(err, PW_STORAGE, LEDGER_FILE ": table ended: slot %" PRId64, e.slot);
+	return st == PW_OK ? r->end(r->ctx, &e, err) : st;
+}
+
+static enum pw_status load_unknown(struct query *q, const struct picture_reader *r, struct pw_err *err)
+{
+	struct unknown_row u = {
+		.host = row_uuid(q, 0),
+		.vm = row_uuid(q, 1),
+		.report = row_text(q, 2),
+		.since_ms = row_i64(q, 3),
+		.revision = row_u64(q, 4, INT64_MAX),
+	};
+	enum pw_status st = row_check(q, "unknown_vm", err);
+
+	return st == PW_OK ? r->unknown(r->ctx, &u, err) : st;
+}
+
 static enum pw_status load_table(struct store *s, int which, row_fn fn, const struct picture_reader *r,
 				 struct pw_err *err)
 {
@@ -272,6 +305,8 @@ enum pw_status store_load_picture(struct store *s, const struct picture_reader *
 		{ EXTENT, load_extent },
 		{ OPERATION, load_operation },
 		{ TOKEN, load_token },
+		{ END, load_end },
+		{ UNKNOWN, load_unknown },
 	};
 	uint64_t at = atomic_load(&s->painted);
 	enum pw_status st = check_meeting(s, at, err);

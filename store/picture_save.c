@@ -34,6 +34,11 @@ enum {
 	PUT_QUARANTINE,
 	PUT_OPERATION,
 	PUT_TOKEN,
+	FORGET_ENDS,
+	FORGET_UNKNOWN,
+	DROP_ENDS,
+	PUT_END,
+	PUT_UNKNOWN,
 };
 #define THE_VM "(SELECT number FROM vm WHERE id = ?)"
 static const char *const text[] = {
@@ -68,11 +73,12 @@ static const char *const text[] = {
 		     " unreachable = excluded.unreachable",
 	[PUT_POOL] = "INSERT INTO pool (name, base_pfn, frames, page_shift, revision) VALUES (?, ?, ?, ?, ?)",
 	[PUT_ATTACHMENT] = "INSERT INTO pool_host (pool, host, place) VALUES (?, ?, ?)",
-	[PUT_VM] = "INSERT INTO vm (id, host, name, arch, state, arch_state, epoch, shared_bit, revision)"
-		   " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+	[PUT_VM] = "INSERT INTO vm (id, host, name, arch, state, arch_state, epoch, shared_bit, revision, ended)"
+		   " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 		   " ON CONFLICT (id) DO UPDATE SET host = excluded.host, name = excluded.name, arch = excluded.arch,"
 		   " state = excluded.state, arch_state = excluded.arch_state, epoch = excluded.epoch,"
-		   " shared_bit = excluded.shared_bit, revision = excluded.revision",
+		   " shared_bit = excluded.shared_bit, revision = excluded.revision,"
+		   " ended = excluded.ended",
 	[PUT_SLOT] = "INSERT INTO slot (vm, slot, base_gfn, pages) VALUES (" THE_VM ", ?, ?, ?)",
 	[PUT_VCPU] = "INSERT INTO vcpu_exit (vm, vcpu, exit, items, time_ms, revision)"
 		     " VALUES (" THE_VM ", ?, ?, ?, ?, ?)",
@@ -88,6 +94,13 @@ static const char *const text[] = {
 			  " finished_ms = excluded.finished_ms, revision = excluded.revision",
 	[PUT_TOKEN] =
 		"INSERT INTO token (id, role, name, host, hash, created_ms, revision) VALUES (?, ?, ?, ?, ?, ?, ?)",
+	[FORGET_ENDS] = "DELETE FROM ended",
+	[FORGET_UNKNOWN] = "DELETE FROM unknown_vm",
+	[DROP_ENDS] = "DELETE FROM ended WHERE revision < ?",
+	[PUT_END] = "INSERT INTO ended (vm, slot, host, revision, time_ms) VALUES (?, ?, ?, ?, ?)"
+		    " ON CONFLICT (vm, slot) DO UPDATE SET host = excluded.host, revision = excluded.revision,"
+		    " time_ms = excluded.time_ms",
+	[PUT_UNKNOWN] = "INSERT INTO unknown_vm (host, vm, report, since_ms, revision) VALUES (?, ?, ?, ?, ?)",
 };
 _Static_assert(PW_ARRAY_LEN(text) <= STMTS_MAX, "more statements than one subject can have");
 const struct sql_table picture_save_sql = { text, PW_ARRAY_LEN(text) };
@@ -118,7 +131,7 @@ static enum pw_status forget(struct store *s, const struct picture *p, struct pw
 		{ FORGET_TOKENS, true }, { FORGET_QUARANTINE, true },  { FORGET_ATTACHMENTS, true },
 		{ FORGET_POOLS, true },  { FORGET_OPERATIONS, false }, { FORGET_EXTENTS, false },
 		{ FORGET_SLOTS, false }, { FORGET_VCPUS, false },      { FORGET_VMS, false },
-		{ FORGET_HOSTS, false },
+		{ FORGET_ENDS, false },  { FORGET_UNKNOWN, true },     { FORGET_HOSTS, false },
 	};
 	enum pw_status st = PW_OK;
 
@@ -222,6 +235,7 @@ static enum pw_status put_vms(struct store *s, const struct picture *p, struct p
 		bind_u64(&q, r->epoch);
 		bind_u64(&q, r->shared_bit);
 		bind_u64(&q, r->revision);
+		bind_u64(&q, r->ended);
 		st = query_run(&q, "saving a VM", err);
 		if (st == PW_OK)
 			st = run_for(s, DROP_SLOTS, &r->id, "dropping a VM's slots", err);
@@ -407,6 +421,43 @@ static enum pw_status put_tokens(struct store *s, const struct picture *p, struc
 	return st;
 }
 
+static enum pw_status put_ends(struct store *s, const struct picture *p, struct pw_err *err)
+{
+	struct query drop = query_begin(&s->save, DROP_ENDS);
+	enum pw_status st;
+
+	bind_u64(&drop, p->ends_from);
+	st = query_run(&drop, "dropping ends", err);
+	for (const struct end_row *r = p->ends; st == PW_OK && r < p->ends + p->end_count; r++) {
+		struct query q = query_begin(&s->save, PUT_END);
+
+		bind_uuid(&q, &r->vm);
+		bind_i64(&q, r->slot);
+		bind_uuid(&q, &r->host);
+		bind_u64(&q, r->revision);
+		bind_i64(&q, r->time_ms);
+		st = query_run(&q, "saving an end", err);
+	}
+	return st;
+}
+
+static enum pw_status put_unknown(struct store *s, const struct picture *p, struct pw_err *err)
+{
+	enum pw_status st = PW_OK;
+
+	for (const struct unknown_row *r = p->unknown; st == PW_OK && r < p->unknown + p->unknown_count; r++) {
+		struct query q = query_begin(&s->save, PUT_UNKNOWN);
+
+		bind_uuid(&q, &r->host);
+		bind_uuid(&q, &r->vm);
+		bind_text(&q, r->report);
+		bind_i64(&q, r->since_ms);
+		bind_u64(&q, r->revision);
+		st = query_run(&q, "saving a report of an unknown VM", err);
+	}
+	return st;
+}
+
 static enum pw_status put_revision(struct store *s, const struct picture *p, struct pw_err *err)
 {
 	struct query q = query_begin(&s->save, REVISION);
@@ -418,8 +469,9 @@ static enum pw_status put_revision(struct store *s, const struct picture *p, str
 enum pw_status store_save_picture(struct store *s, const struct picture *p, struct pw_err *err)
 {
 	static enum pw_status (*const parts[])(struct store *, const struct picture *, struct pw_err *) = {
-		forget,    drop_vms,    put_hosts,      put_pools,      put_attachments, put_vms,      put_slots,
-		put_vcpus, put_extents, put_quarantine, put_operations, put_tokens,      put_revision,
+		forget,         drop_vms,   put_hosts, put_pools,   put_attachments,
+		put_vms,        put_slots,  put_vcpus, put_extents, put_quarantine,
+		put_operations, put_tokens, put_ends,  put_unknown, put_revision,
 	};
 	enum pw_status st;
 

@@ -179,6 +179,27 @@ static const char *const ledger_steps[] = {
 	/* The VM's state as its architecture has it, by name. */
 	"ALTER TABLE vm ADD COLUMN arch_state TEXT NOT NULL DEFAULT '';" /* empty: none, or the one at rest */
 	"PRAGMA user_version = 5;",
+	/* The record of what ended, and what hosts have that the ledger does not own. */
+	"ALTER TABLE vm ADD COLUMN ended INTEGER NOT NULL DEFAULT 0 CHECK (ended >= 0);"
+	"UPDATE vm SET ended = revision WHERE state = 'normal';"
+	"CREATE TABLE ended ("
+	" vm TEXT NOT NULL CHECK (length(vm) = 36),"
+	" slot INTEGER NOT NULL CHECK (slot >= -1)," /* -1: the VM was deleted */
+	" host TEXT NOT NULL CHECK (length(host) = 36),"
+	" revision INTEGER NOT NULL CHECK (revision >= 0),"
+	" time_ms INTEGER NOT NULL,"
+	" PRIMARY KEY (vm, slot)"
+	") STRICT, WITHOUT ROWID;"
+	"CREATE INDEX ended_by_revision ON ended (revision);"
+	"CREATE TABLE unknown_vm ("
+	" host TEXT NOT NULL REFERENCES host (id),"
+	" vm TEXT NOT NULL CHECK (length(vm) = 36),"
+	" report TEXT NOT NULL," /* JSON, as its agent told of it */
+	" since_ms INTEGER NOT NULL,"
+	" revision INTEGER NOT NULL CHECK (revision >= 0),"
+	" PRIMARY KEY (host, vm)"
+	") STRICT, WITHOUT ROWID;"
+	"PRAGMA user_version = 6;",
 };
 
 static const struct {

@@ -143,6 +143,7 @@ struct vm_row {
 	uint64_t epoch;
 	unsigned shared_bit;
 	uint64_t revision;
+	uint64_t ended; /* revision at which it last fell to normal, or was created */
 };
 struct slot_row {
 	struct pw_uuid vm;
@@ -186,6 +187,20 @@ struct token_row {
 	uint64_t revision;
 };
 
+struct end_row { /* the deletion of a VM, or of one of its slots */
+	struct pw_uuid vm;
+	int64_t slot; /* -1: the VM's */
+	struct pw_uuid host;
+	uint64_t revision;
+	int64_t time_ms;
+};
+struct unknown_row { /* a VM that a host has and the ledger does not own */
+	struct pw_uuid host, vm;
+	const char *report; /* JSON */
+	int64_t since_ms;
+	uint64_t revision;
+};
+
 /*
  * What changed since the last picture. Lists are upserts by id; the deleted are named. Some tables are small and come
  * whole. `full`: everything is here, forget the old picture.
@@ -217,6 +232,11 @@ struct picture {
 	size_t deleted_operation_count;
 	struct token_row *tokens; /* whole */
 	size_t token_count;
+	uint64_t ends_from; /* ends of revisions below are gone; applied before `ends` */
+	struct end_row *ends;
+	size_t end_count;
+	struct unknown_row *unknown; /* whole */
+	size_t unknown_count;
 };
 /*
  * All or nothing, durable when it returns.
@@ -238,6 +258,8 @@ struct picture_reader {
 	enum pw_status (*extent)(void *ctx, const struct extent_row *r, struct pw_err *err);
 	enum pw_status (*operation)(void *ctx, const struct operation_row *r, struct pw_err *err);
 	enum pw_status (*token)(void *ctx, const struct token_row *r, struct pw_err *err);
+	enum pw_status (*end)(void *ctx, const struct end_row *r, struct pw_err *err);
+	enum pw_status (*unknown)(void *ctx, const struct unknown_row *r, struct pw_err *err);
 };
 /*
  * *revision 0: there is no picture yet.

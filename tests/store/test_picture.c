@@ -69,8 +69,9 @@ static enum pw_status on_attachment(void *ctx, const struct attachment_row *r, s
 
 static enum pw_status on_vm(void *ctx, const struct vm_row *r, struct pw_err *e)
 {
-	return line(ctx, e, "vm %u %u %s %s %s %s %" PRIu64 " %u %" PRIu64 "\n", number_of(&r->id), number_of(&r->host),
-		    r->name, r->arch, r->state, r->arch_state, r->epoch, r->shared_bit, r->revision);
+	return line(ctx, e, "vm %u %u %s %s %s %s %" PRIu64 " %u %" PRIu64 " %" PRIu64 "\n", number_of(&r->id),
+		    number_of(&r->host), r->name, r->arch, r->state, r->arch_state, r->epoch, r->shared_bit,
+		    r->revision, r->ended);
 }
 
 static enum pw_status on_slot(void *ctx, const struct slot_row *r, struct pw_err *e)
@@ -111,10 +112,23 @@ static enum pw_status on_token(void *ctx, const struct token_row *r, struct pw_e
 		    number_of(&r->host), r->hash[0], r->hash[31], r->created_ms, r->revision);
 }
 
+static enum pw_status on_end(void *ctx, const struct end_row *r, struct pw_err *e)
+{
+	return line(ctx, e, "end %u %" PRId64 " %u %" PRIu64 " %" PRId64 "\n", number_of(&r->vm), r->slot,
+		    number_of(&r->host), r->revision, r->time_ms);
+}
+
+static enum pw_status on_unknown(void *ctx, const struct unknown_row *r, struct pw_err *e)
+{
+	return line(ctx, e, "unknown %u %u %s %" PRId64 " %" PRIu64 "\n", number_of(&r->host), number_of(&r->vm),
+		    r->report, r->since_ms, r->revision);
+}
+
 static enum pw_status try_load(struct loaded *l, uint64_t *revision)
 {
-	const struct picture_reader r = { l,       on_host,       on_pool,   on_attachment, on_vm,   on_slot,
-					  on_vcpu, on_quarantine, on_extent, on_operation,  on_token };
+	const struct picture_reader r = { l,        on_host, on_pool,       on_attachment, on_vm,
+					  on_slot,  on_vcpu, on_quarantine, on_extent,     on_operation,
+					  on_token, on_end,  on_unknown };
 
 	return store_load_picture(d.s, &r, revision, &err);
 }
@@ -156,8 +170,8 @@ static struct world make_world(void)
 			   { h2, "b", "boot-2", "[]", "", 1, true, false, 0x1, 0, 0, 12, -1, 8, true } },
 		.pools = { { "cxl", 4096, 512, 12, 9 } },
 		.attachments = { { "cxl", h2, 1 }, { "cxl", h1, 2 } },
-		.vms = { { v5, h1, "web", "snp", "secure", "RUNNING", 2, 0, 10 },
-			 { v6, h2, NULL, "pef", "normal", "", 1, 47, 11 } },
+		.vms = { { v5, h1, "web", "snp", "secure", "RUNNING", 2, 0, 10, 4 },
+			 { v6, h2, NULL, "pef", "normal", "", 1, 47, 11, 11 } },
 		.slots = { { v5, { 0, 0, 100 } }, { v5, { 7, 512, 600 } }, { v6, { 0, 0, 8 } } },
 		.extents = { { v5, 0, 512, 0, NULL },
 			     { v5, 0, 10, RESIDENT(0, 100), NULL },
@@ -208,8 +222,8 @@ static void save(struct world *w, uint64_t revision)
 	"host 1 a boot-1 [{\"arch\":\"snp\"}] 1.0 3 0 1 0x8 16 1024 12 500 7 0\n" \
 	"host 2 b boot-2 []  1 1 0 0x1 0 0 12 -1 8 1\n"
 #define POOLS      "pool cxl 4096 512 12 9\nattachment cxl 1 2\nattachment cxl 2 1\n"
-#define VM5        "vm 5 1 web snp secure RUNNING 2 0 10\n"
-#define VM6        "vm 6 2  pef normal  1 47 11\n"
+#define VM5        "vm 5 1 web snp secure RUNNING 2 0 10 4\n"
+#define VM6        "vm 6 2  pef normal  1 47 11 11\n"
 #define SLOTS      "slot 5 0 0 100\nslot 5 7 512 600\nslot 6 0 0 8\n"
 #define QUARANTINE "quarantine 1 local 50 2 rmp 123\nquarantine 0 cxl 4100 1 poison 124\n"
 #define EXTENTS                                             \
@@ -308,6 +322,36 @@ Test(picture, vcpus_come_and_go_with_their_vm)
 	expect(16, HOSTS POOLS VM5 VM6 SLOTS QUARANTINE EXTENTS OPERATIONS TOKENS);
 }
 
+Test(picture, ends_come_and_are_forgotten_by_their_age)
+{
+	struct pw_uuid h1 = test_uuid(1), v5 = test_uuid(5), v9 = test_uuid(9);
+	struct world w = make_world();
+	struct end_row rows[] = { { v5, 7, h1, 12, 900 }, { v9, -1, h1, 13, 901 }, { v9, 0, h1, 14, 902 } };
+	struct unknown_row unknown[] = { { h1, v9, "{\"vm\":9}", 903, 15 } };
+	struct picture p;
+
+	save(&w, 13);
+	p = partial(&w, 14);
+	p.ends = rows;
+	p.end_count = 3;
+	p.unknown = unknown;
+	p.unknown_count = 1;
+	cr_assert_eq(store_save_picture(d.s, &p, &err), PW_OK, "%s", err.msg);
+	store_dir_reopen(&d);
+	expect(14, HOSTS POOLS VM5 VM6 SLOTS QUARANTINE EXTENTS OPERATIONS TOKENS
+	       "end 5 7 1 12 900\nend 9 -1 1 13 901\nend 9 0 1 14 902\nunknown 1 9 {\"vm\":9} 903 15\n");
+	rows[0] = (struct end_row){ v9, 0, h1, 16, 904 }; /* again */
+	p = partial(&w, 16);
+	p.ends_from = 13;
+	p.ends = rows;
+	p.end_count = 1;
+	cr_assert_eq(store_save_picture(d.s, &p, &err), PW_OK, "%s", err.msg);
+	expect(16,
+	       HOSTS POOLS VM5 VM6 SLOTS QUARANTINE EXTENTS OPERATIONS TOKENS "end 9 -1 1 13 901\nend 9 0 1 16 904\n");
+	save(&w, 17);
+	expect(17, HOSTS POOLS VM5 VM6 SLOTS QUARANTINE EXTENTS OPERATIONS TOKENS);
+}
+
 Test(picture, span_voids_what_begins_inside_it_and_nothing_else)
 {
 	struct pw_uuid v5 = test_uuid(5), v6 = test_uuid(6);
@@ -363,7 +407,7 @@ Test(picture, partial_one_updates_by_id_and_drops_what_it_names)
 	expect(15, "host 1 a boot-1 [{\"arch\":\"snp\"}] 1.0 3 0 1 0x8 16 1024 12 500 7 0\n"
 		   "host 2 b boot-2 []  2 0 0 0x1 0 0 12 -1 8 1\n"
 		   "pool cxl 4096 512 12 9\nattachment cxl 2 1\n"
-		   "vm 5 1 web snp normal  2 0 15\n"
+		   "vm 5 1 web snp normal  2 0 15 4\n"
 		   "slot 5 1 2048 4\n"
 		   "extent 5 0 10 0x8000000000000064\n"
 		   "extent 5 10 5 0x4000000000000000\n"

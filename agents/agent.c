@@ -129,6 +129,26 @@ char *agent_machine_path(const struct agent_options *o)
 	return o->state ? path_join(o->state, "machine") : NULL;
 }
 
+/* The machine's state says whose it is: it never serves another host, whose ledger knows nothing of its guests. */
+static enum pw_status keep_host(const char *dir, const char *given, struct pw_err *err)
+{
+	char kept[PW_UUID_TEXT + 2], *path = path_join(dir, "host-id");
+	enum pw_status st;
+
+	if (!path)
+		return pw_fail(err, PW_NO_MEMORY, "no memory for a path");
+	st = file_read_line(path, kept, sizeof kept, err);
+	if (st == PW_NOT_FOUND)
+		st = file_write_line(path, given, err);
+	else if (st == PW_OK && strcmp(kept, given) != 0)
+		st = pw_fail(
+			err, PW_CONFLICT,
+			"--host says %s, but the state is of host %s: give --host as it was, or another --state (%s)",
+			given, kept, dir);
+	free(path);
+	return st;
+}
+
 static enum pw_status find_host(struct agent *a, struct pw_err *err)
 {
 	const struct agent_options *o = a->options;
@@ -137,7 +157,7 @@ static enum pw_status find_host(struct agent *a, struct pw_err *err)
 
 	if (o->host) {
 		pw_uuid_format(&o->host_id, a->host);
-		return PW_OK;
+		return o->state ? keep_host(o->state, a->host, err) : PW_OK;
 	}
 	if (!o->state) {
 		derive_host(a->name, a->host);
@@ -211,6 +231,8 @@ enum pw_status agent_init(struct agent *a, const struct agent_options *o, struct
 		st = find_boot(a, err);
 	if (st == PW_OK)
 		st = open_seq(a, err);
+	if (st == PW_OK)
+		st = heard_open(&a->heard, o->state, strcmp(a->info.kind, "emulated") == 0, err);
 	if (st != PW_OK)
 		return st;
 	init_locks(a);
@@ -224,6 +246,9 @@ void agent_release(struct agent *a)
 		return;
 	a->backend->ops->close(a->backend);
 	seq_release(&a->seq);
+	heard_keep(&a->heard);
+	heard_release(&a->heard);
+	json_decref(a->unknown);
 	pthread_cond_destroy(&a->changed);
 	pthread_mutex_destroy(&a->mu);
 	pthread_mutex_destroy(&a->work);
@@ -257,16 +282,43 @@ json_t *agent_registration(const struct agent *a)
 
 	if (!backend)
 		return NULL;
-	return json_pack("{s:s, s:s, s:[o], s:[{s:s, s:I, s:I, s:i}], s:s}", "name", a->name, "boot_id", a->boot_id,
-			 "backends", backend, "pools", "pool", "local", "base_pfn", (json_int_t)a->info.base_pfn,
-			 "frames", (json_int_t)a->info.frames, "page_shift", (int)a->info.page_shift, "agent_version",
-			 AGENT_VERSION);
+	return json_pack("{s:s, s:s, s:[o], s:[{s:s, s:I, s:I, s:i}], s:s, s:I}", "name", a->name, "boot_id",
+			 a->boot_id, "backends", backend, "pools", "pool", "local", "base_pfn",
+			 (json_int_t)a->info.base_pfn, "frames", (json_int_t)a->info.frames, "page_shift",
+			 (int)a->info.page_shift, "agent_version", AGENT_VERSION, "revision_seen",
+			 (json_int_t)atomic_load(&a->heard.seen));
+}
+
+/* How far the ledger is. If it is behind what this agent saw, it comes from a backup. */
+static enum pw_status take_revision(struct agent *a, json_t *host, struct pw_err *err)
+{
+	uint64_t revision, seen = atomic_load(&a->heard.seen);
+	enum pw_status st = PW_OK;
+
+	if (!json_u64_member(host, "ledger_revision", &revision))
+		return PW_OK; /* an older server */
+	if (json_is_true(json_object_get(host, "restored"))) {
+		alog(ALOG_WARNING, "the ledger went back",
+		     "it is at revision %" PRIu64 ", this agent saw %" PRIu64 ": no end that it shows is evidence",
+		     revision, seen);
+		pthread_mutex_lock(&a->work);
+		st = heard_restart(&a->heard, revision, err);
+		pthread_mutex_unlock(&a->work);
+	}
+	heard_see(&a->heard, revision);
+	pthread_mutex_lock(&a->mu);
+	a->watch_after = revision;
+	pthread_mutex_unlock(&a->mu);
+	return st;
 }
 
 static enum pw_status take_registration(struct agent *a, json_t *host, struct pw_err *err)
 {
 	uint64_t epoch, lease = 15;
+	enum pw_status st = take_revision(a, host, err);
 
+	if (st != PW_OK)
+		return st;
 	if (!json_u64_member(host, "epoch", &epoch))
 		return pw_fail(err, PW_INVALID, "the server's answer to the registration has no epoch");
 	if (!json_u64_member(host, "lease_seconds", &lease) || lease == 0 || lease > 86400)

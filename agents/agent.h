@@ -12,6 +12,7 @@
 
 #include "agents/alog.h"
 #include "agents/backend.h"
+#include "agents/heard.h"
 #include "agents/options.h"
 #include "agents/seq.h"
 #include "api/client.h"
@@ -41,6 +42,9 @@ struct agent {
 
 	pthread_mutex_t work;
 	struct seq seq;                         /* of batches */
+	struct heard heard;                     /* what the ledger said last */
+	json_t *unknown;                        /* what there is to report of unknown VMs, by their ids; owned */
+	bool unknown_told;                      /* and the ledger was told */
 	uint64_t stuck_reported;                /* a hash of the stuck frames that are in quarantine already */
 	struct exit_told exits[EXITS_TOLD_MAX]; /* exits.c */
 	bool exit_refused;                      /* the last report was, and the log says so */
@@ -49,6 +53,7 @@ struct agent {
 	pthread_cond_t changed; /* CLOCK_MONOTONIC */
 	enum agent_standing standing;
 	uint64_t epoch;
+	uint64_t watch_after; /* events up to this revision are in what the last resync compared */
 	unsigned lease_seconds;
 	bool stopping, resync_wanted;
 	volatile sig_atomic_t poll_stop; /* ends the long poll early */

@@ -45,6 +45,7 @@ struct backend_run {
 /* fn returns false to stop. */
 typedef bool (*backend_run_fn)(void *ctx, const struct backend_run *run);
 typedef bool (*backend_vm_fn)(void *ctx, const struct pw_uuid *vm, enum vm_state state);
+typedef bool (*backend_slot_fn)(void *ctx, const struct slot *s);
 
 /* What a guest (or the machine) wants. The agent takes it to the ledger, acts, and answers with `complete`. */
 enum backend_want { WANT_SHARE, WANT_UNSHARE, WANT_PAGE_IN, WANT_PAGE_OUT, WANT_TERMINATED };
@@ -115,6 +116,9 @@ struct backend_ops {
 
 	/* Hardware's own truth, for resync. */
 	enum pw_status (*each_vm)(struct backend *b, backend_vm_fn fn, void *ctx, struct pw_err *err);
+	/* PW_NOT_FOUND: no such VM here. Its slots in order, and its GPA bit (0: none). */
+	enum pw_status (*read_slots)(struct backend *b, const struct pw_uuid *vm, backend_slot_fn fn, void *ctx,
+				     unsigned *shared_bit, struct pw_err *err);
 	/* PW_NOT_FOUND: no such VM here. Maximal runs inside slots, in order. */
 	enum pw_status (*read_state)(struct backend *b, const struct pw_uuid *vm, uint64_t gfn, uint64_t count,
 				     backend_run_fn fn, void *ctx, struct pw_err *err);

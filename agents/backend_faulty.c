@@ -42,6 +42,10 @@
 	X(unshare, (struct backend * b, const struct pw_uuid *vm, uint64_t gfn, uint64_t count, struct pw_err *err),   \
 	  vm, gfn, count, err)                                                                                         \
 	X(each_vm, (struct backend * b, backend_vm_fn fn, void *ctx, struct pw_err *err), fn, ctx, err)                \
+	X(read_slots,                                                                                                  \
+	  (struct backend * b, const struct pw_uuid *vm, backend_slot_fn fn, void *ctx, unsigned *shared_bit,          \
+	   struct pw_err *err),                                                                                        \
+	  vm, fn, ctx, shared_bit, err)                                                                                \
 	X(read_state,                                                                                                  \
 	  (struct backend * b, const struct pw_uuid *vm, uint64_t gfn, uint64_t count, backend_run_fn fn, void *ctx,   \
 	   struct pw_err *err),                                                                                        \

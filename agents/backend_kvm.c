@@ -499,6 +499,35 @@ static enum pw_status kvm_each_vm(struct backend *b, backend_vm_fn fn, void *ctx
 	return PW_OK;
 }
 
+/* Memory is kept in no order that anybody relies on: slots are told lowest first. */
+static const struct slot *next_slot(const struct kvm_machine *m, uint64_t from)
+{
+	const struct slot *next = NULL;
+
+	for (size_t i = 0; i < m->memory_count; i++) {
+		const struct slot *s = &m->memory[i]->slot;
+
+		if (s->base >= from && (!next || s->base < next->base))
+			next = s;
+	}
+	return next;
+}
+
+static enum pw_status kvm_read_slots(struct backend *b, const struct pw_uuid *vm, backend_slot_fn fn, void *ctx,
+				     unsigned *shared_bit, struct pw_err *err)
+{
+	struct kvm_machine *m;
+	enum pw_status st = find(b, vm, &m, err);
+	const struct slot *s;
+
+	if (st)
+		return st;
+	*shared_bit = m->shared_bit;
+	for (uint64_t from = 0; (s = next_slot(m, from)) && fn(ctx, s); from = s->base + s->pages)
+		;
+	return PW_OK;
+}
+
 static enum pw_status kvm_read_state(struct backend *b, const struct pw_uuid *vm, uint64_t gfn, uint64_t count,
 				     backend_run_fn fn, void *ctx, struct pw_err *err)
 {
@@ -600,6 +629,7 @@ static const struct backend_ops ops = {
 	.share = kvm_share,
 	.unshare = kvm_unshare,
 	.each_vm = kvm_each_vm,
+	.read_slots = kvm_read_slots,
 	.read_state = kvm_read_state,
 	.read_stuck = kvm_read_stuck,
 	.figures = kvm_figures,

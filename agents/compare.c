@@ -121,16 +121,23 @@ struct remedy resync_remedy(const struct difference *d)
 		VM_REPAIR_##r, true \
 	}
 /* clang-format off */
-static const struct vm_remedy vm_remedies[PRESENCE_COUNT][PRESENCE_COUNT] = {
-	/* the ledger says    hardware says: none        normal           transient        secure         */
-	[PRESENCE_NONE]      = { CRASH(NOTHING),   CRASH(DESTROY),   DRIFT(DESTROY), DRIFT(DESTROY)    },
-	[PRESENCE_NORMAL]    = { CRASH(NOTHING),   CRASH(NOTHING),   DRIFT(DESTROY), DRIFT(DESTROY)    },
-	[PRESENCE_TRANSIENT] = { CRASH(ABORT),     CRASH(ABORT),     CRASH(PAGES),   CRASH(DONE)       },
-	[PRESENCE_SECURE]    = { CRASH(TERMINATE), CRASH(TERMINATE), DRIFT(DONE_THERE), CRASH(PAGES)   },
+static const struct vm_remedy vm_remedies[PRESENCE_COUNT][PRESENCE_ELSEWHERE] = {
+	/* the ledger says    hardware says: none        normal           transient          secure         */
+	[PRESENCE_NONE]      = { CRASH(NOTHING),   DRIFT(ADOPT),     DRIFT(ADOPT),      DRIFT(ADOPT)    },
+	[PRESENCE_NORMAL]    = { CRASH(NOTHING),   CRASH(NOTHING),   DRIFT(ADOPT),      DRIFT(ADOPT)    },
+	[PRESENCE_TRANSIENT] = { CRASH(ABORT),     CRASH(ABORT),     CRASH(PAGES),      CRASH(DONE)     },
+	[PRESENCE_SECURE]    = { CRASH(TERMINATE), CRASH(TERMINATE), DRIFT(DONE_THERE), CRASH(PAGES)    },
+	[PRESENCE_ELSEWHERE] = { CRASH(NOTHING),   DRIFT(KEEP),      DRIFT(KEEP),       DRIFT(KEEP)     },
+};
+/* The same where the ledger recorded the VM's end since, and has nothing of it now. */
+static const struct vm_remedy ended_remedies[PRESENCE_ELSEWHERE] = {
+	CRASH(NOTHING), CRASH(DESTROY), DRIFT(DESTROY), DRIFT(DESTROY)
 };
 /* clang-format on */
 
-struct vm_remedy resync_vm_remedy(enum presence ledger, enum presence hardware)
+struct vm_remedy resync_vm_remedy(enum presence ledger, enum presence hardware, bool ended)
 {
+	if (ended && (ledger == PRESENCE_NONE || ledger == PRESENCE_NORMAL))
+		return ended_remedies[hardware];
 	return vm_remedies[ledger][hardware];
 }

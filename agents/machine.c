@@ -116,6 +116,20 @@ static enum pw_status op_each_vm(struct backend *b, backend_vm_fn fn, void *ctx,
 	return st;
 }
 
+static enum pw_status op_read_slots(struct backend *b, const struct pw_uuid *id, backend_slot_fn fn, void *ctx,
+				    unsigned *shared_bit, struct pw_err *err)
+{
+	struct machine_vm *vm;
+	enum pw_status st = machine_begin_vm(machine_of(b), id, &vm, err);
+
+	if (st != PW_OK)
+		return st;
+	*shared_bit = vm->shared_bit;
+	for (size_t i = 0; i < vm->slot_count && fn(ctx, &vm->slots[i]); i++)
+		;
+	return PW_OK;
+}
+
 static enum pw_status op_read_state(struct backend *b, const struct pw_uuid *id, uint64_t gfn, uint64_t count,
 				    backend_run_fn fn, void *ctx, struct pw_err *err)
 {
@@ -199,6 +213,7 @@ static const struct backend_ops machine_ops = {
 	.share = op_share,
 	.unshare = op_unshare,
 	.each_vm = op_each_vm,
+	.read_slots = op_read_slots,
 	.read_state = op_read_state,
 	.read_stuck = op_read_stuck,
 	.figures = op_figures,

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "agents/exits.h"
+#include "agents/resync_impl.h"
 #include "api/operation_params.h"
 
 struct op_run {
@@ -135,16 +136,6 @@ enum pw_status report_stuck(struct worker *w, struct trouble *t)
 	return st;
 }
 
-enum pw_status slot_there(struct backend *b, const struct pw_uuid *vm, const struct slot *s, struct pw_err *err)
-{
-	enum pw_status st = b->ops->map_slot(b, vm, s, err);
-
-	if (st != PW_CONFLICT)
-		return st;
-	st = b->ops->unmap_slot(b, vm, s->number, err); /* of another shape: the ledger has deleted that one */
-	return st == PW_OK ? b->ops->map_slot(b, vm, s, err) : st;
-}
-
 static enum pw_status tell_step(struct worker *w, const struct pw_uuid *vm, const char *name, struct trouble *t)
 {
 	struct item it = { .vm = *vm };
@@ -186,6 +177,8 @@ static enum pw_status hardware_end(struct worker *w, const struct pw_uuid *vm, e
 	st = report_stuck(w, t);
 	if (st == PW_OK)
 		st = b->ops->destroy_vm(b, vm, &t->err);
+	if (st == PW_OK)
+		heard_drop(&w->agent->heard, vm);
 	if (st != PW_OK)
 		agent_want_resync(w->agent); /* its frames are free, and the ledger does not know yet */
 	return st;
@@ -264,9 +257,25 @@ static enum pw_status create(struct op_run *r)
 	struct backend_vm_spec spec = {
 		.id = r->op->vm, .slots = r->vm.slots, .slot_count = r->vm.slot_count, .shared_bit = r->vm.shared_bit
 	};
+	bool plain = json_is_true(json_object_get(r->op->params, "plain"));
 	enum pw_status st = guest_params(r, &spec);
 
+	if (st == PW_OK) /* before hardware has it: an end that the ledger records from now on is its end (L11) */
+		st = heard_put(&r->w->agent->heard, &r->op->vm, r->vm.revision, plain, &r->t->err);
 	return st == PW_OK ? r->b->ops->create_vm(r->b, &spec, &r->t->err) : st;
+}
+
+/* The ledger's first word on a guest that begins. */
+static enum pw_status begin(struct op_run *r, enum vm_event e)
+{
+	uint64_t revision;
+	enum pw_status st = remote_event_at(r->w, &r->op->vm, e, TOLD_AS_NEWS, &revision, r->t);
+
+	if (st != PW_OK)
+		return st;
+	if (e == VM_INIT_START)
+		r->vm.state = VM_TRANSIENT;
+	return heard_put(&r->w->agent->heard, &r->op->vm, revision, e == VM_START, &r->t->err);
 }
 
 static enum pw_status share_run(struct op_run *r, json_t *run)
@@ -505,7 +514,7 @@ static enum pw_status launch_plain(struct op_run *r)
 		return refuse_event(r, VM_START);
 	st = create(r);
 	if (st == PW_OK)
-		st = remote_event(r->w, &r->op->vm, VM_START, r->t);
+		st = begin(r, VM_START);
 	if (st == PW_OK)
 		st = r->b->ops->run_vm(r->b, &r->op->vm, &r->t->err);
 	if (st != PW_OK && !r->on_hardware)
@@ -524,10 +533,8 @@ static enum pw_status op_launch(struct op_run *r)
 	if (json_is_true(json_object_get(r->op->params, "plain")))
 		return launch_plain(r);
 	st = create(r);
-	if (st == PW_OK && r->vm.state == VM_NORMAL) {
-		st = remote_event(r->w, &r->op->vm, VM_INIT_START, r->t);
-		r->vm.state = st == PW_OK ? VM_TRANSIENT : VM_NORMAL;
-	}
+	if (st == PW_OK && r->vm.state == VM_NORMAL)
+		st = begin(r, VM_INIT_START);
 	if (st == PW_OK)
 		st = launch_secure(r);
 	if (st != PW_OK)
@@ -563,7 +570,7 @@ static enum pw_status check_range(struct op_run *r, const struct change *c)
 			continue;
 		outside = s->base + s->pages;
 		if (c->count <= outside - c->gfn)
-			return slot_there(r->b, &r->op->vm, s, &r->t->err);
+			return slots_agree(r->w, &r->op->vm, &r->vm, r->t);
 	}
 	refuse(&why, PROBLEM_GFN_OUT_OF_SLOT, "GFN %" PRIu64 " is outside the slot", outside);
 	why.gfn = outside;

@@ -31,9 +31,6 @@ enum pw_status operation_run(struct worker *w, const struct operation *op, struc
 enum pw_status vm_end(struct worker *w, const struct pw_uuid *vm, struct trouble *t) PW_MUST_CHECK;
 /* Frames that hardware would not give back go into quarantine. `work` is held. */
 enum pw_status report_stuck(struct worker *w, struct trouble *t) PW_MUST_CHECK;
-/* Makes hardware have a slot of the ledger's, which may be younger than the launch. */
-enum pw_status slot_there(struct backend *b, const struct pw_uuid *vm, const struct slot *s,
-			  struct pw_err *err) PW_MUST_CHECK;
 /* Does hardware have it, and in which state? */
 enum pw_status hardware_vm(struct backend *b, const struct pw_uuid *vm, bool *found, enum vm_state *state,
 			   struct pw_err *err) PW_MUST_CHECK;

@@ -192,9 +192,39 @@ static bool read_vm_state(json_t *json, enum vm_state *out)
 	return false;
 }
 
+/* An older server says nothing of ends. */
+static bool read_ends(json_t *ends, struct remote_vm *vm)
+{
+	size_t n = json_array_size(ends), i;
+	json_t *item;
+
+	vm->ends = calloc(n + 1, sizeof *vm->ends);
+	if (!vm->ends)
+		return false;
+	json_array_foreach (ends, i, item) {
+		uint64_t number;
+
+		if (!json_u64_member(item, "slot", &number) || number > UINT32_MAX ||
+		    !json_u64_member(item, "ended", &vm->ends[i].revision))
+			return false;
+		vm->ends[i].slot = (uint32_t)number;
+	}
+	vm->end_count = n;
+	return true;
+}
+
+uint64_t remote_slot_end(const struct remote_vm *vm, uint32_t slot)
+{
+	for (size_t i = 0; i < vm->end_count; i++)
+		if (vm->ends[i].slot == slot)
+			return vm->ends[i].revision;
+	return 0;
+}
+
 void remote_vm_release(struct remote_vm *vm)
 {
 	free(vm->slots);
+	free(vm->ends);
 	*vm = (struct remote_vm){ 0 };
 }
 
@@ -204,10 +234,15 @@ bool remote_vm_read(json_t *json, struct remote_vm *out)
 	uint64_t bit = 0;
 
 	if (!json_uuid_member(json, "id", &vm.id) || !json_uuid_member(json, "host", &vm.host) ||
-	    !read_vm_state(json, &vm.state) || !read_slots(json_object_get(json, "slots"), &vm)) {
+	    !read_vm_state(json, &vm.state) || !read_slots(json_object_get(json, "slots"), &vm) ||
+	    !read_ends(json_object_get(json, "slots_ended"), &vm)) {
 		remote_vm_release(&vm);
 		return false;
 	}
+	if (!json_u64_member(json, "revision", &vm.revision))
+		vm.revision = 0;
+	if (!json_u64_member(json, "ended", &vm.ended))
+		vm.ended = 0;
 	if (json_u64_member(json_object_get(json, "gpa"), "shared_bit", &bit) && bit < 64)
 		vm.shared_bit = (unsigned)bit;
 	*out = vm;
@@ -223,8 +258,12 @@ enum pw_status remote_vm_get(struct worker *w, const struct pw_uuid *id, struct 
 	pw_uuid_format(id, text);
 	snprintf(path, sizeof path, "/v1/vms/%s", text);
 	st = remote_call(w, "GET", path, NULL, NULL, &r, t);
-	if (st != PW_OK && r.problem == PROBLEM_VM_NOT_FOUND)
+	*out = (struct remote_vm){ .id = *id };
+	if (st != PW_OK && r.problem == PROBLEM_VM_NOT_FOUND) {
 		st = PW_NOT_FOUND;
+		if (!json_u64_member(r.json, "ended", &out->ended))
+			out->ended = 0;
+	}
 	if (st == PW_OK && !remote_vm_read(r.json, out))
 		st = pw_fail(&t->err, PW_INVALID, "the server's answer to %s is not a VM", path);
 	client_reply_release(&r);
@@ -237,31 +276,110 @@ static json_t *credentials(struct agent *a)
 	return json_pack("{s:s, s:I}", "boot_id", a->boot_id, "epoch", (json_int_t)agent_epoch(a));
 }
 
-static enum pw_status post(struct worker *w, const char *path, json_t *body, struct trouble *t)
+/* body is consumed; NULL: there was no memory for it. *revision (may be NULL): member of the answer. */
+static enum pw_status send_body(struct worker *w, const char *method, const char *path, json_t *body,
+				uint64_t *revision, struct trouble *t)
 {
 	struct client_reply r = { 0 };
+	uint64_t seen;
 	enum pw_status st;
 
 	if (!body)
 		return pw_fail(&t->err, PW_NO_MEMORY, "no memory for a request");
-	st = remote_call(w, "POST", path, body, NULL, &r, t);
+	st = remote_call(w, method, path, body, NULL, &r, t);
+	if (st == PW_OK && json_u64_member(r.json, "revision", &seen)) {
+		heard_see(&w->agent->heard, seen);
+		if (revision)
+			*revision = seen;
+	}
 	client_reply_release(&r);
 	json_decref(body);
 	return st;
 }
 
-enum pw_status remote_event(struct worker *w, const struct pw_uuid *vm, enum vm_event e, struct trouble *t)
+static enum pw_status post(struct worker *w, const char *path, json_t *body, struct trouble *t)
+{
+	return send_body(w, "POST", path, body, NULL, t);
+}
+
+enum pw_status remote_event_at(struct worker *w, const struct pw_uuid *vm, enum vm_event e, enum told told,
+			       uint64_t *revision, struct trouble *t)
 {
 	char path[96], text[PW_UUID_TEXT];
 	json_t *body = credentials(w->agent);
 
 	pw_uuid_format(vm, text);
 	snprintf(path, sizeof path, "/v1/vms/%s/lifecycle", text);
-	if (body && json_object_set_new(body, "event", json_string(vm_event_name(e))) != 0) {
+	if (body && (json_object_set_new(body, "event", json_string(vm_event_name(e))) != 0 ||
+		     (told == TOLD_AS_ADOPTED && json_object_set_new(body, "adopted", json_true()) != 0))) {
 		json_decref(body);
 		body = NULL;
 	}
-	return post(w, path, body, t);
+	if (revision)
+		*revision = 0;
+	return send_body(w, "POST", path, body, revision, t);
+}
+
+enum pw_status remote_event(struct worker *w, const struct pw_uuid *vm, enum vm_event e, struct trouble *t)
+{
+	return remote_event_at(w, vm, e, TOLD_AS_NEWS, NULL, t);
+}
+
+static json_t *slots_json(const struct backend_vm_spec *spec)
+{
+	json_t *slots = json_array();
+	int failed = 0;
+
+	for (size_t i = 0; slots && i < spec->slot_count; i++)
+		failed |= json_array_append_new(
+			slots, json_pack("{s:I, s:I, s:I}", "slot", (json_int_t)spec->slots[i].number, "base_gfn",
+					 (json_int_t)spec->slots[i].base, "pages", (json_int_t)spec->slots[i].pages));
+	if (!failed)
+		return slots;
+	json_decref(slots);
+	return NULL;
+}
+
+enum pw_status remote_adopt(struct worker *w, const struct backend_vm_spec *spec, struct trouble *t)
+{
+	struct agent *a = w->agent;
+	char id[PW_UUID_TEXT];
+	json_t *body;
+
+	pw_uuid_format(&spec->id, id);
+	body = json_pack("{s:s, s:s, s:s, s:o, s:b, s:s, s:I}", "id", id, "host", a->host, "arch", a->info.arch,
+			 "slots", slots_json(spec), "adopted", 1, "boot_id", a->boot_id, "epoch",
+			 (json_int_t)agent_epoch(a));
+	if (body && spec->shared_bit &&
+	    json_object_set_new(body, "gpa", json_pack("{s:i}", "shared_bit", (int)spec->shared_bit)) != 0) {
+		json_decref(body);
+		body = NULL;
+	}
+	return post(w, "/v1/vms", body, t);
+}
+
+enum pw_status remote_slot_put(struct worker *w, const struct pw_uuid *vm, const struct slot *s, struct trouble *t)
+{
+	char path[128], text[PW_UUID_TEXT];
+
+	pw_uuid_format(vm, text);
+	snprintf(path, sizeof path, "/v1/vms/%s/slots/%" PRIu32, text, s->number);
+	return send_body(w, "PUT", path,
+			 json_pack("{s:I, s:I}", "base_gfn", (json_int_t)s->base, "pages", (json_int_t)s->pages), NULL,
+			 t);
+}
+
+enum pw_status remote_unknown(struct worker *w, json_t *items, struct trouble *t)
+{
+	char path[96];
+	json_t *body = credentials(w->agent);
+
+	snprintf(path, sizeof path, "/v1/hosts/%s/unknown-vms", w->agent->host);
+	if (body && json_object_set(body, "items", items) != 0) {
+		json_decref(body);
+		body = NULL;
+	}
+	return send_body(w, "PUT", path, body, NULL, t);
 }
 
 enum pw_status remote_result(struct worker *w, const char *operation, json_t *problem, struct trouble *t)

@@ -29,21 +29,40 @@ enum pw_status trouble_adopt(struct trouble *t, json_t *problem);
 enum pw_status remote_call(struct worker *w, const char *method, const char *path, json_t *body, const char *key,
 			   struct client_reply *out, struct trouble *t) PW_MUST_CHECK;
 
+struct slot_end {
+	uint32_t slot;
+	uint64_t revision;
+};
 struct remote_vm {
 	struct pw_uuid id, host;
 	enum vm_state state;
 	unsigned shared_bit;
 	struct slot *slots; /* sorted by base; owned */
 	size_t slot_count;
+	uint64_t revision;     /* of its last change */
+	uint64_t ended;        /* at which it last fell to normal, or was created */
+	struct slot_end *ends; /* of slots that were deleted; owned */
+	size_t end_count;
 };
+uint64_t remote_slot_end(const struct remote_vm *vm, uint32_t slot); /* of that number's last deletion; 0: none */
 void remote_vm_release(struct remote_vm *vm);
 /* Reads a VM object as the server sends it; false: not one, or no memory. */
 bool remote_vm_read(json_t *json, struct remote_vm *out) PW_MUST_CHECK;
-/* PW_NOT_FOUND: the ledger has no such VM. */
+/* PW_NOT_FOUND: the ledger has no such VM; out->ended is then the revision of its deletion, 0: not known. */
 enum pw_status remote_vm_get(struct worker *w, const struct pw_uuid *id, struct remote_vm *out,
 			     struct trouble *t) PW_MUST_CHECK;
 enum pw_status remote_event(struct worker *w, const struct pw_uuid *vm, enum vm_event e,
 			    struct trouble *t) PW_MUST_CHECK;
+/* The same; *revision (may be NULL) is the VM's in the answer. */
+enum told { TOLD_AS_NEWS, TOLD_AS_ADOPTED }; /* did hardware have it before? */
+enum pw_status remote_event_at(struct worker *w, const struct pw_uuid *vm, enum vm_event e, enum told told,
+			       uint64_t *revision, struct trouble *t) PW_MUST_CHECK;
+/* Hardware has a VM that the ledger does not show: makes it there, in state normal. */
+enum pw_status remote_adopt(struct worker *w, const struct backend_vm_spec *spec, struct trouble *t) PW_MUST_CHECK;
+enum pw_status remote_slot_put(struct worker *w, const struct pw_uuid *vm, const struct slot *s,
+			       struct trouble *t) PW_MUST_CHECK;
+/* items: all that this host has to report of unknown VMs; borrowed. */
+enum pw_status remote_unknown(struct worker *w, json_t *items, struct trouble *t) PW_MUST_CHECK;
 enum pw_status remote_result(struct worker *w, const char *operation, json_t *problem, struct trouble *t) PW_MUST_CHECK;
 /* items: [{"pool","pfn","count","reason"}], consumed. */
 enum pw_status remote_quarantine(struct worker *w, json_t *items, struct trouble *t) PW_MUST_CHECK;

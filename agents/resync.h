@@ -2,7 +2,8 @@
  *
  * After any crash the agent compares the two truths, hardware and ledger, and makes them agree: digests of each region
  * first, runs only where they differ. A difference that L5's order explains (a crash between the two halves of a
- * change) is repaired; any other is repaired towards hardware and logged as a violation.
+ * change) is repaired; any other is repaired towards hardware and logged as a violation. What the ledger does not show
+ * stays on hardware (L11).
  */
 #ifndef PW_AGENTS_RESYNC_H
 #define PW_AGENTS_RESYNC_H
@@ -11,6 +12,9 @@
 /* Compares everything of this host and repairs it; `work` is held. PW_OK also when single VMs could not be repaired
  * (logged); other statuses: the server was lost. */
 enum pw_status resync_host(struct worker *w, struct pw_err *err) PW_MUST_CHECK;
+
+/* The same for one VM alone, whatever either side has of it. */
+enum pw_status resync_one_vm(struct worker *w, const struct pw_uuid *vm, struct trouble *t) PW_MUST_CHECK;
 
 /* The pure part. */
 
@@ -35,14 +39,14 @@ typedef bool (*difference_fn)(void *ctx, const struct difference *d); /* false s
  * on the other. */
 void resync_compare(const struct run_list *ledger, const struct run_list *hardware, difference_fn fn, void *ctx);
 
-#define REPAIRS(X)                                                                                    \
-	X(REPAIR_NOTHING)      /* as good as equal */                                                 \
-	X(REPAIR_RELEASE)      /* page_out in the ledger */                                           \
-	X(REPAIR_SHARE)        /* share in the ledger */                                              \
-	X(REPAIR_UNSHARE)      /* unshare in the ledger */                                            \
-	X(REPAIR_CLAIM)        /* page_in in the ledger; refused: take the page from hardware */      \
-	X(REPAIR_CLAIM_SHARED) /* unshare with frames in the ledger; refused: share it on hardware */ \
-	X(REPAIR_RECLAIM)      /* page_out, then page_in with hardware's frame */                     \
+#define REPAIRS(X)                                                                                \
+	X(REPAIR_NOTHING)      /* as good as equal */                                             \
+	X(REPAIR_RELEASE)      /* page_out in the ledger */                                       \
+	X(REPAIR_SHARE)        /* share in the ledger */                                          \
+	X(REPAIR_UNSHARE)      /* unshare in the ledger */                                        \
+	X(REPAIR_CLAIM)        /* page_in in the ledger; another's frame: disputed */             \
+	X(REPAIR_CLAIM_SHARED) /* unshare with frames in the ledger; another's frame: disputed */ \
+	X(REPAIR_RECLAIM)      /* page_out, then page_in with hardware's frame */                 \
 	X(REPAIR_ARCH)         /* only the architecture's own state differs */
 #define PW_ENUM_(name) name,
 enum repair { REPAIRS(PW_ENUM_) REPAIR_COUNT };
@@ -58,6 +62,8 @@ struct remedy resync_remedy(const struct difference *d);
 	X(VM_REPAIR_NOTHING)                                              \
 	X(VM_REPAIR_PAGES)      /* go on with its pages */                \
 	X(VM_REPAIR_DESTROY)    /* end it on hardware */                  \
+	X(VM_REPAIR_KEEP)       /* keep it there, and report it */        \
+	X(VM_REPAIR_ADOPT)      /* make the ledger have it, then pages */ \
 	X(VM_REPAIR_TERMINATE)  /* end both, hardware first */            \
 	X(VM_REPAIR_ABORT)      /* the same, by init_abort */             \
 	X(VM_REPAIR_DONE)       /* init_done in the ledger, then pages */ \
@@ -69,8 +75,16 @@ struct vm_remedy {
 	enum vm_repair repair;
 	bool violation;
 };
-enum presence { PRESENCE_NONE, PRESENCE_NORMAL, PRESENCE_TRANSIENT, PRESENCE_SECURE, PRESENCE_COUNT };
-struct vm_remedy resync_vm_remedy(enum presence ledger, enum presence hardware);
+enum presence {
+	PRESENCE_NONE,
+	PRESENCE_NORMAL,
+	PRESENCE_TRANSIENT,
+	PRESENCE_SECURE,
+	PRESENCE_ELSEWHERE, /* of the ledger: on another host */
+	PRESENCE_COUNT
+};
+/* ended: the ledger recorded the VM's end after this agent's last word on it. Then alone a guest is given up (L11). */
+struct vm_remedy resync_vm_remedy(enum presence ledger, enum presence hardware, bool ended);
 
 /* The digest of hardware's runs over a window, as engine/digest.h has it for the ledger's. */
 uint64_t resync_digest(const struct run_list *runs);

@@ -217,18 +217,40 @@ Test(remedy, every_repair_leads_the_ledger_to_what_hardware_has)
 	}
 }
 
-Test(remedy, what_is_secure_on_hardware_alone_ends_there)
+/* L11: whatever the ledger fails to show, a guest is given up on its record of the VM's end alone. */
+Test(remedy, a_guest_ends_on_evidence_alone)
 {
-	for (int ledger = PRESENCE_NONE; ledger <= PRESENCE_NORMAL; ledger++)
-		for (int hardware = PRESENCE_TRANSIENT; hardware < PRESENCE_COUNT; hardware++)
-			cr_assert_eq(resync_vm_remedy((enum presence)ledger, (enum presence)hardware).repair,
-				     VM_REPAIR_DESTROY);
+	for (int ledger = 0; ledger < PRESENCE_COUNT; ledger++) {
+		for (int hardware = PRESENCE_NONE; hardware < PRESENCE_ELSEWHERE; hardware++) {
+			bool gone = ledger == PRESENCE_NONE || ledger == PRESENCE_NORMAL;
+			struct vm_remedy kept = resync_vm_remedy((enum presence)ledger, (enum presence)hardware, false);
+			struct vm_remedy ended = resync_vm_remedy((enum presence)ledger, (enum presence)hardware, true);
+
+			cr_assert_neq(kept.repair, VM_REPAIR_DESTROY, "%d %d", ledger, hardware);
+			cr_assert_eq(ended.repair == VM_REPAIR_DESTROY, gone && hardware != PRESENCE_NONE, "%d %d",
+				     ledger, hardware);
+		}
+	}
+}
+
+Test(remedy, what_the_ledger_does_not_show_is_adopted_or_kept)
+{
+	for (int hardware = PRESENCE_NORMAL; hardware < PRESENCE_ELSEWHERE; hardware++) {
+		enum presence h = (enum presence)hardware;
+
+		cr_assert_eq(resync_vm_remedy(PRESENCE_NONE, h, false).repair, VM_REPAIR_ADOPT);
+		cr_assert_eq(resync_vm_remedy(PRESENCE_ELSEWHERE, h, false).repair, VM_REPAIR_KEEP);
+		cr_assert_eq(resync_vm_remedy(PRESENCE_ELSEWHERE, h, true).repair, VM_REPAIR_KEEP);
+		cr_assert(resync_vm_remedy(PRESENCE_ELSEWHERE, h, false).violation);
+	}
+	cr_assert_eq(resync_vm_remedy(PRESENCE_NORMAL, PRESENCE_SECURE, false).repair, VM_REPAIR_ADOPT);
+	cr_assert_eq(resync_vm_remedy(PRESENCE_NORMAL, PRESENCE_NORMAL, false).repair, VM_REPAIR_NOTHING);
 }
 
 Test(remedy, what_is_secure_in_the_ledger_alone_ends_there)
 {
-	cr_assert_eq(resync_vm_remedy(PRESENCE_SECURE, PRESENCE_NONE).repair, VM_REPAIR_TERMINATE);
-	cr_assert_eq(resync_vm_remedy(PRESENCE_TRANSIENT, PRESENCE_NONE).repair, VM_REPAIR_ABORT);
-	cr_assert_eq(resync_vm_remedy(PRESENCE_TRANSIENT, PRESENCE_SECURE).repair, VM_REPAIR_DONE);
-	cr_assert(!resync_vm_remedy(PRESENCE_SECURE, PRESENCE_NONE).violation);
+	cr_assert_eq(resync_vm_remedy(PRESENCE_SECURE, PRESENCE_NONE, false).repair, VM_REPAIR_TERMINATE);
+	cr_assert_eq(resync_vm_remedy(PRESENCE_TRANSIENT, PRESENCE_NONE, false).repair, VM_REPAIR_ABORT);
+	cr_assert_eq(resync_vm_remedy(PRESENCE_TRANSIENT, PRESENCE_SECURE, false).repair, VM_REPAIR_DONE);
+	cr_assert(!resync_vm_remedy(PRESENCE_SECURE, PRESENCE_NONE, false).violation);
 }

@@ -180,6 +180,30 @@ static bool check_holder(struct reader *r, bool has_boot_id, bool has_epoch)
 
 /* PUT /v1/hosts/{host} */
 
+enum { SHARED_BIT_MIN = 13, SHARED_BIT_MAX = 63 };
+
+/* "shared_bits": [47]: by these GPA bits the backend tells shared aliases. */
+static bool check_shared_bits(struct reader *r, json_t *bits)
+{
+	uint64_t n;
+	json_t *bit;
+	size_t i;
+
+	if (!bits)
+		return true;
+	json_enter(r, "shared_bits");
+	if (!json_check_array(r, bits, 0, 64))
+		return false;
+	json_array_foreach (bits, i, bit) {
+		json_enter_at(r, i);
+		if (!json_read_range(r, bit, SHARED_BIT_MIN, SHARED_BIT_MAX, &n))
+			return false;
+		json_leave(r);
+	}
+	json_leave(r);
+	return true;
+}
+
 static bool read_backend(struct reader *r, json_t *v, uint32_t *arches)
 {
 	json_t *arch = json_object_get(v, "arch"), *kind = json_object_get(v, "kind");
@@ -199,7 +223,25 @@ static bool read_backend(struct reader *r, json_t *v, uint32_t *arches)
 		return json_fault_value(r, kind, "emulated or kvm");
 	json_leave(r);
 	*arches |= (uint32_t)1 << a;
-	return true;
+	return check_shared_bits(r, json_object_get(v, "shared_bits"));
+}
+
+bool codec_backend_has_shared_bit(const char *backends, enum arch a, unsigned bit)
+{
+	json_t *list = json_loads(backends, JSON_REJECT_DUPLICATES, NULL), *backend, *one;
+	bool has = false;
+	size_t i, k;
+
+	json_array_foreach (list, i, backend) {
+		const char *arch = json_string_value(json_object_get(backend, "arch"));
+
+		if (!arch || strcmp(arch, arch_name(a)) != 0)
+			continue;
+		json_array_foreach (json_object_get(backend, "shared_bits"), k, one)
+			has |= json_is_integer(one) && json_integer_value(one) == (json_int_t)bit;
+	}
+	json_decref(list);
+	return has;
 }
 
 static bool to_backends(struct reader *r, json_t *v, void *at)
@@ -438,7 +480,7 @@ static bool to_shared_bit(struct reader *r, json_t *v, void *at)
 {
 	uint64_t n;
 
-	if (!json_read_range(r, v, 13, 63, &n))
+	if (!json_read_range(r, v, SHARED_BIT_MIN, SHARED_BIT_MAX, &n))
 		return false;
 	*(unsigned *)at = (unsigned)n;
 	return true;

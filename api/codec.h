@@ -62,6 +62,9 @@ struct frames_body {         /* POST quarantine and quarantine/release */
 };
 CODEC_DECODER(frames);
 
+/* Does a backend of that architecture, in a host's backends as registered, say that it has this GPA bit? */
+bool codec_backend_has_shared_bit(const char *backends, enum arch a, unsigned bit);
+
 struct pool_body { /* PUT /v1/pools/{pool} */
 	uint64_t base, frames;
 	unsigned page_shift;

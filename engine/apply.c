@@ -275,13 +275,25 @@ static void refuse_arch_step(const struct target *t, uint64_t gfn, uint64_t entr
 		why->arch_state = law->states[state].name;
 }
 
+static void refuse_out_of_slot(const struct vm *vm, uint64_t gfn, struct refusal *why)
+{
+	uint64_t plain;
+
+	if (gfn & vm->alias.mask && alias_read(vm->alias, gfn, &plain))
+		refuse(why, PROBLEM_GFN_OUT_OF_SLOT,
+		       "GFN %" PRIu64 " is the shared alias of GFN %" PRIu64 ", and no GFN of a memory slot", gfn,
+		       plain);
+	else
+		refuse(why, PROBLEM_GFN_OUT_OF_SLOT, "GFN %" PRIu64 " is not in the memory slot of its run", gfn);
+}
+
 static enum pw_problem refuse_gfn(const struct target *t, enum pw_problem p, uint64_t gfn, uint64_t entry,
 				  struct refusal *why)
 {
 	enum gfn_state s = gfn_entry_state(entry);
 
 	if (p == PROBLEM_GFN_OUT_OF_SLOT)
-		refuse(why, p, "GFN %" PRIu64 " is not in the memory slot of its run", gfn);
+		refuse_out_of_slot(t->vm, gfn, why);
 	else if (t->item->arch_op)
 		refuse_arch_step(t, gfn, entry, why);
 	else

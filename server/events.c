@@ -291,32 +291,42 @@ void history_missing_act(struct service *sv, struct request *r)
 		answer_problem(r, PROBLEM_NOT_READY, "the VM's deletion was taken back just now");
 }
 
-static bool is_there(struct service *sv, const struct pw_uuid *vm)
+static bool addresses_of(struct service *sv, const struct pw_uuid *id, struct gfn_alias *alias, unsigned *page_shift)
 {
-	bool there;
+	const struct vm *vm;
 
 	if (!state_read_lock(sv))
 		return false; /* handle_read says so */
-	there = ledger_vm(sv->ledger, vm);
+	vm = ledger_vm(sv->ledger, id);
+	if (vm) {
+		*alias = vm->alias;
+		*page_shift = vm->host->page_shift;
+	}
 	pthread_rwlock_unlock(&sv->lock);
-	return there;
+	return vm;
 }
 
 enum handled vm_history(struct service *sv, struct request *r)
 {
-	static const char *const known[] = { "gfn", "count", "limit", "cursor", NULL };
+	static const char *const known[] = { "gfn", "gpa", "count", "limit", "cursor", NULL };
 	struct history h = { .st = PW_NOT_FOUND };
+	struct query_window win;
+	struct gfn_alias alias;
+	unsigned page_shift;
 	struct journal_span span;
 	struct pw_err err;
 	char next[24] = "";
 	uint64_t end;
 
-	if (!query_known(r, known) || !query_u64(r, "gfn", 0, TREE_PAGES - 1, 0, &h.gfn) ||
-	    !query_u64(r, "count", 1, TREE_PAGES - h.gfn, request_query(r, "gfn") ? 1 : TREE_PAGES - h.gfn, &h.count) ||
-	    !query_u64(r, "limit", 1, 1000, 100, &h.limit) || !arg_uuid(r, 0, PROBLEM_VM_NOT_FOUND, &h.vm))
+	if (!query_known(r, known) || !query_u64(r, "limit", 1, 1000, 100, &h.limit) ||
+	    !arg_uuid(r, 0, PROBLEM_VM_NOT_FOUND, &h.vm))
 		return DONE;
-	if (!is_there(sv, &h.vm))
+	if (!addresses_of(sv, &h.vm, &alias, &page_shift))
 		return handle_read(sv, r);
+	if (!query_window(r, alias, page_shift, &win))
+		return DONE;
+	h.gfn = win.gfn;
+	h.count = win.count;
 	pw_uuid_format(&h.vm, h.vm_text);
 	if (!durable_revision(sv, r, &end))
 		return DONE;
@@ -337,6 +347,6 @@ enum handled vm_history(struct service *sv, struct request *r)
 	store_span(sv->store, &span);
 	if ((h.found == h.limit || h.rows == HISTORY_ROWS) && h.next > span.oldest)
 		snprintf(next, sizeof next, "%" PRIu64, h.next);
-	list_end(&h.w, next[0] ? next : NULL, NULL);
+	window_end(&h.w, &win, next, NULL);
 	return answer_json(r, 200, &h.w);
 }

@@ -305,6 +305,16 @@ const struct unknown *unknown_find(const struct service *sv, const struct pw_uui
 int unknown_compare(const void *key, const void *item);
 void unknown_release(struct service *sv);
 
+/* vms.c: the pages that a read of a VM asks for, by ?gfn= or ?gpa= (bytes), and ?count=. False: answered. */
+struct query_window {
+	uint64_t gfn, count;
+	const char *alias; /* which one gpa named: "private" or "shared"; NULL: gfn did, or the VM has no aliases */
+};
+bool query_window(struct request *r, struct gfn_alias alias, unsigned page_shift,
+		  struct query_window *out) PW_MUST_CHECK;
+/* As list_end; "": no cursor. Says which alias the request named. */
+void window_end(struct jsonw *w, const struct query_window *win, const char *next_cursor, const uint64_t *revision);
+
 /* vcpus.c: one vCPU's report as journal and picture keep it; `items` is JSON. Undoable. */
 struct vcpu_kept {
 	uint64_t vcpu;

@@ -290,6 +290,27 @@ static bool may_create(struct request *r, const struct vm_body *b)
 	return true;
 }
 
+/* May the VM's guest tell shared aliases by this GPA bit? What is wrong with its host is another refusal; and what
+ * hardware has already is not refused. */
+static bool shared_bit_fits(struct service *sv, struct request *r, const struct vm_body *b)
+{
+	const struct host *h = ledger_host(sv->ledger, &b->host);
+	const struct arch_law *law = arch_laws[b->arch];
+	struct codec_fault why = { .problem = PROBLEM_INVALID_PARAMS, .pointer = "/gpa/shared_bit" };
+
+	if (!b->shared_bit || b->adopted || !h || !(h->arches >> b->arch & 1))
+		return true;
+	if (law ? law->shared_bits >> b->shared_bit & 1
+		: codec_backend_has_shared_bit(host_note(h)->backends, b->arch, b->shared_bit))
+		return true;
+	snprintf(
+		why.detail, sizeof why.detail,
+		"a VM of arch %s has no shared bit %u: TDX has 47 and 51, CCA 31 to 47, kvm what its backend registered",
+		arch_name(b->arch), b->shared_bit);
+	answer_fault(r, &why);
+	return false;
+}
+
 void vm_create_act(struct service *sv, struct request *r)
 {
 	const struct vm_body *b = &((struct vm_job *)r->job)->b;
@@ -297,7 +318,7 @@ void vm_create_act(struct service *sv, struct request *r)
 	struct vm *vm = NULL;
 	struct refusal why;
 
-	if (!may_create(r, b) || !create_holds(sv, r))
+	if (!may_create(r, b) || !create_holds(sv, r) || !shared_bit_fits(sv, r, b))
 		return;
 	if (do_vm(sv, &b->id, b, &vm, &why) != PROBLEM_NONE) {
 		answer_refusal(r, &why);
@@ -574,10 +595,44 @@ void lifecycle_act(struct service *sv, struct request *r)
 
 /* Reading pages. */
 
-static bool window(struct request *r, uint64_t *from, uint64_t *count)
+bool query_window(struct request *r, struct gfn_alias alias, unsigned page_shift, struct query_window *out)
 {
-	return query_u64(r, "gfn", 0, TREE_PAGES - 1, 0, from) &&
-	       query_u64(r, "count", 1, TREE_PAGES - *from, request_query(r, "gfn") ? 1 : TREE_PAGES - *from, count);
+	const char *gpa = request_query(r, "gpa");
+	bool named = gpa || request_query(r, "gfn");
+	uint64_t raw;
+
+	*out = (struct query_window){ 0 };
+	if (gpa && request_query(r, "gfn")) {
+		answer_problem(r, PROBLEM_INVALID_REQUEST, "gfn and gpa both name the first page");
+		return false;
+	}
+	if (!query_u64(r, "gfn", 0, TREE_PAGES - 1, 0, &out->gfn) || !query_u64(r, "gpa", 0, INT64_MAX, 0, &raw))
+		return false;
+	raw >>= page_shift;
+	if (gpa && !alias_read(alias, raw, &out->gfn)) {
+		answer_problem(r, PROBLEM_INVALID_REQUEST, "gpa=%s is past the VM's address space", gpa);
+		return false;
+	}
+	if (gpa && alias.mask)
+		out->alias = alias_is_private(alias, raw) ? "private" : "shared";
+	return query_u64(r, "count", 1, TREE_PAGES - out->gfn, named ? 1 : TREE_PAGES - out->gfn, &out->count);
+}
+
+static bool window(struct request *r, const struct vm *vm, struct query_window *out)
+{
+	return query_window(r, vm->alias, vm->host->page_shift, out);
+}
+
+void window_end(struct jsonw *w, const struct query_window *win, const char *next_cursor, const uint64_t *revision)
+{
+	jsonw_close(w, ']');
+	if (win->alias)
+		jsonw_m_str(w, "alias", win->alias);
+	if (revision)
+		jsonw_m_u64(w, "revision", *revision);
+	if (next_cursor[0])
+		jsonw_m_str(w, "next_cursor", next_cursor);
+	jsonw_close(w, '}');
 }
 
 static void write_gfns(struct jsonw *w, const struct gfn_view *g)
@@ -601,26 +656,26 @@ static void write_gfns(struct jsonw *w, const struct gfn_view *g)
 
 void vm_gfns(struct service *sv, struct request *r)
 {
-	static const char *const known[] = { "gfn", "count", "limit", "cursor", NULL };
+	static const char *const known[] = { "gfn", "gpa", "count", "limit", "cursor", NULL };
 	const struct vm *vm = arg_vm(sv, r, 0);
-	uint64_t from, count, limit, cursor;
+	struct query_window win;
+	uint64_t limit, cursor;
 	char next[24] = "";
 	struct gfn_view g;
 	struct jsonw w;
 
-	if (!vm || !query_known(r, known) || !window(r, &from, &count) ||
-	    !query_u64(r, "limit", 1, 1000, 100, &limit) ||
-	    !query_u64(r, "cursor", from, from + count - 1, from, &cursor))
+	if (!vm || !query_known(r, known) || !window(r, vm, &win) || !query_u64(r, "limit", 1, 1000, 100, &limit) ||
+	    !query_u64(r, "cursor", win.gfn, win.gfn + win.count - 1, win.gfn, &cursor))
 		return;
 	list_begin(&w);
-	for (uint64_t at = cursor; vm_next_run(vm, at, from + count, &g); at = g.gfn + g.count) {
+	for (uint64_t at = cursor; vm_next_run(vm, at, win.gfn + win.count, &g); at = g.gfn + g.count) {
 		if (limit-- == 0) {
 			snprintf(next, sizeof next, "%" PRIu64, g.gfn);
 			break;
 		}
 		write_gfns(&w, &g);
 	}
-	list_end(&w, next[0] ? next : NULL, &sv->revision);
+	window_end(&w, &win, next, &sv->revision);
 	answer_json(r, 200, &w);
 }
 
@@ -673,19 +728,19 @@ void vm_map(struct service *sv, struct request *r)
 /* One region of the window that has slots in it; the next such one begins at or after `at`. */
 void vm_digests(struct service *sv, struct request *r)
 {
-	static const char *const known[] = { "gfn", "count", "limit", "cursor", NULL };
+	static const char *const known[] = { "gfn", "gpa", "count", "limit", "cursor", NULL };
 	const struct vm *vm = arg_vm(sv, r, 0);
-	uint64_t from, count, limit, cursor;
+	struct query_window win;
+	uint64_t limit, cursor;
 	char next[24] = "", text[24];
 	struct gfn_view g;
 	struct jsonw w;
 
-	if (!vm || !query_known(r, known) || !window(r, &from, &count) ||
-	    !query_u64(r, "limit", 1, 1000, 1000, &limit) ||
-	    !query_u64(r, "cursor", from, from + count - 1, from, &cursor))
+	if (!vm || !query_known(r, known) || !window(r, vm, &win) || !query_u64(r, "limit", 1, 1000, 1000, &limit) ||
+	    !query_u64(r, "cursor", win.gfn, win.gfn + win.count - 1, win.gfn, &cursor))
 		return;
 	list_begin(&w);
-	for (uint64_t at = cursor; vm_next_run(vm, at, from + count, &g);) {
+	for (uint64_t at = cursor; vm_next_run(vm, at, win.gfn + win.count, &g);) {
 		uint64_t first = g.gfn - g.gfn % DIGEST_REGION;
 		uint64_t end = first + DIGEST_REGION;
 
@@ -693,10 +748,10 @@ void vm_digests(struct service *sv, struct request *r)
 			snprintf(next, sizeof next, "%" PRIu64, g.gfn);
 			break;
 		}
-		if (first < from)
-			first = from;
-		if (end > from + count)
-			end = from + count;
+		if (first < win.gfn)
+			first = win.gfn;
+		if (end > win.gfn + win.count)
+			end = win.gfn + win.count;
 		snprintf(text, sizeof text, "%016" PRIx64, vm_digest(vm, first, end - first));
 		jsonw_open(&w, '{');
 		jsonw_m_u64(&w, "gfn", first);
@@ -705,6 +760,6 @@ void vm_digests(struct service *sv, struct request *r)
 		jsonw_close(&w, '}');
 		at = end;
 	}
-	list_end(&w, next[0] ? next : NULL, &sv->revision);
+	window_end(&w, &win, next, &sv->revision);
 	answer_json(r, 200, &w);
 }

@@ -120,6 +120,8 @@ const struct arch_law cca_law = {
 			[GFN_PAGE_OUT] = { DESTROY, SET_RAM },
 		},
 	},
+	/* RMM A5.2.1: the highest bit of an IPA; an IPA space has 32 to 48 bits. */
+	.shared_bits = ((uint64_t)1 << 48) - ((uint64_t)1 << 31),
 	.vm_states = {
 		[NEW] = { "NEW", VM_TRANSIENT, ACTIVE },
 		[ACTIVATED] = { "ACTIVE", VM_TRANSIENT, ACTIVE },

@@ -70,6 +70,8 @@ struct arch_law {
 	size_t op_count;
 	struct arch_trail trails[VM_STATE_COUNT][GFN_OP_COUNT]; /* of a transient VM and of a secure one */
 
+	uint64_t shared_bits; /* bit b: GPA bit b may tell a VM's shared aliases; 0: an address says no such thing */
+
 	struct arch_vm_state vm_states[ARCH_VM_STATES_MAX]; /* the first is where init_start leads */
 	unsigned vm_state_count;
 	const struct arch_vm_op *vm_ops;

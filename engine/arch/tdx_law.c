@@ -90,6 +90,7 @@ const struct arch_law tdx_law = {
 			[GFN_UNSHARE] = TRAIL("tdx.mapgpa.private", NULL),
 		},
 	},
+	.shared_bits = (uint64_t)1 << 47 | (uint64_t)1 << 51, /* MNG.INIT: of GPAs of 48 bits and of 52 */
 	.vm_states = {
 		[INITIALIZED] = { "INITIALIZED", VM_TRANSIENT, RUNNABLE },
 		[FINALIZED] = { "RUNNABLE", VM_TRANSIENT, RUNNABLE },

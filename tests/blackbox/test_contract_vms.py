@@ -132,6 +132,58 @@ class Making(Case):
                                     "invalid-request")
         Vm(host, slots=[{"slot": 0, "base_gfn": LIMIT - 5, "pages": 5}])
 
+    def test_a_shared_bit_is_one_that_the_architecture_has(self):
+        host = Host(self.admin, arches=("snp", "pef", "tdx", "cca", "pkvm"))
+        host.backends += [{"arch": "kvm", "kind": "kvm", "shared_bits": [47, 50]}]
+        host.register()
+        plain = Host(self.admin, arches=("kvm",))
+        has = {"tdx": {47, 51}, "cca": set(range(31, 48)), "kvm": {47, 50}}
+        for where, arches in ((host, ("snp", "pef", "tdx", "cca", "pkvm", "kvm")), (plain, ("kvm",))):
+            for arch in arches:
+                for bit in (13, 20, 30, 31, 39, 40, 46, 47, 48, 50, 51):
+                    with self.subTest(arch=arch, bit=bit, host=where.id):
+                        answer = self.admin.post("/v1/vms", {
+                            "host": where.id, "arch": arch, "gpa": {"shared_bit": bit},
+                            "slots": [{"slot": 0, "base_gfn": 0, "pages": 2}]})
+                        if where is host and bit in has.get(arch, ()):
+                            self.assertEqual(self.assert_ok(answer, 201)["gpa"], {"shared_bit": bit})
+                            self.assert_ok(self.admin.delete("/v1/vms/" + answer["id"]), 204)
+                            continue
+                        self.assert_problem(answer, 422, "invalid-params", pointer="/gpa/shared_bit")
+                        self.assertIn(f"arch {arch} has no shared bit {bit}", answer["detail"])
+
+    def test_a_backend_registers_bits_and_nothing_else(self):
+        host = Host(self.admin, arches=("kvm",))
+        for bits, pointer in (("47", ""), ([12], "/0"), ([47, 64], "/1"), ([True], "/0"), (47, "")):
+            host.backends = [{"arch": "kvm", "kind": "kvm", "shared_bits": bits}]
+            self.assert_problem(self.admin.put(host.path, host.body()), 400, "invalid-request",
+                                pointer="/backends/0/shared_bits" + pointer)
+
+    def test_reads_take_a_gpa_by_either_alias_and_say_which(self):
+        host = Host(self.admin, arches=("tdx", "cca"))
+        for arch, bit in (("tdx", 47), ("tdx", 51), ("cca", 40)):
+            with self.subTest(arch=arch, bit=bit):
+                vm = Vm(host, arch=arch, state="transient", gpa={"shared_bit": bit})
+                self.accepted(host.send(vm.item("share", 5)))
+                for gpa, alias in ((5 << 12, "private"), ((5 << 12) + 4095, "private"),
+                                   ((5 << 12) | 1 << bit, "shared"), ((5 << 12) + 7 | 1 << bit, "shared")):
+                    for what in ("gfns", "history", "digests"):
+                        by_gfn = self.assert_ok(self.admin.get(f"{vm.path}/{what}?gfn=5&count=2")).json
+                        by_gpa = self.assert_ok(self.admin.get(f"{vm.path}/{what}?gpa={gpa}&count=2")).json
+                        self.assertNotIn("alias", by_gfn)
+                        self.assertEqual(by_gpa.pop("alias"), alias)
+                        self.assertEqual(by_gpa, by_gfn)
+                    self.assertEqual(self.admin.items(f"{vm.path}/gfns?gpa={gpa}")[0]["state"], "shared")
+                for bad in (f"gpa={1 << bit + 1}", f"gpa={3 << bit}", "gpa=-1", "gpa=x", f"gpa={1 << 63}", "gpa=0&gfn=0"):
+                    self.assert_problem(self.admin.get(f"{vm.path}/gfns?{bad}"), 400, "invalid-request")
+
+    def test_a_gpa_of_a_vm_without_aliases_is_just_an_address(self):
+        vm = Vm(Host(self.admin))
+        answer = self.assert_ok(self.admin.get(f"{vm.path}/gfns?gpa={9 << 12}"))
+        self.assertEqual((answer["items"][0]["gfn"], answer.json.get("alias")), (9, None))
+        self.assert_problem(self.admin.get(f"{vm.path}/gfns?gpa={1 << 52}"), 400, "invalid-request")
+        self.assertEqual(self.assert_ok(self.admin.get(f"{vm.path}/gfns?gpa={(1 << 52) - 1}"))["items"], [])
+
     def test_an_unknown_vm_is_404_everywhere(self):
         path = "/v1/vms/" + new_id()
         for method, tail, body in (("GET", "", None), ("DELETE", "", None), ("GET", "/gfns", None),

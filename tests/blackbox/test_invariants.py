@@ -357,7 +357,10 @@ class OneAlias(Case):
         alias = 1 << (47 - 12)
         self.accepted(host.send(vm.item("page_in", 5, 1, 0)))
         for op, pfn in (("share", None), ("page_in", 1), ("unshare", None)):
-            self.refused(host.send(vm.item(op, 5 | alias, pfn=pfn)), "gfn-out-of-slot", gfn=5 | alias)
+            problem = self.refused(host.send(vm.item(op, 5 | alias, pfn=pfn)), "gfn-out-of-slot", gfn=5 | alias)
+            self.assertIn("the shared alias of GFN 5", problem["detail"])
+        problem = self.refused(host.send(vm.item("share", alias << 1)), "gfn-out-of-slot")
+        self.assertNotIn("alias", problem["detail"])
         self.assertEqual(vm.page(5), ("secure", True, 0))
         self.assertEqual(len(audit(self, [host], [vm])), 1)
 

@@ -46,7 +46,7 @@ class World:
         first, second = self.hosts
         slots = [{"slot": 7, "base_gfn": 4096, "pages": 512}, {"slot": 0, "base_gfn": 0, "pages": 1024}]
         secure = Vm(first, slots=slots, state="secure", name="secure one")
-        transient = Vm(first, arch="snp", state="transient", gpa={"shared_bit": 47})
+        transient = Vm(first, arch="tdx", state="transient", gpa={"shared_bit": 47})
         other = Vm(second, arch="tdx", state="secure")
         self.vms = [secure, transient, other, Vm(second)]
         self.accept(first.send(secure.item("page_in", 0, 600, 20), secure.item("share", 700, 9),

@@ -21,6 +21,11 @@ int64_t clock_monotonic_ms(void)
 	return read_ms(CLOCK_MONOTONIC);
 }
 
+int64_t clock_boot_ms(void)
+{
+	return read_ms(CLOCK_BOOTTIME);
+}
+
 uint64_t clock_monotonic_ns(void)
 {
 	struct timespec t;

@@ -55,8 +55,7 @@ const char *host_state(const struct service *sv, const struct host *h, int64_t m
 {
 	if (h->fenced)
 		return "fenced";
-	return monotonic_ms - host_note(h)->last_beat_ms > (int64_t)sv->config->lease_seconds * 1000 ? "unreachable"
-												     : "up";
+	return lease_is_over(&host_note(h)->lease, &sv->leases, monotonic_ms) ? "unreachable" : "up";
 }
 
 /* Rendering. */
@@ -305,7 +304,7 @@ static bool say_reset(struct service *sv, const struct request *r, struct vm *co
 static void seen(struct service *sv, const struct host *h)
 {
 	host_note(h)->last_seen_ms = clock_utc_ms();
-	host_note(h)->last_beat_ms = clock_monotonic_ms();
+	lease_renew(&host_note(h)->lease, &sv->leases, clock_monotonic_ms());
 }
 
 static bool say_host(struct service *sv, struct request *r, const struct host_put *put, const struct host_body *b)
@@ -411,12 +410,16 @@ static uint64_t pending_for(const struct service *sv, const struct host *h)
 	return n;
 }
 
-static bool heartbeat_holds(struct service *sv, struct request *r)
+/* A beat that is sent again is one, too: by itself this is what heartbeat_act does before it answers. */
+static bool heartbeat_takes(struct service *sv, struct request *r)
 {
 	const struct current_body *b = &((struct current_job *)r->job)->b;
 	const struct host *h = arg_host(sv, r, 0);
 
-	return h && may_act_for(r, &h->id) && host_is_held(r, h, b->boot_id, b->epoch);
+	if (!h || !may_act_for(r, &h->id) || !host_is_held(r, h, b->boot_id, b->epoch))
+		return false;
+	seen(sv, h);
+	return true;
 }
 
 void heartbeat_act(struct service *sv, struct request *r)
@@ -424,10 +427,9 @@ void heartbeat_act(struct service *sv, struct request *r)
 	const struct host *h;
 	struct jsonw w;
 
-	if (!heartbeat_holds(sv, r))
+	if (!heartbeat_takes(sv, r))
 		return;
 	h = arg_host(sv, r, 0);
-	seen(sv, h);
 	jsonw_init(&w);
 	jsonw_open(&w, '{');
 	jsonw_m_u64(&w, "lease_seconds", sv->config->lease_seconds);
@@ -440,8 +442,21 @@ enum handled host_heartbeat(struct service *sv, struct request *r)
 {
 	if (!query_known(r, no_query) || !prepare_current(sv, r))
 		return DONE;
-	r->still_holds = heartbeat_holds;
+	r->still_holds = heartbeat_takes;
 	return r->idempotency_key ? park_change(sv, r) : handle_read(sv, r);
+}
+
+void hosts_hear(struct service *sv)
+{
+	int64_t now = clock_monotonic_ms(), boot = clock_boot_ms();
+	int64_t pause = lease_clock_pause_ms(&sv->leases, now, boot);
+
+	for (size_t i = 0; pause && i < ledger_host_count(sv->ledger); i++)
+		lease_pause(&host_note(ledger_host_at(sv->ledger, i))->lease, &sv->leases, now);
+	lease_clock_tick(&sv->leases, now, boot);
+	if (pause)
+		log_detail(LOG_WARNING_, "the server itself stood still: leases begin anew",
+			   "%" PRId64 " ms between two ticks", pause);
 }
 
 /* Is the feed to be told that a host went out of reach, or came back? A fenced one does neither. */

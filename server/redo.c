@@ -504,10 +504,14 @@ static void begin_leases(struct service *sv)
 {
 	int64_t now = clock_monotonic_ms();
 
+	lease_clock_start(&sv->leases, sv->config->lease_seconds, now, clock_boot_ms());
 	for (size_t i = 0; i < ledger_host_count(sv->ledger); i++) {
 		struct host_note *note = host_note(ledger_host_at(sv->ledger, i));
 
-		note->last_beat_ms = note->unreachable ? now - (int64_t)sv->config->lease_seconds * 1000 - 1 : now;
+		if (note->unreachable)
+			lease_expire(&note->lease, &sv->leases);
+		else
+			lease_renew(&note->lease, &sv->leases, now);
 	}
 }
 

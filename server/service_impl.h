@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 
 #include "engine/index.h"
+#include "server/lease.h"
 #include "server/record.h"
 #include "server/service.h"
 
@@ -55,9 +56,9 @@ struct host_note {
 	char *backends; /* heap, JSON */
 	char agent_version[CODEC_NAME_MAX];
 	_Atomic int64_t last_seen_ms; /* UTC, for people */
-	_Atomic int64_t last_beat_ms; /* monotonic, for the lease */
-	bool unreachable;             /* said so in the feed */
-	uint64_t registrations;       /* since this server started */
+	struct lease lease;
+	bool unreachable;       /* said so in the feed */
+	uint64_t registrations; /* since this server started */
 };
 
 struct quarantine_note {     /* why and when, for the list; the ledger knows which frames */
@@ -128,6 +129,8 @@ struct service {
 	struct pw_uuid *deleted_vms, *deleted_operations; /* since the last picture; state */
 	size_t deleted_vm_count, deleted_operation_count;
 
+	struct lease_clock leases; /* ticked by the writer */
+
 	_Atomic bool ready, disk_refuses;
 	int64_t started_ms;
 };
@@ -135,6 +138,7 @@ struct service {
 /* clock.c */
 int64_t clock_utc_ms(void);
 int64_t clock_monotonic_ms(void);
+int64_t clock_boot_ms(void); /* goes on while the machine is suspended */
 uint64_t clock_monotonic_ns(void);
 struct pw_uuid uuid_fresh(void);
 
@@ -254,6 +258,7 @@ struct vm *arg_vm(struct service *sv, struct request *r, unsigned i);
 
 struct host_note *host_note(const struct host *h);
 const char *host_state(const struct service *sv, const struct host *h, int64_t monotonic_ms);
+void hosts_hear(struct service *sv); /* on each tick: was it the server itself that could not hear? */
 void hosts_tick(struct service *sv); /* says which hosts went out of reach; inside a group */
 bool hosts_tick_due(const struct service *sv);
 enum pw_problem do_host(struct service *sv, const struct pw_uuid *id, const struct host_body *b, struct host_put *put,

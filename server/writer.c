@@ -7,7 +7,13 @@
 #include "server/metrics.h"
 #include "server/service_impl.h"
 
-enum { TICK_MS = 1000, LOCK_WAIT_NS = 100000000, ANSWERS_A_TICK = 200, GROUP_BYTES = 32 << 20, WAIT_MAX_S = 300 };
+enum {
+	TICK_MS = LEASE_TICK_MS,
+	LOCK_WAIT_NS = 100000000,
+	ANSWERS_A_TICK = 200,
+	GROUP_BYTES = 32 << 20,
+	WAIT_MAX_S = 300
+};
 
 /* Lists of requests. */
 
@@ -480,6 +486,7 @@ static void tick(struct service *sv)
 		atomic_store(&sv->disk_refuses, false);
 		log_line(LOG_INFO_, "the disk accepts changes again", NULL);
 	}
+	hosts_hear(sv);
 	if (hosts_tick_due(sv))
 		(void)group_run(sv, NULL);
 	pthread_rwlock_wrlock(&sv->lock);

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/jsonr.h"
 #include "server/routes.h"
 #include "server/service_impl.h"
 
@@ -207,6 +208,48 @@ static bool touches(const struct history *h, const struct record *rec)
 	return false;
 }
 
+/* The first run of left-over pages that an init_done moved, and that holds a GFN asked for. "[[gfn,count],...]" */
+static bool find_moved(const struct history *h, const char *runs, struct gfn_run *out)
+{
+	while ((runs = strpbrk(runs, "0123456789"))) {
+		char *end;
+
+		out->gfn = strtoull(runs, &end, 10);
+		if (*end != ',')
+			return false;
+		out->count = strtoull(end + 1, &end, 10);
+		if (*end != ']')
+			return false;
+		if (out->gfn < h->gfn + h->count && h->gfn < out->gfn + out->count)
+			return true;
+		runs = end;
+	}
+	return false;
+}
+
+/* An event, with what it did to the pages asked for where that is more than to all of the VM's alike. */
+static void write_event(struct history *h, const struct record *rec)
+{
+	struct jsonr *json = jsonr_parse(rec->json, rec->json_len);
+	struct gfn_run run;
+	size_t len;
+	char *runs = json ? jsonr_text(json, "left_over_runs", &len) : NULL;
+
+	record_begin(&h->w, rec);
+	if (runs && find_moved(h, runs, &run)) {
+		jsonw_key(&h->w, "moved");
+		jsonw_open(&h->w, '{');
+		jsonw_m_u64(&h->w, "gfn", run.gfn);
+		jsonw_m_u64(&h->w, "count", run.count);
+		jsonw_m_str(&h->w, "from", gfn_state_name(GFN_NORMAL));
+		jsonw_m_str(&h->w, "to", gfn_state_name(GFN_SECURE_OUT));
+		jsonw_close(&h->w, '}');
+	}
+	jsonw_close(&h->w, '}');
+	free(runs);
+	jsonr_free(json);
+}
+
 /* The one run of a record that holds the first GFN asked for, instead of all of an item's. */
 static void write_touch(struct history *h, const struct record *rec)
 {
@@ -214,7 +257,7 @@ static void write_touch(struct history *h, const struct record *rec)
 	struct gfn_run run;
 
 	if (!rec->is_item) {
-		record_write(&h->w, rec);
+		write_event(h, rec);
 		return;
 	}
 	for (size_t i = 0; i < rec->item.item.run_count; i++) {

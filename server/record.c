@@ -351,7 +351,7 @@ static size_t public_length(const struct record *rec)
 	return at ? (size_t)(at - rec->json) : rec->json_len - 1;
 }
 
-void record_write(struct jsonw *w, const struct record *rec)
+void record_begin(struct jsonw *w, const struct record *rec)
 {
 	jsonw_open(w, '{');
 	jsonw_m_u64(w, "revision", rec->revision);
@@ -361,5 +361,10 @@ void record_write(struct jsonw *w, const struct record *rec)
 	} else {
 		jsonw_raw(w, rec->json + 1, public_length(rec) - 1);
 	}
+}
+
+void record_write(struct jsonw *w, const struct record *rec)
+{
+	record_begin(w, rec);
 	jsonw_close(w, '}');
 }

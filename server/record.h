@@ -55,6 +55,8 @@ void record_read_release(struct record_reader *rd);
 /* PW_OK, PW_NOT_FOUND at the end, PW_STORAGE for a damaged row, PW_NO_MEMORY. */
 enum pw_status record_next(struct record_reader *rd, struct record *out, struct pw_err *err) PW_MUST_CHECK;
 
+/* Writes the record's members and leaves the object open, for more of them. */
+void record_begin(struct jsonw *w, const struct record *rec);
 /* As the feed shows it: without the private part (a hash) of a new token. */
 void record_write(struct jsonw *w, const struct record *rec);
 

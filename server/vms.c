@@ -533,8 +533,57 @@ static bool lifecycle_allowed(struct request *r, const struct vm *vm, const stru
 	return !b->boot_id || host_is_held(r, vm->host, b->boot_id, b->epoch);
 }
 
+/* The pages that init_done moves: those which nothing has moved before. An event names some of their runs. */
+#define LEFT_OVER_RUNS 256
+struct left_over {
+	bool any; /* it is an init_done */
+	uint64_t pages, listed;
+	size_t n;
+	struct gfn_run runs[LEFT_OVER_RUNS];
+};
+
+static void find_left_over(const struct vm *vm, enum vm_event e, struct left_over *out)
+{
+	struct gfn_view g;
+
+	out->any = e == VM_INIT_DONE;
+	out->pages = out->any ? vm->counts.pages[GFN_NORMAL] : 0;
+	out->listed = out->n = 0;
+	for (uint64_t at = 0; out->listed < out->pages && vm_next_run(vm, at, TREE_PAGES, &g); at = g.gfn + g.count) {
+		struct gfn_run *last = out->n ? &out->runs[out->n - 1] : NULL;
+
+		if (g.state != GFN_NORMAL)
+			continue;
+		if (last && last->gfn + last->count == g.gfn)
+			last->count += g.count;
+		else if (out->n == LEFT_OVER_RUNS)
+			break;
+		else
+			out->runs[out->n++] = (struct gfn_run){ g.gfn, g.count, 0 };
+		out->listed += g.count;
+	}
+}
+
+static void write_left_over(struct jsonw *w, const struct left_over *l)
+{
+	if (!l->any)
+		return;
+	jsonw_m_u64(w, "left_over", l->pages);
+	jsonw_key(w, "left_over_runs");
+	jsonw_open(w, '[');
+	for (size_t i = 0; i < l->n; i++) {
+		jsonw_open(w, '[');
+		jsonw_u64(w, l->runs[i].gfn);
+		jsonw_u64(w, l->runs[i].count);
+		jsonw_close(w, ']');
+	}
+	jsonw_close(w, ']');
+	if (l->listed < l->pages)
+		jsonw_m_u64(w, "left_over_unlisted", l->pages - l->listed);
+}
+
 static void say_lifecycle(struct service *sv, const struct request *r, const struct vm *vm,
-			  const struct lifecycle_body *b)
+			  const struct lifecycle_body *b, const struct left_over *left)
 {
 	struct jsonw w;
 
@@ -547,6 +596,7 @@ static void say_lifecycle(struct service *sv, const struct request *r, const str
 	jsonw_m_u64(&w, "epoch", vm->epoch);
 	if (b->adopted)
 		jsonw_m_bool(&w, "adopted", true);
+	write_left_over(&w, left);
 	event_end(sv, &w);
 }
 
@@ -567,12 +617,14 @@ void lifecycle_act(struct service *sv, struct request *r)
 {
 	const struct lifecycle_body *b = &((struct lifecycle_job *)r->job)->b;
 	struct vm *vm = arg_vm(sv, r, 0);
+	struct left_over left;
 	enum vm_state before;
 	struct refusal why;
 
 	if (!vm || !lifecycle_allowed(r, vm, b) || !if_match(r, vm->revision))
 		return;
 	before = vm->state;
+	find_left_over(vm, b->event, &left);
 	if (ledger_vm_event(sv->ledger, vm, b->event, &why) != PROBLEM_NONE) {
 		if (r->who.role == ROLE_AGENT && why.problem != PROBLEM_NO_MEMORY)
 			note_violation(sv, r, vm->host, &vm->id, &why);
@@ -585,7 +637,7 @@ void lifecycle_act(struct service *sv, struct request *r)
 			answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while changing the VM");
 			return;
 		}
-		say_lifecycle(sv, r, vm, b);
+		say_lifecycle(sv, r, vm, b, &left);
 		if (b->adopted && b->event == VM_INIT_START)
 			note_adopted(sv, r, vm, "normal",
 				     "hardware has this VM, which the ledger had as normal: it is adopted");

@@ -97,6 +97,60 @@ class Events(Case):
                 self.assert_problem(self.admin.get("/v1/events?" + query), 400, "invalid-request")
 
 
+class LeftOver(Case):
+    """Pages that nothing moved before init_done, which makes them secure and paged out."""
+
+    def done(self, vm):
+        return [e for e in self.admin.items("/v1/events?limit=1000&after=0")
+                if e["type"] == "vm.lifecycle" and e["vm"] == vm.id and e["event"] == "init_done"][-1]
+
+    def moved(self, vm, gfn, count=1):
+        history = self.admin.items(f"{vm.path}/history?gfn={gfn}&count={count}")
+        self.assertTrue(all("moved" not in e for e in history if e.get("event") != "init_done"), history)
+        return [e.get("moved") for e in history if e.get("event") == "init_done"]
+
+    def test_init_done_says_how_many_and_which(self):
+        host = Host(self.admin)
+        vm = Vm(host, slots=[{"slot": 0, "base_gfn": 0, "pages": 100}, {"slot": 1, "base_gfn": 100, "pages": 28},
+                             {"slot": 2, "base_gfn": 1000, "pages": 10}], state="transient")
+        self.accepted(host.send(vm.item("page_in", 10, 5, 50), vm.item("share", 20, 2), vm.item("page_in", 1000, 10, 200)))
+        self.accepted(host.send(vm.item("page_out", 12)))
+        vm.must("init_done")
+        done = self.done(vm)
+        self.assertEqual(done["left_over"], 121)
+        self.assertEqual(done["left_over_runs"], [[0, 10], [15, 5], [22, 106]])
+        self.assertNotIn("left_over_unlisted", done)
+        for gfn, run in ((0, (0, 10)), (9, (0, 10)), (15, (15, 5)), (127, (22, 106))):
+            self.assertEqual(self.moved(vm, gfn), [{"gfn": run[0], "count": run[1], "from": "normal", "to": "secure"}])
+        for gfn in (10, 12, 20, 1003):
+            self.assertEqual(self.moved(vm, gfn), [None])
+        self.assertEqual(self.moved(vm, 10, 10), [{"gfn": 15, "count": 5, "from": "normal", "to": "secure"}])
+
+    def test_it_is_said_of_none_and_of_init_done_alone(self):
+        host = Host(self.admin)
+        vm = Vm(host, slots=[{"slot": 0, "base_gfn": 0, "pages": 4}], state="transient")
+        self.accepted(host.send(vm.item("share", 0, 4)))
+        vm.must("init_done")
+        vm.must("terminate")
+        self.assertEqual((self.done(vm)["left_over"], self.done(vm)["left_over_runs"]), (0, []))
+        others = [e for e in self.admin.items("/v1/events?limit=1000&after=0")
+                  if e["type"] == "vm.lifecycle" and e["vm"] == vm.id and e["event"] != "init_done"]
+        self.assertEqual(len(others), 2)
+        self.assertTrue(all("left_over" not in e for e in others))
+
+    def test_scattered_ones_are_counted_though_not_all_are_listed(self):
+        host = Host(self.admin)
+        vm = Vm(host, slots=[{"slot": 0, "base_gfn": 0, "pages": 1024}], state="transient")
+        self.accepted(host.send({"vm": vm.id, "op": "share", "gfns": list(range(0, 1024, 2))}))
+        vm.must("init_done")
+        done = self.done(vm)
+        self.assertEqual((done["left_over"], len(done["left_over_runs"]), done["left_over_unlisted"]), (512, 256, 256))
+        self.server.crash()
+        self.admin.close()
+        self.assertEqual(self.done(vm), done)
+        self.assertEqual(vm.page(1023), ("secure", False, None))
+
+
 class Violations(Case):
     def test_newest_first_and_filtered(self):
         a, b = Host(self.admin), Host(self.admin)

@@ -623,11 +623,88 @@ static enum pw_status (*const table[OPERATION_KIND_COUNT])(struct op_run *r) = {
 	[OPERATION_ABORT] = op_abort,
 };
 
+/* VMs that this hardware has and the ledger does not own: an operator decides. */
+
+/* A VM that is nobody's in the ledger has nothing to tell it; of one that is, both halves end. */
+static enum pw_status end_anyway(struct worker *w, const struct pw_uuid *vm, bool ours, enum vm_state state,
+				 struct trouble *t)
+{
+	struct backend *b = w->agent->backend;
+	enum pw_status st = PW_OK;
+
+	if (ours)
+		return vm_end(w, vm, t);
+	if (state != VM_NORMAL)
+		st = b->ops->vm_event(b, vm, state == VM_TRANSIENT ? VM_INIT_ABORT : VM_TERMINATE, &t->err);
+	if (st == PW_OK)
+		st = report_stuck(w, t);
+	if (st == PW_OK)
+		st = b->ops->destroy_vm(b, vm, &t->err);
+	if (st == PW_OK)
+		heard_drop(&w->agent->heard, vm);
+	return st;
+}
+
+static enum pw_status op_end(struct worker *w, const struct pw_uuid *id, enum vm_state state, struct trouble *t)
+{
+	struct remote_vm vm;
+	char host[PW_UUID_TEXT];
+	enum pw_status st = remote_vm_get(w, id, &vm, t);
+	bool ours;
+
+	if (st != PW_OK && st != PW_NOT_FOUND)
+		return st;
+	pw_uuid_format(&vm.host, host);
+	ours = st == PW_OK && vm.state != VM_NORMAL && strcmp(host, w->agent->host) == 0;
+	trouble_clear(t);
+	alog(ALOG_WARNING, "a guest is ended", "an operator said so");
+	st = end_anyway(w, id, ours, state, t);
+	remote_vm_release(&vm);
+	if (st != PW_OK)
+		return st;
+	unknown_clear(w->agent, id);
+	return unknown_report(w, t);
+}
+
+/* Tries again; what is still not the ledger's in whole is a failure that says why. */
+static enum pw_status op_adopt(struct worker *w, const struct pw_uuid *id, struct trouble *t)
+{
+	enum pw_status st = resync_one_vm(w, id, t);
+	struct refusal why;
+	const char *detail;
+
+	if (st != PW_OK || !unknown_has(w->agent, id, &detail))
+		return st;
+	refuse(&why, PROBLEM_UNKNOWN_VM, "%.250s", detail);
+	why.vm = *id;
+	why.reason = "";
+	return trouble_refuse(t, &why);
+}
+
+static enum pw_status run_on_unknown(struct worker *w, const struct operation *op, struct trouble *t)
+{
+	enum vm_state state;
+	bool found;
+	enum pw_status st = hardware_vm(w->agent->backend, &op->vm, &found, &state, &t->err);
+
+	if (st == PW_OK && found)
+		return op->kind == OPERATION_END ? op_end(w, &op->vm, state, t) : op_adopt(w, &op->vm, t);
+	unknown_clear(w->agent, &op->vm);
+	if (st == PW_OK)
+		st = unknown_report(w, t);
+	if (st == PW_OK && op->kind == OPERATION_ADOPT)
+		st = pw_fail(&t->err, PW_NOT_FOUND, "this host's hardware has no such VM");
+	return st;
+}
+
 enum pw_status operation_run(struct worker *w, const struct operation *op, struct trouble *t)
 {
 	struct op_run r = { .w = w, .op = op, .b = w->agent->backend, .t = t };
-	enum pw_status st = remote_vm_get(w, &op->vm, &r.vm, t);
+	enum pw_status st;
 
+	if (op->kind == OPERATION_ADOPT || op->kind == OPERATION_END)
+		return run_on_unknown(w, op, t);
+	st = remote_vm_get(w, &op->vm, &r.vm, t);
 	if (st == PW_OK)
 		st = hardware_vm(r.b, &op->vm, &r.on_hardware, &r.hardware, &t->err);
 	if (st == PW_OK)

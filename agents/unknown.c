@@ -78,12 +78,16 @@ void unknown_clear(struct agent *a, const struct pw_uuid *vm)
 		a->unknown_told = false;
 }
 
-bool unknown_has(const struct agent *a, const struct pw_uuid *vm)
+bool unknown_has(const struct agent *a, const struct pw_uuid *vm, const char **detail)
 {
 	char id[PW_UUID_TEXT];
+	json_t *item;
 
 	pw_uuid_format(vm, id);
-	return json_object_get(a->unknown, id);
+	item = json_object_get(a->unknown, id);
+	if (item && detail)
+		*detail = json_string_value(json_object_get(item, "detail"));
+	return item;
 }
 
 enum pw_status unknown_report(struct worker *w, struct trouble *t)

@@ -28,7 +28,8 @@ struct unknown_report {
 enum pw_status unknown_note(struct agent *a, const struct unknown_report *u, struct pw_err *err) PW_MUST_CHECK;
 /* It is not unknown any more. */
 void unknown_clear(struct agent *a, const struct pw_uuid *vm);
-bool unknown_has(const struct agent *a, const struct pw_uuid *vm);
+/* Is it still? *detail (may be NULL) says why, as long as the list does not change. */
+bool unknown_has(const struct agent *a, const struct pw_uuid *vm, const char **detail);
 /* Tells the ledger, if it has not been told. */
 enum pw_status unknown_report(struct worker *w, struct trouble *t) PW_MUST_CHECK;
 

@@ -39,6 +39,7 @@ enum cli_exit { CLI_EXITS(PW_ENUM_) };
 	X(OPTION_LIMIT, "limit", "N", "at most so many lines")                                               \
 	X(OPTION_PARAMS, "params", "JSON", "parameters of the operation, an object")                         \
 	X(OPTION_WAIT, "wait", NULL, "until the operation has ended")                                        \
+	X(OPTION_YES, "yes", NULL, "end: yes, the guest's memory is lost")                                   \
 	X(OPTION_REASON, "reason", "TEXT", "why the frames are put into quarantine")                         \
 	X(OPTION_OVMF, "ovmf", "FILE", "measure snp: the firmware's image")                                  \
 	X(OPTION_VCPUS, "vcpus", "N", "measure snp: how many (default 1)")                                   \
@@ -78,6 +79,9 @@ enum cli_exit cli_summary(struct cli *c);
 enum cli_exit cli_verify(struct cli *c);
 enum cli_exit cli_operations(struct cli *c);
 enum cli_exit cli_cancel(struct cli *c);
+enum cli_exit cli_unknown(struct cli *c);
+enum cli_exit cli_adopt(struct cli *c);
+enum cli_exit cli_end(struct cli *c);
 enum cli_exit cli_tokens(struct cli *c);
 enum cli_exit cli_fence(struct cli *c);
 enum cli_exit cli_quarantine(struct cli *c);

@@ -144,6 +144,64 @@ enum cli_exit cli_cancel(struct cli *c)
 	return cli_call(c, "DELETE", path.text, NULL, 0, NULL);
 }
 
+/* Unknown VMs */
+
+enum cli_exit cli_unknown(struct cli *c)
+{
+	static const struct cli_column columns[] = {
+		{ "VM", "vm" },       { "HOST", "host" },     { "ARCH", "arch" },
+		{ "STATE", "state" }, { "PAGES", "pages" },   { "DISPUTED", "disputed_pages" },
+		{ "SINCE", "since" }, { "REASON", "reason" }, { "DETAIL", "detail" },
+	};
+	char host[PW_UUID_TEXT];
+	struct cli_path path;
+	enum cli_exit code;
+
+	cli_path_set(&path, "/v1/unknown-vms");
+	if (c->option[OPTION_HOST]) {
+		code = cli_resolve(c, "hosts", c->option[OPTION_HOST], host);
+		if (code != CLI_DONE)
+			return code;
+		cli_path_query(&path, "host", "%s", host);
+	}
+	return cli_show_list(c, path.text, columns, PW_ARRAY_LEN(columns));
+}
+
+/* The ledger may have no such VM: an id is taken as it is. */
+static enum cli_exit decide(struct cli *c, const char *kind)
+{
+	char vm[PW_UUID_TEXT], host[PW_UUID_TEXT];
+	json_t *params = NULL;
+	enum cli_exit code = CLI_DONE;
+
+	if (is_uuid(c->args[0]))
+		memcpy(vm, c->args[0], sizeof vm);
+	else
+		code = cli_resolve(c, "vms", c->args[0], vm);
+	if (code == CLI_DONE && c->option[OPTION_HOST]) {
+		code = cli_resolve(c, "hosts", c->option[OPTION_HOST], host);
+		params = code == CLI_DONE ? json_pack("{s:s}", "host", host) : NULL;
+		if (code == CLI_DONE && !params)
+			return cli_no_memory();
+	}
+	if (code == CLI_DONE)
+		code = start_operation(c, vm, kind, params);
+	json_decref(params);
+	return code;
+}
+
+enum cli_exit cli_adopt(struct cli *c)
+{
+	return decide(c, "adopt");
+}
+
+enum cli_exit cli_end(struct cli *c)
+{
+	if (!c->option[OPTION_YES])
+		return cli_usage("end ends a running guest, whose memory is lost: --yes says that this is meant");
+	return decide(c, "end");
+}
+
 /* Tokens */
 
 static enum cli_exit create_token(struct cli *c)

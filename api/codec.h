@@ -117,7 +117,9 @@ CODEC_DECODER(transitions);
 	X(OPERATION_UNSHARE, "unshare")     \
 	X(OPERATION_PAGE_IN, "page_in")     \
 	X(OPERATION_PAGE_OUT, "page_out")   \
-	X(OPERATION_ABORT, "abort")
+	X(OPERATION_ABORT, "abort")         \
+	X(OPERATION_ADOPT, "adopt")         \
+	X(OPERATION_END, "end")
 #define OPERATION_STATES(X)                 \
 	X(OPERATION_PENDING, "pending")     \
 	X(OPERATION_RUNNING, "running")     \
@@ -139,7 +141,9 @@ struct operation_body { /* POST /v1/vms/{vm}/operations */
 			       operation_params.h */
 	uint32_t arches;    /* bit per arch whose VMs take these parameters */
 	const char *narrow; /* static text: the parameter that is not for all of them; NULL: there is none */
-	struct slot slot;   /* what the parameters name by slot, first page and number of pages, as far as they do */
+	bool has_host;
+	struct pw_uuid host; /* whose VM is meant */
+	struct slot slot;    /* what the parameters name by slot, first page and number of pages, as far as they do */
 };
 CODEC_DECODER(operation);
 

@@ -28,6 +28,8 @@ const struct operation_param operation_params[] = {
 	{ OPERATION_UNSHARE, "resident", PARAM_BOOL, JSON_OPTIONAL, 0, "bring frames along" },
 	RANGE(OPERATION_PAGE_IN, "page in"),
 	RANGE(OPERATION_PAGE_OUT, "page out"),
+	{ OPERATION_ADOPT, "host", PARAM_HOST, JSON_OPTIONAL, 0, "the host that has the VM, if several report it as unknown" },
+	{ OPERATION_END, "host", PARAM_HOST, JSON_OPTIONAL, 0, "the host on whose hardware the VM ends, if several report it as unknown" },
 	{ OPERATION_KIND_COUNT, NULL, PARAM_BOOL, JSON_OPTIONAL, 0, NULL },
 };
 /* clang-format on */
@@ -45,6 +47,7 @@ struct draft {
 	uint64_t first, count, number;
 	bool flag;
 	const char *text;
+	struct pw_uuid host;
 };
 
 static bool to_slot(struct reader *r, json_t *v, void *at)
@@ -167,6 +170,7 @@ static const struct {
 	[PARAM_RIPAS] = { to_ripas, 0 },
 	[PARAM_GUEST] = { to_guest, 0 },
 	[PARAM_TEXT] = { to_group, offsetof(struct draft, text) },
+	[PARAM_HOST] = { json_to_uuid, offsetof(struct draft, host) },
 };
 
 /* The rows of the kind as fields; how many. *count is the name of the one that counts pages, or NULL. */
@@ -196,6 +200,8 @@ static bool read_params(struct reader *r, json_t *params, struct operation_body 
 	if (!json_read_object(r, params, fields, n, &d) || (count && !json_check_run(r, count, d.first, d.count)))
 		return false;
 	out->slot = (struct slot){ (uint32_t)d.number, d.first, d.count };
+	out->host = d.host;
+	out->has_host = !pw_uuid_is_nil(&d.host);
 	out->arches = UINT32_MAX;
 	for (const struct operation_param *p = operation_params; p->name; p++) {
 		if (p->kind != out->kind || !p->arches || !json_object_get(params, p->name))

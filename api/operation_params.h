@@ -21,7 +21,8 @@
 	X(PARAM_RUNS, "a list of at most 1024 runs [gfn, count]")                             \
 	X(PARAM_RIPAS, "a list of at most 1024 runs [gfn, count, \"EMPTY\" or \"RAM\"]")      \
 	X(PARAM_GUEST, "{\"seed\": N, \"rate\": 0 to 100000, \"idle\": BOOL}, each optional") \
-	X(PARAM_TEXT, "a text of 1 to 63 bytes")
+	X(PARAM_TEXT, "a text of 1 to 63 bytes")                                              \
+	X(PARAM_HOST, "the id of a host")
 #define PW_ENUM_(name, text) name,
 enum param_type { PARAM_TYPES(PW_ENUM_) PARAM_TYPE_COUNT };
 #undef PW_ENUM_
@@ -38,7 +39,8 @@ struct operation_param {
 extern const struct operation_param operation_params[]; /* in order of kinds; ends with name NULL */
 
 /* Reads the parameters of out->kind at member "params" of v, the request; an absent member is {}. Whatever it refuses
- * is PROBLEM_INVALID_PARAMS. Sets out->arches, out->narrow and out->slot. */
+ * is PROBLEM_INVALID_PARAMS. Sets out->arches, out->narrow, out->host and
+ * out->slot. */
 bool operation_params_read(struct reader *r, json_t *v, struct operation_body *out) PW_MUST_CHECK;
 
 #endif

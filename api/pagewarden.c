@@ -11,14 +11,14 @@
 #include "api/cli.h"
 #include "api/operation_params.h"
 
-#define BIT(o) (1u << (o))
+#define BIT(o) (UINT64_C(1) << (o))
 static enum cli_exit help(struct cli *c);
 static enum cli_exit completion(struct cli *c);
 
 static const struct command {
 	const char *name, *arguments, *help;
 	int min, max;     /* arguments */
-	uint32_t options; /* beyond the global ones */
+	uint64_t options; /* beyond the global ones */
 	enum cli_exit (*run)(struct cli *c);
 	enum { REMOTE, LOCAL } place; /* LOCAL: needs no server */
 } commands[] = {
@@ -40,6 +40,12 @@ static const struct command {
 	  "show an operation; or ask for one of a VM (kinds: pagewarden help operations)", 1, 2,
 	  BIT(OPTION_PARAMS) | BIT(OPTION_WAIT), cli_operations, REMOTE },
 	{ "cancel", "OPERATION", "cancel a pending operation", 1, 1, 0, cli_cancel, REMOTE },
+	{ "unknown", "", "VMs that hosts have and the ledger does not own", 0, 0, BIT(OPTION_HOST) | BIT(OPTION_LIMIT),
+	  cli_unknown, REMOTE },
+	{ "adopt", "VM", "an unknown VM: its host tries again to make it the ledger's", 1, 1,
+	  BIT(OPTION_HOST) | BIT(OPTION_WAIT), cli_adopt, REMOTE },
+	{ "end", "VM", "an unknown VM: its host ends the guest", 1, 1,
+	  BIT(OPTION_HOST) | BIT(OPTION_YES) | BIT(OPTION_WAIT), cli_end, REMOTE },
 	{ "events", "", "what changed, oldest first", 0, 0, BIT(OPTION_AFTER) | BIT(OPTION_FOLLOW) | BIT(OPTION_LIMIT),
 	  cli_events, REMOTE },
 	{ "violations", "", "refused and illegal transitions, newest first", 0, 0,
@@ -184,6 +190,7 @@ static void print_bash(void)
 	print_words(NULL);
 	puts("\" ;;\n\tesac\n\tif [[ $cur != -* ]]; then\n\t\tcase $cmd in\n"
 	     "\t\tvms|gfns|history|vcpu|digests|operations) words=$(pagewarden vms 2>/dev/null | cut -f1,2) ;;\n"
+	     "\t\tadopt|end) words=$(pagewarden unknown 2>/dev/null | cut -f1) ;;\n"
 	     "\t\thosts|frames|who-owns|fence|quarantine) words=$(pagewarden hosts 2>/dev/null | cut -f1,2) ;;\n"
 	     "\t\treplay) COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n"
 	     "\t\tmeasure) words=\"snp tdx\" ;;\n\t\tcompletion) words=\"bash zsh\" ;;\n\t\ttokens) words=\"create delete\" ;;\n\t\tesac\n\tfi\n"

@@ -289,23 +289,56 @@ static bool state_allows(struct request *r, const struct operation_body *b, cons
 	return false;
 }
 
-void operation_create_act(struct service *sv, struct request *r)
+/* Operations on VMs that hosts report as unknown: the ledger may have no such VM, or elsewhere. False: answered. */
+static bool find_unknown(struct service *sv, struct request *r, const struct operation_body *b, struct operation *o)
 {
-	const struct operation_body *b = &((struct operation_job *)r->job)->b;
+	struct codec_fault why = { .pointer = "/params/host", .problem = PROBLEM_INVALID_PARAMS };
+	const struct unknown *u;
+	size_t n;
+
+	if (!arg_uuid(r, 0, PROBLEM_VM_NOT_FOUND, &o->vm))
+		return false;
+	u = unknown_find(sv, &o->vm, b->has_host ? &b->host : NULL, &n);
+	if (n == 1) {
+		o->host = u->host;
+		return may_act_for(r, &o->host);
+	}
+	if (n == 0 && arg_vm(sv, r, 0))
+		answer_problem(r, PROBLEM_OPERATION_STATE, "%s is for a VM that a host reports as unknown: none does",
+			       operation_kind_name(b->kind));
+	if (n > 1) {
+		snprintf(why.detail, sizeof why.detail, "%zu hosts report this VM as unknown: \"host\" says which", n);
+		answer_fault(r, &why);
+	}
+	return false;
+}
+
+static bool find_known(struct service *sv, struct request *r, const struct operation_body *b, struct operation *o)
+{
 	const struct vm *vm = arg_vm(sv, r, 0);
-	struct operation o = { .kind = b->kind, .state = OPERATION_PENDING, .created_ms = sv->group_time_ms };
-	struct operation *made;
 
 	if (!vm || !may_act_for(r, &vm->host->id) || !if_match(r, vm->revision) || !params_fit(r, b, vm->arch) ||
 	    !state_allows(r, b, vm))
+		return false;
+	o->vm = vm->id;
+	o->host = vm->host->id;
+	return true;
+}
+
+void operation_create_act(struct service *sv, struct request *r)
+{
+	const struct operation_body *b = &((struct operation_job *)r->job)->b;
+	struct operation o = { .kind = b->kind, .state = OPERATION_PENDING, .created_ms = sv->group_time_ms };
+	bool of_unknown = b->kind == OPERATION_ADOPT || b->kind == OPERATION_END;
+	struct operation *made;
+
+	if (!(of_unknown ? find_unknown(sv, r, b, &o) : find_known(sv, r, b, &o)))
 		return;
 	if (sv->operations.count >= OPERATIONS_MAX) {
 		answer_problem(r, PROBLEM_LIMIT, "%d operations are kept already", OPERATIONS_MAX);
 		return;
 	}
 	o.id = uuid_fresh();
-	o.vm = vm->id;
-	o.host = vm->host->id;
 	o.revision = next_revision(sv);
 	o.params = strdup(b->params);
 	if (!o.params || operation_add(sv, &o, &made) != PW_OK) {

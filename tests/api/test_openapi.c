@@ -277,7 +277,7 @@ static json_t *params_schema(json_t *doc, const char *kind, bool *required)
 static const char *const param_schemas[PARAM_TYPE_COUNT] = {
 	[PARAM_FIRST] = "PageNumber",      [PARAM_COUNT] = "PageCount",   [PARAM_SLOT] = "SlotNumber",
 	[PARAM_SHARE] = "PagesOrFraction", [PARAM_RUNS] = "Runs",         [PARAM_RIPAS] = "RipasRuns",
-	[PARAM_GUEST] = "GuestParams",     [PARAM_TEXT] = "BackingGroup",
+	[PARAM_GUEST] = "GuestParams",     [PARAM_TEXT] = "BackingGroup", [PARAM_HOST] = "Uuid",
 };
 
 static bool lists(json_t *names, const char *name)

@@ -64,6 +64,9 @@ static struct operation_case cases[] = {
 	{ "unshare", "{\"gfn\":1,\"count\":1,\"resident\":1}", "/params/resident" },
 	{ "page_in", "{\"gfn\":\"1\",\"count\":1}", "/params/gfn" },
 	{ "page_out", "{\"gfn\":1.0,\"count\":1}", "/params/gfn" },
+	{ "adopt", "{\"host\":\"11111111-2222-4333-8444-555555555555\"}", NULL },
+	{ "adopt", "{\"host\":\"here\"}", "/params/host" },
+	{ "end", "{\"vm\":\"11111111-2222-4333-8444-555555555555\"}", "/params/vm" },
 };
 
 static bool take(const char *kind, const char *params, struct operation_body *b, struct codec_fault *why)

@@ -10,7 +10,7 @@ import subprocess
 import time
 import unittest
 
-from harness import WAIT_S, Case, Host, Server, Vm, new_id
+from harness import BUILD, WAIT_S, Case, Host, Server, Vm, new_id
 from test_crash_agent import ARCHES, Agent
 
 PAGES = 256
@@ -209,6 +209,122 @@ class Restored(Fleet):
         agent.wait_ready()
         self.equal(agent, vm)
         self.assertEqual(self.unknown(agent), [])
+
+
+class Decisions(Fleet):
+    """What an operator says of a VM that a host reports as unknown."""
+
+    def lost(self, arch, name):
+        """A guest whose VM the ledger has on another host."""
+        agent = self.agent(name, arch)
+        vm = self.guest(agent)
+        agent.kill()
+        host = self.admin.get("/v1/hosts/" + agent.host)
+        self.assert_ok(self.admin.post(f"/v1/vms/{vm}/lifecycle",
+                                       {"event": "terminate", "boot_id": host["boot_id"], "epoch": host["epoch"]}))
+        self.assert_ok(self.admin.delete("/v1/vms/" + vm), 204)
+        other = Host(self.admin, arches=(arch,))
+        Vm(other, vm=vm, arch=arch)
+        agent.start()
+        agent.wait_ready()
+        self.assertEqual([u["reason"] for u in self.unknown(agent)], ["elsewhere"])
+        return agent, vm
+
+    def command(self, *words):
+        return subprocess.run([os.path.join(BUILD, "pagewarden"), "--url", f"http://127.0.0.1:{self.server.port}",
+                               "--token", self.server.token, *words], capture_output=True, text=True, check=False,
+                              timeout=WAIT_S)
+
+    def test_end_ends_it_on_hardware_alone(self):
+        for arch in ("snp", "cca"):
+            with self.subTest(arch=arch):
+                agent, vm = self.lost(arch, "end-" + arch)
+                before = self.admin.get("/v1/vms/" + vm).raw
+                shown = self.command("unknown", "--host", agent.host)
+                self.assertIn(vm, shown.stdout)
+                self.assertIn("elsewhere", shown.stdout)
+                refused = self.command("end", vm)
+                self.assertEqual(refused.returncode, 2, refused.stderr)
+                self.assertIn("--yes", refused.stderr)
+                self.assertIn(vm, self.hardware(agent))
+                done = self.command("end", vm, "--yes", "--wait")
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertEqual((self.hardware(agent), self.unknown(agent)), ({}, []))
+                self.assertEqual(self.admin.get("/v1/vms/" + vm).raw, before, "another host's VM")
+                self.assert_problem(self.admin.post(f"/v1/vms/{vm}/operations", {"kind": "end"}), 409, "operation-state")
+
+    def test_adopt_tries_again(self):
+        agent, vm = self.lost("snp", "adopt")
+        running = self.hardware(agent)
+        failed = self.operate(vm, "adopt", state="failed")
+        self.assertEqual(failed["problem"]["type"], "/problems/unknown-vm")
+        self.assertIn("on host", failed["problem"]["detail"])
+        self.assert_ok(self.admin.delete("/v1/vms/" + vm), 204)  # the other one goes: its end is later than our word ...
+        agent.kill()
+        with open(os.path.join(agent.folder, "machine", "vms-heard"), "w", encoding="ascii"):
+            pass  # ... which is lost: what was never heard of is no evidence
+        agent.start()
+        agent.wait_ready()
+        self.equal(agent, vm)
+        self.assertEqual(self.hardware(agent), running)
+        self.assertEqual(self.unknown(agent), [])
+
+    def test_a_quarantine_that_is_over_lets_a_guest_be_adopted_in_whole(self):
+        agent = self.agent("whole", "tdx")
+        vm = self.guest(agent)
+        running = self.hardware(agent)
+        taken = sorted(running[vm][1].values())[3]
+        agent.kill()
+        frame = {"items": [{"pool": "local", "pfn": taken, "count": 1, "reason": "a test's"}]}
+        self.assert_ok(self.admin.post(f"/v1/hosts/{agent.host}/quarantine", frame))
+        agent.start()
+        agent.wait_ready()
+        self.assertEqual([u["disputed_pages"] for u in self.unknown(agent)], [1])
+        failed = self.operate(vm, "adopt", state="failed")
+        self.assertIn("1 pages", failed["problem"]["detail"])
+        self.assert_ok(self.admin.post(f"/v1/hosts/{agent.host}/quarantine/release", {"items": [
+            {"pool": "local", "pfn": taken, "count": 1}]}))
+        self.operate(vm, "adopt")
+        self.assertEqual(self.unknown(agent), [])
+        self.equal(agent, vm)
+        self.assertEqual(self.hardware(agent), running)
+
+    def test_end_of_a_disputed_guest_ends_both_halves(self):
+        agent = self.agent("both", "pef")
+        vm = self.guest(agent)
+        agent.kill()
+        pfn = sorted(self.hardware(agent)[vm][1].values())[0]
+        self.assert_ok(self.admin.post(f"/v1/hosts/{agent.host}/quarantine", {"items": [
+            {"pool": "local", "pfn": pfn, "count": 1, "reason": "a test's"}]}))
+        agent.start()
+        agent.wait_ready()
+        self.operate(vm, "end")
+        self.assertEqual((self.hardware(agent), self.unknown(agent)), ({}, []))
+        self.assertEqual(self.ledger(vm), ("normal", {}))
+
+    def test_who_is_meant_when_several_hosts_report_one_vm(self):
+        vm, hosts = new_id(), [Host(self.admin), Host(self.admin)]
+        item = {"vm": vm, "reason": "refused", "detail": "a test's", "arch": "pef", "state": "secure", "pages": 3,
+                "disputed_pages": 0, "disputed": []}
+        path = f"/v1/vms/{vm}/operations"
+        self.assert_problem(self.admin.post(path, {"kind": "end"}), 404, "vm-not-found", vm=vm)
+        for host in hosts:
+            self.assert_ok(self.admin.put(host.path + "/unknown-vms", dict(host.current(), items=[item])), 204)
+        refused = self.admin.post(path, {"kind": "end"})
+        self.assert_problem(refused, 422, "invalid-params")
+        self.assertEqual(refused["pointer"], "/params/host")
+        self.assert_problem(self.admin.post(path, {"kind": "end", "params": {"host": new_id()}}), 404, "vm-not-found")
+        made = self.assert_ok(self.admin.post(path, {"kind": "adopt", "params": {"host": hosts[1].id}}), 202)
+        self.assertEqual((made["vm"], made["host"]), (vm, hosts[1].id))
+        given, = self.admin.get(hosts[1].path + "/operations")["items"]
+        self.assertEqual((given["id"], given["kind"]), (made["id"], "adopt"))
+        self.assertEqual(self.admin.get(hosts[0].path + "/operations")["items"], [])
+        listed = [i["host"] for i in self.admin.items("/v1/unknown-vms?limit=1") if i["vm"] == vm]
+        self.assertEqual(sorted(listed), sorted(h.id for h in hosts))
+        self.server.crash()
+        self.admin.close()
+        self.admin = self.server.client()
+        self.assertEqual(self.admin.get("/v1/operations/" + made["id"])["host"], hosts[1].id)
 
 
 class Evidence(Fleet):

@@ -493,10 +493,10 @@ static enum pw_status launch_secure(struct op_run *r)
 static void launch_undo(struct op_run *r)
 {
 	struct trouble t = { 0 };
-	enum vm_event e = r->vm.state == VM_SECURE ? VM_TERMINATE : VM_INIT_ABORT;
+	enum vm_event e = r->vm.state == VM_TRANSIENT ? VM_INIT_ABORT : VM_TERMINATE;
 	enum pw_status st = hardware_end(r->w, &r->op->vm, VM_INIT_ABORT, &t);
 
-	if (st == PW_OK && r->vm.state != VM_NORMAL)
+	if (st == PW_OK) /* of a normal VM too: the ledger is to know that it is on no hardware */
 		st = remote_event(r->w, &r->op->vm, e, &t);
 	if (st != PW_OK) {
 		alog(ALOG_ERROR, "a launch could not be undone", "operation %s: %s", r->op->id, t.err.msg);

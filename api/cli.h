@@ -41,6 +41,9 @@ enum cli_exit { CLI_EXITS(PW_ENUM_) };
 	X(OPTION_WAIT, "wait", NULL, "until the operation has ended")                                        \
 	X(OPTION_YES, "yes", NULL, "end: yes, the guest's memory is lost")                                   \
 	X(OPTION_REASON, "reason", "TEXT", "why the frames are put into quarantine")                         \
+	X(OPTION_FORCE, "force", NULL, "the host is powered off: end what its hardware had")                 \
+	X(OPTION_BOOT_ID, "boot-id", "ID", "speak as the host's holder: its boot id, with --epoch")          \
+	X(OPTION_EPOCH, "epoch", "N", "and its epoch")                                                       \
 	X(OPTION_OVMF, "ovmf", "FILE", "measure snp: the firmware's image")                                  \
 	X(OPTION_VCPUS, "vcpus", "N", "measure snp: how many (default 1)")                                   \
 	X(OPTION_VCPU_TYPE, "vcpu-type", "TYPE", "measure snp: QEMU's name (default EPYC-v4)")               \
@@ -82,6 +85,8 @@ enum cli_exit cli_cancel(struct cli *c);
 enum cli_exit cli_unknown(struct cli *c);
 enum cli_exit cli_adopt(struct cli *c);
 enum cli_exit cli_end(struct cli *c);
+enum cli_exit cli_lifecycle(struct cli *c);
+enum cli_exit cli_delete(struct cli *c);
 enum cli_exit cli_tokens(struct cli *c);
 enum cli_exit cli_fence(struct cli *c);
 enum cli_exit cli_quarantine(struct cli *c);

@@ -202,6 +202,74 @@ enum cli_exit cli_end(struct cli *c)
 	return decide(c, "end");
 }
 
+/* VMs */
+
+/* --boot-id and --epoch, which come together; the epoch is 0 without. The boot id needs no escapes. */
+static enum cli_exit read_holder(const struct cli *c, uint64_t *epoch)
+{
+	const char *boot_id = c->option[OPTION_BOOT_ID], *text = c->option[OPTION_EPOCH];
+	size_t n = boot_id ? strspn(boot_id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") : 0;
+
+	*epoch = 0;
+	if (!boot_id != !text)
+		return cli_usage("--boot-id and --epoch come together or not at all");
+	if (!boot_id)
+		return CLI_DONE;
+	if (n == 0 || n > 64 || boot_id[n])
+		return cli_usage("\"%s\" is not a boot id of 1 to 64 letters, digits, '.', '_' and '-'", boot_id);
+	return cli_number("epoch", text, CLI_REVISION, epoch) ? CLI_DONE : CLI_USAGE;
+}
+
+enum cli_exit cli_lifecycle(struct cli *c)
+{
+	const char *boot_id = c->option[OPTION_BOOT_ID];
+	char vm[PW_UUID_TEXT];
+	struct cli_path path;
+	uint64_t epoch;
+	enum cli_exit code = read_holder(c, &epoch);
+	json_t *body;
+
+	if (code == CLI_DONE)
+		code = cli_resolve(c, "vms", c->args[0], vm);
+	if (code != CLI_DONE)
+		return code;
+	body = json_pack("{s:s, s:s*}", "event", c->args[1], "boot_id", boot_id);
+	if (body && boot_id)
+		json_object_set_new(body, "epoch", json_integer((json_int_t)epoch));
+	if (body && c->option[OPTION_FORCE])
+		json_object_set_new(body, "force", json_true());
+	cli_path_set(&path, "/v1/vms/%s/lifecycle", vm);
+	return call_and_print(c, "POST", path.text, body);
+}
+
+enum cli_exit cli_delete(struct cli *c)
+{
+	char vm[PW_UUID_TEXT];
+	struct cli_path path;
+	uint64_t epoch, slot = 0;
+	enum cli_exit code = read_holder(c, &epoch);
+
+	if (code == CLI_DONE && c->arg_count == 1 && c->option[OPTION_BOOT_ID])
+		return cli_usage("--boot-id goes with a SLOT: a VM that hardware has is ended by operation terminate");
+	if (code == CLI_DONE && c->arg_count == 2 && !cli_number("SLOT", c->args[1], CLI_PAGE, &slot))
+		return CLI_USAGE;
+	if (code == CLI_DONE)
+		code = cli_resolve(c, "vms", c->args[0], vm);
+	if (code != CLI_DONE)
+		return code;
+	if (c->arg_count == 1)
+		cli_path_set(&path, "/v1/vms/%s", vm);
+	else
+		cli_path_set(&path, "/v1/vms/%s/slots/%" PRIu64, vm, slot);
+	if (c->option[OPTION_BOOT_ID]) {
+		cli_path_query(&path, "boot_id", "%s", c->option[OPTION_BOOT_ID]);
+		cli_path_query(&path, "epoch", "%" PRIu64, epoch);
+	}
+	if (c->option[OPTION_FORCE])
+		cli_path_query(&path, "force", "true");
+	return cli_call(c, "DELETE", path.text, NULL, 0, NULL);
+}
+
 /* Tokens */
 
 static enum cli_exit create_token(struct cli *c)

@@ -544,6 +544,7 @@ static const struct json_field lifecycle_fields[] = {
 	MAY_FLAG(struct lifecycle_draft, "boot_id", json_to_boot_id, body.boot_id, has_boot_id),
 	MAY_FLAG(struct lifecycle_draft, "epoch", json_to_number, body.epoch, has_epoch),
 	MAY(struct lifecycle_draft, "adopted", json_to_bool, body.adopted),
+	MAY(struct lifecycle_draft, "force", json_to_bool, body.force),
 };
 
 static bool read_lifecycle(struct reader *r, json_t *v, struct lifecycle_body *out)
@@ -644,12 +645,13 @@ DEFINE_DECODER(result)
 DEFINE_DECODER(token)
 DEFINE_DECODER(backup)
 
-/* An absent body is an empty one. */
-static bool read_empty_object(const char *text, size_t len, struct codec_fault *why)
+/* An absent body is an empty object. */
+static bool read_optional(const char *text, size_t len, const struct json_field *fields, size_t n, void *out,
+			  struct codec_fault *why)
 {
 	struct reader r;
-	json_t *v = json_read_text(&r, text, len, why);
-	bool ok = v && json_read_object(&r, v, NULL, 0, &r);
+	json_t *v = len ? json_read_text(&r, text, len, why) : NULL;
+	bool ok = !len || (v && json_read_object(&r, v, fields, n, out));
 
 	if (v)
 		codec_release(r.body);
@@ -658,9 +660,23 @@ static bool read_empty_object(const char *text, size_t len, struct codec_fault *
 
 bool codec_empty(const char *text, size_t len, struct empty_body *out, struct body **owner, struct codec_fault *why)
 {
+	struct empty_body body = { 0 };
+
 	*owner = NULL;
-	if (len && !read_empty_object(text, len, why))
+	if (!read_optional(text, len, NULL, 0, &body, why))
 		return false;
-	*out = (struct empty_body){ 0 };
+	*out = body;
+	return true;
+}
+
+bool codec_fence(const char *text, size_t len, struct fence_body *out, struct body **owner, struct codec_fault *why)
+{
+	static const struct json_field fields[] = { MAY(struct fence_body, "force", json_to_bool, force) };
+	struct fence_body body = { .force = false };
+
+	*owner = NULL;
+	if (!read_optional(text, len, fields, PW_ARRAY_LEN(fields), &body, why))
+		return false;
+	*out = body;
 	return true;
 }

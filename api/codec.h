@@ -45,10 +45,15 @@ struct current_body { /* {"boot_id","epoch"}: heartbeat */
 };
 CODEC_DECODER(current);
 
-struct empty_body { /* "" or {}: fence */
+struct empty_body { /* "" or {}: verify */
 	char none;
 };
 CODEC_DECODER(empty);
+
+struct fence_body { /* POST /v1/hosts/{host}/fence; "" is {} */
+	bool force; /* said or not: a fence is an admin's word that the host is powered off */
+};
+CODEC_DECODER(fence);
 
 struct frames_body {         /* POST quarantine and quarantine/release */
 	const char *boot_id; /* NULL if absent */
@@ -97,6 +102,7 @@ struct lifecycle_body { /* POST /v1/vms/{vm}/lifecycle */
 	const char *boot_id; /* NULL if absent; boot_id and epoch come together or not at all */
 	uint64_t epoch;
 	bool adopted; /* hardware was in that state already; only said in the feed */
+	bool force;
 };
 CODEC_DECODER(lifecycle);
 

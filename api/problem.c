@@ -27,6 +27,7 @@ unsigned problem_status(enum pw_problem p)
 	case PROBLEM_FRAME_QUARANTINED:
 	case PROBLEM_FRAME_CONFLICT:
 	case PROBLEM_HOST_FENCED:
+	case PROBLEM_HOST_ALIVE:
 	case PROBLEM_POOL_IN_USE:
 	case PROBLEM_POOL_MISMATCH:
 	case PROBLEM_VM_EXISTS:
@@ -147,6 +148,7 @@ static void write_members(struct jsonw *w, const struct refusal *why)
 	case PROBLEM_GFN_TRANSITION: write_gfn_transition(w, why); return;
 	case PROBLEM_GFN_OUT_OF_SLOT: jsonw_m_u64(w, "gfn", why->gfn); return;
 	case PROBLEM_VM_TRANSITION: write_vm_transition(w, why); return;
+	case PROBLEM_HOST_ALIVE:
 	case PROBLEM_VM_NOT_ON_HOST: jsonw_m_uuid(w, "host", &why->host); return;
 	case PROBLEM_VM_NOT_FOUND: write_vm_not_found(w, why); return;
 	case PROBLEM_UNKNOWN_VM: write_unknown_vm(w, why); return;

@@ -193,6 +193,14 @@ report() {
 		"$(jq -nc --argjson host "$host" --argjson item "$2" '{boot_id: $host.boot_id, epoch: $host.epoch, items: [$item]}')"
 }
 
+# lifecycle VM EVENT: an event of a VM, in the name of its host's holder, who alone may end what is alive.
+lifecycle() {
+	local host
+	host=$(api GET "/v1/hosts/$(api GET "/v1/vms/$1" | jq -r .host)")
+	api POST "/v1/vms/$1/lifecycle" \
+		"$(jq -nc --argjson host "$host" --arg event "$2" '{event: $event, boot_id: $host.boot_id, epoch: $host.epoch}')" >/dev/null
+}
+
 # --- The main job ---
 
 register_hosts() {
@@ -263,17 +271,17 @@ refuse_same_host() {
 	title '4a. Refused: the same frame twice on one host'
 	local pfn other answer
 	other=$(new_vm thief "$host_a" "$arch_a" 64)
-	api POST "/v1/vms/$other/lifecycle" '{"event": "init_start"}' >/dev/null
+	lifecycle "$other" init_start
 	for _ in {1..5}; do # demo-a is running: it may have shared the page, and given up the frame, since we looked
 		pfn=$(resident_run "$vm_a" | jq .frame.pfn) || die 'demo-a has no resident page'
 		answer=$(report "$host_a" "$(claim "$other" page_in 0 1 local "$pfn")")
 		[ "$(jq .rejected <<<"$answer")" = 0 ] || break
-		api POST "/v1/vms/$other/lifecycle" '{"event": "init_abort"}' >/dev/null
-		api POST "/v1/vms/$other/lifecycle" '{"event": "init_start"}' >/dev/null
+		lifecycle "$other" init_abort
+		lifecycle "$other" init_start
 	done
 	say "demo-a has frame $pfn of host-a; another VM of host-a claims it for its gfn 0"
 	problem "$(jq -c '.results[0].problem' <<<"$answer")"
-	api POST "/v1/vms/$other/lifecycle" '{"event": "terminate"}' >/dev/null
+	lifecycle "$other" terminate
 	show who-owns host-a "$pfn"
 }
 
@@ -289,28 +297,28 @@ refuse_shared_pool() {
 	say '(host-c is registered by the API and has no agent: after its lease of 15 s it counts as unreachable)'
 	extra=$(new_vm far-b "$host_b" pef 64)
 	vm_c=$(new_vm far-c "$host_c" pef 64)
-	api POST "/v1/vms/$extra/lifecycle" '{"event": "init_start"}' >/dev/null
-	api POST "/v1/vms/$vm_c/lifecycle" '{"event": "init_start"}' >/dev/null
+	lifecycle "$extra" init_start
+	lifecycle "$vm_c" init_start
 	answer=$(report "$host_b" "$(claim "$extra" page_in 0 8 cxl-demo 100)")
 	say "host-b claims frames 100 to 107: $(jq -r 'if .accepted == 1 then "accepted" else "refused" end' <<<"$answer")"
 	say 'host-c claims frames 104 to 111'
 	answer=$(report "$host_c" "$(claim "$vm_c" page_in 0 8 cxl-demo 104)")
 	problem "$(jq -c '.results[0].problem' <<<"$answer")"
 	show frames --pool cxl-demo
-	api POST "/v1/vms/$extra/lifecycle" '{"event": "terminate"}' >/dev/null
-	api POST "/v1/vms/$vm_c/lifecycle" '{"event": "terminate"}' >/dev/null
+	lifecycle "$extra" terminate
+	lifecycle "$vm_c" terminate
 }
 
 refuse_hardware() {
 	title '4c. Refused, though hardware would do it: RMPUPDATE over the page of another SNP guest'
 	local host=${host_of[snp]} other pfn answer
 	other=$(new_vm thief-snp "$host" snp 64)
-	api POST "/v1/vms/$other/lifecycle" '{"event": "init_start"}' >/dev/null
+	lifecycle "$other" init_start
 	pfn=$(resident_run "$vm_snp" | jq .frame.pfn) || die 'demo-snp has no resident page'
 	say "demo-snp has frame $pfn, $(api GET "/v1/hosts/$host/frames?pfn=$pfn&count=1" | jq -r '.items[0].arch_state') in the RMP; host-snp's agent asks for it in the name of another VM"
 	answer=$(report "$host" "$(claim "$other" snp.rmpupdate 0 1 local "$pfn")" "$run/host-snp.token")
 	problem "$(jq -c '.results[0].problem' <<<"$answer")"
-	api POST "/v1/vms/$other/lifecycle" '{"event": "terminate"}' >/dev/null
+	lifecycle "$other" terminate
 	show who-owns host-snp "$pfn"
 }
 

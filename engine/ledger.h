@@ -88,6 +88,8 @@ struct vm {
 	enum arch arch;
 	enum vm_state state;
 	uint8_t arch_state; /* its architecture's (engine/arch/law.h: vm_states); nothing while it is normal */
+	bool on_hardware;   /* hardware may have it: since its start, or the handing out of its launch; always if not
+			       normal */
 	uint64_t epoch;     /* from 1; grows whenever the VM falls back to normal */
 	struct gfn_alias alias;
 	unsigned shared_bit; /* GPA bit, 0 without aliases */
@@ -133,7 +135,8 @@ struct host_put {
  */
 enum pw_problem ledger_host_put(struct ledger *l, const struct host_spec *spec, struct host_put *out,
 				struct refusal *why) PW_MUST_CHECK;
-/* "This host is powered off": releases all that its VMs have in all pools, VMs to normal, epoch + 1. */
+/* "This host is powered off": releases all that its VMs have in all pools, VMs to normal and off hardware, epoch + 1.
+ */
 enum pw_problem ledger_host_fence(struct ledger *l, struct host *h, struct refusal *why) PW_MUST_CHECK;
 /* host-fenced unless (boot_id, epoch) is current and the host is not fenced (L8). */
 enum pw_problem ledger_host_current(const struct host *h, const char *boot_id, uint64_t epoch,
@@ -193,7 +196,12 @@ enum pw_problem ledger_vm_delete(struct ledger *l, struct vm *vm, struct refusal
 enum pw_problem ledger_slot_put(struct ledger *l, struct vm *vm, const struct slot *s, bool *created,
 				struct refusal *why) PW_MUST_CHECK;
 enum pw_problem ledger_slot_delete(struct ledger *l, struct vm *vm, uint32_t number, struct refusal *why) PW_MUST_CHECK;
+/* start and init_start say that hardware may have the VM, init_abort and terminate that it has not. */
 enum pw_problem ledger_vm_event(struct ledger *l, struct vm *vm, enum vm_event e, struct refusal *why) PW_MUST_CHECK;
+/* An agent was told to make the VM: hardware may have it from now on. *changed: it was not so before. */
+enum pw_problem ledger_vm_handed_out(struct ledger *l, struct vm *vm, bool *changed, struct refusal *why) PW_MUST_CHECK;
+/* Would the event release what hardware may have? */
+bool vm_event_releases(const struct vm *vm, enum vm_event e);
 struct vm *ledger_vm(const struct ledger *l, const struct pw_uuid *id); /* or NULL */
 struct vm *ledger_vm_by_number(const struct ledger *l, uint32_t number);
 size_t ledger_vm_count(const struct ledger *l);

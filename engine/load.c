@@ -60,6 +60,7 @@ enum pw_problem ledger_load_vm(struct ledger *l, const struct vm_spec *spec, enu
 	if (p == PROBLEM_NONE) {
 		(*out)->state = state;
 		(*out)->arch_state = (uint8_t)arch;
+		(*out)->on_hardware = state != VM_NORMAL;
 		(*out)->epoch = epoch;
 	}
 	return p;

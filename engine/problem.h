@@ -22,6 +22,7 @@
 	/* hosts, pools, VMs, slots */                                                             \
 	X(PROBLEM_HOST_NOT_FOUND, "host-not-found", "No such host")                                \
 	X(PROBLEM_HOST_FENCED, "host-fenced", "Not the current holder of this host")               \
+	X(PROBLEM_HOST_ALIVE, "host-alive", "The host is alive: only its holder ends what it has") \
 	X(PROBLEM_POOL_NOT_FOUND, "pool-not-found", "No such pool")                                \
 	X(PROBLEM_POOL_IN_USE, "pool-in-use", "Frames of the pool are bound")                      \
 	X(PROBLEM_POOL_MISMATCH, "pool-mismatch", "Pool and host do not fit each other")           \
@@ -89,7 +90,7 @@ struct refusal {
 	char detail[256];    /* a sentence that names the offending value */
 	struct pw_uuid vm;   /* vm-not-found, unknown-vm */
 	uint64_t ended;      /* vm-not-found: revision of the VM's deletion, 0: not known */
-	struct pw_uuid host; /* vm-not-on-host: where it is placed */
+	struct pw_uuid host; /* vm-not-on-host, host-alive: where the VM is placed */
 	enum vm_state vm_state;
 	enum vm_event vm_event;
 	const char *op;         /* static text: the name of the GFN operation that was refused; NULL: it was none */

@@ -144,6 +144,9 @@ static bool check_vm(const struct ledger *l, const struct vm *vm, struct pw_err 
 	uint64_t pages[GFN_STATE_COUNT] = { 0 }, gap = 0, end = 0;
 	struct gfn_view run;
 
+	if (vm->state != VM_NORMAL && !vm->on_hardware)
+		return pw_fail(err, PW_CONFLICT, "L5: a VM that is %s is not on hardware", vm_state_name(vm->state)),
+		       false;
 	for (size_t i = 0; i < vm->slot_count; i++) {
 		if (vm->slots[i].base < end)
 			return pw_fail(err, PW_CONFLICT, "L4: slots overlap at GFN %" PRIu64, vm->slots[i].base), false;

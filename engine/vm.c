@@ -476,6 +476,17 @@ static void forget_pages(void *ctx, const void *args)
 	tree_release(&pages);
 }
 
+static enum pw_status set_on_hardware(struct ledger *l, struct vm *vm, bool on)
+{
+	if (vm->on_hardware == on)
+		return PW_OK;
+	if (undo_reserve(&l->undo, UNDO_RECORD(sizeof vm->on_hardware)) != PW_OK)
+		return PW_NO_MEMORY;
+	undo_save(&l->undo, &vm->on_hardware, sizeof vm->on_hardware);
+	vm->on_hardware = on;
+	return PW_OK;
+}
+
 /*
  * The old tree is kept whole until the change is final, so that a reset of any size needs one record. Unbinding takes
  * away whole runs, whose edges are edges in the pool's tree already: it only ever folds.
@@ -486,6 +497,8 @@ enum pw_status vm_reset(struct ledger *l, struct vm *vm)
 	struct reset_undo old = { l, vm->pages, vm->counts, vm->state, vm->arch_state, vm->epoch };
 	uint64_t all = 0;
 
+	if (set_on_hardware(l, vm, false) != PW_OK)
+		return PW_NO_MEMORY;
 	if (vm->state == VM_NORMAL)
 		return PW_OK;
 	if (undo_reserve(&l->undo, UNDO_RECORD(sizeof old) + HOST_POOLS_MAX * UNDO_RECORD(sizeof(uint64_t))) != PW_OK ||
@@ -566,6 +579,23 @@ static enum pw_status vm_move(struct ledger *l, struct vm *vm, enum vm_event e, 
 	return e == VM_INIT_DONE ? slots_secure(l, vm) : PW_OK;
 }
 
+static const bool on_hardware_after[VM_EVENT_COUNT] = { [VM_START] = true,
+							[VM_INIT_START] = true,
+							[VM_INIT_DONE] = true,
+							[VM_INIT_ABORT] = false,
+							[VM_TERMINATE] = false };
+
+bool vm_event_releases(const struct vm *vm, enum vm_event e)
+{
+	return vm->on_hardware && !on_hardware_after[e];
+}
+
+enum pw_problem ledger_vm_handed_out(struct ledger *l, struct vm *vm, bool *changed, struct refusal *why)
+{
+	*changed = !vm->on_hardware;
+	return set_on_hardware(l, vm, true) == PW_OK ? PROBLEM_NONE : refuse_memory(why, "handing out the VM");
+}
+
 static enum pw_problem refuse_event(const struct vm *vm, enum vm_event e, const char *state, struct refusal *why)
 {
 	refuse(why, PROBLEM_VM_TRANSITION, "a VM that is %s has no event %s", state, vm_event_name(e));
@@ -586,7 +616,8 @@ enum pw_problem ledger_vm_event(struct ledger *l, struct vm *vm, enum vm_event e
 		return refuse_event(vm, e, vm_state_name(vm->state), why);
 	if (arch_state_after(vm, e) == ARCH_REFUSED)
 		return refuse_event(vm, e, vm_arch_state(vm), why);
-	if (next != vm->state && vm_move(l, vm, e, next) != PW_OK) {
+	if ((next != vm->state && vm_move(l, vm, e, next) != PW_OK) ||
+	    set_on_hardware(l, vm, on_hardware_after[e]) != PW_OK) {
 		ledger_rollback(l, mark);
 		return refuse_memory(why, "changing the VM");
 	}

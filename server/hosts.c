@@ -8,7 +8,7 @@
 
 DECODE_JOB(host)
 DECODE_JOB(current)
-DECODE_JOB(empty)
+DECODE_JOB(fence)
 
 const char *const no_query[] = { NULL };
 
@@ -56,6 +56,11 @@ const char *host_state(const struct service *sv, const struct host *h, int64_t m
 	if (h->fenced)
 		return "fenced";
 	return lease_is_over(&host_note(h)->lease, &sv->leases, monotonic_ms) ? "unreachable" : "up";
+}
+
+bool host_is_alive(const struct service *sv, const struct host *h)
+{
+	return strcmp(host_state(sv, h, clock_monotonic_ms()), "up") == 0;
 }
 
 /* Rendering. */
@@ -268,7 +273,7 @@ enum pw_problem do_host(struct service *sv, const struct pw_uuid *id, const stru
 	return refuse(why, PROBLEM_NO_MEMORY, "out of memory while registering the host");
 }
 
-/* The VMs of a host that are not normal: those that a reboot or fence resets. The caller frees the list. */
+/* The VMs of a host that hardware may have: those that a reboot or fence resets. The caller frees the list. */
 static struct vm **vms_to_reset(const struct service *sv, const struct host *h, size_t *n)
 {
 	size_t all = ledger_vm_count(sv->ledger);
@@ -278,7 +283,7 @@ static struct vm **vms_to_reset(const struct service *sv, const struct host *h, 
 	for (size_t i = 0; list && i < all; i++) {
 		struct vm *vm = ledger_vm_at(sv->ledger, i);
 
-		if (vm->host == h && vm->state != VM_NORMAL)
+		if (vm->host == h && vm->on_hardware)
 			list[(*n)++] = vm;
 	}
 	return list;
@@ -534,5 +539,5 @@ no_memory:
 
 bool host_fence_prepare(struct service *sv, struct request *r)
 {
-	return query_known(r, no_query) && prepare_empty(sv, r);
+	return query_known(r, no_query) && prepare_fence(sv, r);
 }

@@ -421,9 +421,31 @@ void vm_operations(struct service *sv, struct request *r)
 	answer_json(r, 200, &w);
 }
 
+static bool cancel(struct service *sv, const struct request *r, struct operation *o)
+{
+	struct operation to = *o;
+
+	to.state = OPERATION_CANCELLED;
+	to.deliver = to.again = false;
+	to.finished_ms = sv->group_time_ms;
+	to.revision = next_revision(sv);
+	if (operation_set(sv, o, &to) != PW_OK)
+		return false;
+	say_operation(sv, r, "operation.cancelled", o);
+	return true;
+}
+
+bool operations_cancel(struct service *sv, const struct request *r, const struct pw_uuid *vm)
+{
+	for (size_t i = sv->active_count; i > 0; i--) /* which takes it off the list */
+		if (pw_uuid_equal(&sv->active[i - 1]->vm, vm) && !cancel(sv, r, sv->active[i - 1]))
+			return false;
+	return true;
+}
+
 void operation_cancel_act(struct service *sv, struct request *r)
 {
-	struct operation *o = arg_operation(sv, r), to;
+	struct operation *o = arg_operation(sv, r);
 
 	if (!o || !query_known(r, no_query) || !if_match(r, o->revision))
 		return;
@@ -432,15 +454,10 @@ void operation_cancel_act(struct service *sv, struct request *r)
 			       operation_state_name(o->state));
 		return;
 	}
-	to = *o;
-	to.state = OPERATION_CANCELLED;
-	to.finished_ms = sv->group_time_ms;
-	to.revision = next_revision(sv);
-	if (operation_set(sv, o, &to) != PW_OK) {
+	if (!cancel(sv, r, o)) {
 		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while cancelling the operation");
 		return;
 	}
-	say_operation(sv, r, "operation.cancelled", o);
 	answer_operation(r, 200, o);
 }
 
@@ -501,10 +518,24 @@ enum handled host_operations(struct service *sv, struct request *r)
 	}
 }
 
+/* The agent learns of a launch: from now on hardware may have the VM. */
+static bool hand_out(struct service *sv, const struct operation *o)
+{
+	struct vm *vm = ledger_vm(sv->ledger, &o->vm);
+	struct refusal why;
+	bool changed;
+
+	if (!vm || o->kind != OPERATION_LAUNCH)
+		return true;
+	return ledger_vm_handed_out(sv->ledger, vm, &changed, &why) == PROBLEM_NONE &&
+	       (!changed || touch(sv, &vm->revision, o->revision));
+}
+
 /* Marks one running for the host's epoch. What is running for it already is only delivered again. */
 static bool start(struct service *sv, const struct request *r, const struct host *h, struct operation *o)
 {
 	bool again = o->state == OPERATION_RUNNING && o->host_epoch == h->epoch;
+	undo_mark before = ledger_mark(sv->ledger);
 	struct operation to = *o;
 
 	to.deliver = false;
@@ -515,8 +546,10 @@ static bool start(struct service *sv, const struct request *r, const struct host
 	to.host_epoch = h->epoch;
 	to.started_ms = sv->group_time_ms;
 	to.revision = next_revision(sv);
-	if (operation_set(sv, o, &to) != PW_OK)
+	if (operation_set(sv, o, &to) != PW_OK || !hand_out(sv, o)) {
+		ledger_rollback(sv->ledger, before);
 		return false;
+	}
 	say_operation(sv, r, "operation.started", o);
 	return true;
 }

@@ -192,7 +192,8 @@ static void take_vm(struct picture_work *w, struct vm *vm)
 				.epoch = vm->epoch,
 				.shared_bit = vm->shared_bit,
 				.revision = vm->revision,
-				.ended = vm->ended };
+				.ended = vm->ended,
+				.on_hardware = vm->on_hardware };
 	for (size_t i = 0; i < vm->slot_count; i++) {
 		struct slot_row *slot = MORE(w, slots, slot_count, slot_room);
 

@@ -101,6 +101,7 @@ static enum pw_status load_vm(void *ctx, const struct vm_row *row, struct pw_err
 		return loaded(why.problem, &why, err);
 	vm->revision = row->revision;
 	vm->ended = row->ended;
+	vm->on_hardware = vm->on_hardware || row->on_hardware;
 	return PW_OK;
 }
 

@@ -183,7 +183,7 @@ static enum pw_problem redo_lifecycle(struct redo *d)
 		if (strcmp(vm_event_name((enum vm_event)e), name) == 0) {
 			d->vm->revision = d->rec->revision;
 			p = ledger_vm_event(d->sv->ledger, d->vm, (enum vm_event)e, &d->why);
-			if (d->vm->state == VM_NORMAL)
+			if (!d->vm->on_hardware)
 				d->vm->ended = d->rec->revision;
 			return p;
 		}
@@ -237,6 +237,19 @@ static enum pw_problem redo_operation_created(struct redo *d)
 	return bad(d, "no params, or out of memory");
 }
 
+static enum pw_problem redo_handing_out(struct redo *d, const struct operation *o)
+{
+	enum pw_problem p;
+	bool changed;
+
+	if (!d->vm || o->kind != OPERATION_LAUNCH || o->state != OPERATION_RUNNING)
+		return PROBLEM_NONE;
+	p = ledger_vm_handed_out(d->sv->ledger, d->vm, &changed, &d->why);
+	if (p == PROBLEM_NONE && changed)
+		d->vm->revision = d->rec->revision;
+	return p;
+}
+
 static enum pw_problem redo_operation(struct redo *d)
 {
 	struct operation to, *o;
@@ -260,7 +273,9 @@ static enum pw_problem redo_operation(struct redo *d)
 		return bad(d, "no epoch");
 	to.problem = jsonr_text(d->json, "problem", &len);
 	to.revision = d->rec->revision;
-	return operation_set(d->sv, o, &to) == PW_OK ? PROBLEM_NONE : bad(d, "out of memory");
+	if (operation_set(d->sv, o, &to) != PW_OK)
+		return bad(d, "out of memory");
+	return redo_handing_out(d, o);
 }
 
 static enum pw_problem redo_token_created(struct redo *d)

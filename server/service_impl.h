@@ -256,9 +256,25 @@ bool host_is_held(struct request *r, const struct host *h, const char *boot_id, 
 struct host *arg_host(struct service *sv, struct request *r, unsigned i); /* or NULL, answered */
 struct vm *arg_vm(struct service *sv, struct request *r, unsigned i);
 
+/* holder.c: in whose name a request would end what hardware has. Each answers when it returns false. */
+struct holder {
+	const char *boot_id; /* NULL: nobody's; of the holder otherwise, with the epoch */
+	uint64_t epoch;
+	bool force; /* an admin's word that the host is powered off */
+};
+bool query_flag(struct request *r, const char *name, bool *out) PW_MUST_CHECK; /* true or false; absent: false */
+bool holder_from_query(struct request *r, struct holder *out) PW_MUST_CHECK;
+bool force_allowed(struct request *r, bool force) PW_MUST_CHECK;
+/* May it speak of this VM at all? 403, 400, or 409 host-fenced. */
+bool holder_is_sound(struct request *r, const struct vm *vm, const struct holder *by) PW_MUST_CHECK;
+/* May it release what hardware may have? 409 host-alive; `instead` is the kind of operation to ask for. */
+bool holder_may_release(const struct service *sv, struct request *r, const struct vm *vm, const struct holder *by,
+			const char *instead) PW_MUST_CHECK;
+
 struct host_note *host_note(const struct host *h);
 const char *host_state(const struct service *sv, const struct host *h, int64_t monotonic_ms);
 void hosts_hear(struct service *sv); /* on each tick: was it the server itself that could not hear? */
+bool host_is_alive(const struct service *sv, const struct host *h); /* its lease lives, and it is not fenced */
 void hosts_tick(struct service *sv); /* says which hosts went out of reach; inside a group */
 bool hosts_tick_due(const struct service *sv);
 enum pw_problem do_host(struct service *sv, const struct pw_uuid *id, const struct host_body *b, struct host_put *put,
@@ -348,6 +364,8 @@ void operations_tick(struct service *sv, int64_t now_ms); /* forgets old finishe
 void operations_again(struct service *sv, const struct host *h);
 void operations_release(struct service *sv);
 bool vm_has_active_operation(const struct service *sv, const struct pw_uuid *vm);
+/* Cancels what is pending or running for a VM that goes by force. False: out of memory. */
+bool operations_cancel(struct service *sv, const struct request *r, const struct pw_uuid *vm) PW_MUST_CHECK;
 
 int token_compare(const void *key, const void *item);
 enum pw_status token_add(struct service *sv, const struct token *t) PW_MUST_CHECK;

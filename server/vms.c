@@ -80,6 +80,7 @@ void write_vm(struct jsonw *w, const struct service *sv, const struct vm *vm)
 	jsonw_m_str(w, "arch", arch_name(vm->arch));
 	jsonw_m_str(w, "state", vm_state_name(vm->state));
 	write_arch_state(w, vm);
+	jsonw_m_bool(w, "on_hardware", vm->on_hardware);
 	jsonw_m_u64(w, "epoch", vm->epoch);
 	jsonw_m_u64(w, "page_shift", vm->host->page_shift);
 	write_gpa(w, vm->shared_bit);
@@ -366,28 +367,49 @@ enum pw_problem do_vm_delete(struct service *sv, struct vm *vm, uint64_t revisio
 	return p;
 }
 
-void vm_delete_act(struct service *sv, struct request *r)
+/* What is under way ends with a VM that goes by force; else it has to end first. */
+static bool is_idle(struct service *sv, struct request *r, const struct vm *vm, bool force)
 {
-	struct vm *vm = arg_vm(sv, r, 0);
+	if (!force && vm->on_hardware && vm->state == VM_NORMAL)
+		answer_problem(r, PROBLEM_VM_BUSY,
+			       "hardware may have the VM (it was started, or its launch was handed out): end it by "
+			       "operation terminate, or force it if the host is powered off");
+	else if (!force && vm_has_active_operation(sv, &vm->id))
+		answer_problem(r, PROBLEM_VM_BUSY, "the VM has an operation under way");
+	return !r->response.status;
+}
+
+static void delete_vm(struct service *sv, struct request *r, struct vm *vm, bool force)
+{
+	struct pw_uuid host = vm->host->id, id = vm->id;
 	struct refusal why;
 	struct jsonw w;
 
-	if (!vm || !query_known(r, no_query) || !if_match(r, vm->revision))
-		return;
-	if (vm_has_active_operation(sv, &vm->id)) {
-		answer_problem(r, PROBLEM_VM_BUSY, "the VM has an operation under way");
+	if (force && vm->state == VM_NORMAL && !operations_cancel(sv, r, &id)) {
+		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while deleting the VM");
 		return;
 	}
-	event_begin(&w, "vm.deleted", r);
-	jsonw_m_uuid(&w, "host", &vm->host->id);
-	jsonw_m_uuid(&w, "vm", &vm->id);
 	if (do_vm_delete(sv, vm, next_revision(sv), sv->group_time_ms, &why) != PROBLEM_NONE) {
-		jsonw_release(&w);
 		answer_refusal(r, &why);
 		return;
 	}
+	event_begin(&w, "vm.deleted", r);
+	jsonw_m_uuid(&w, "host", &host);
+	jsonw_m_uuid(&w, "vm", &id);
 	event_end(sv, &w);
 	answer_empty(r, 204);
+}
+
+void vm_delete_act(struct service *sv, struct request *r)
+{
+	static const char *const known[] = { "force", NULL };
+	struct vm *vm = arg_vm(sv, r, 0);
+	bool force;
+
+	if (!vm || !query_known(r, known) || !query_flag(r, "force", &force) || !force_allowed(r, force) ||
+	    !if_match(r, vm->revision) || !is_idle(sv, r, vm, force))
+		return;
+	delete_vm(sv, r, vm, force);
 }
 
 /* Slots. */
@@ -469,16 +491,20 @@ enum pw_problem do_slot_delete(struct service *sv, struct vm *vm, uint32_t numbe
 	return refuse(why, PROBLEM_NO_MEMORY, "out of memory while deleting the slot");
 }
 
-void slot_delete_act(struct service *sv, struct request *r)
+static bool has_slot(struct request *r, const struct vm *vm, uint32_t number)
 {
-	struct vm *vm = arg_vm(sv, r, 0);
+	for (size_t i = 0; i < vm->slot_count; i++)
+		if (vm->slots[i].number == number)
+			return true;
+	answer_problem(r, PROBLEM_SLOT_NOT_FOUND, "the VM has no slot %" PRIu32, number);
+	return false;
+}
+
+static void delete_slot(struct service *sv, struct request *r, struct vm *vm, uint32_t number)
+{
 	struct refusal why;
 	struct jsonw w;
-	uint32_t number;
 
-	if (!vm || !arg_slot(r, &number) || !query_known(r, no_query) || !may_act_for_vm(r, vm) ||
-	    !if_match(r, vm->revision))
-		return;
 	if (do_slot_delete(sv, vm, number, next_revision(sv), sv->group_time_ms, &why) != PROBLEM_NONE) {
 		answer_refusal(r, &why);
 		return;
@@ -493,6 +519,20 @@ void slot_delete_act(struct service *sv, struct request *r)
 	jsonw_m_u64(&w, "slot", number);
 	event_end(sv, &w);
 	answer_empty(r, 204);
+}
+
+void slot_delete_act(struct service *sv, struct request *r)
+{
+	static const char *const known[] = { "boot_id", "epoch", "force", NULL };
+	struct vm *vm = arg_vm(sv, r, 0);
+	struct holder by;
+	uint32_t number;
+
+	if (!vm || !arg_slot(r, &number) || !query_known(r, known) || !holder_from_query(r, &by) ||
+	    !holder_is_sound(r, vm, &by) || !if_match(r, vm->revision) || !has_slot(r, vm, number))
+		return;
+	if (!vm->on_hardware || holder_may_release(sv, r, vm, &by, "unplug"))
+		delete_slot(sv, r, vm, number);
 }
 
 /* Lifecycle. */
@@ -520,17 +560,6 @@ bool lifecycle_prepare(struct service *sv, struct request *r)
 {
 	r->still_holds = lifecycle_holds;
 	return query_known(r, no_query) && prepare_lifecycle(sv, r);
-}
-
-static bool lifecycle_allowed(struct request *r, const struct vm *vm, const struct lifecycle_body *b)
-{
-	if (!may_act_for_vm(r, vm))
-		return false;
-	if (r->who.role == ROLE_AGENT && !b->boot_id) {
-		answer_problem(r, PROBLEM_INVALID_REQUEST, "an agent gives boot_id and epoch");
-		return false;
-	}
-	return !b->boot_id || host_is_held(r, vm->host, b->boot_id, b->epoch);
 }
 
 /* The pages that init_done moves: those which nothing has moved before. An event names some of their runs. */
@@ -616,14 +645,20 @@ uint64_t say_vm_step(struct service *sv, const struct request *r, const struct v
 void lifecycle_act(struct service *sv, struct request *r)
 {
 	const struct lifecycle_body *b = &((struct lifecycle_job *)r->job)->b;
+	const struct holder by = { b->boot_id, b->epoch, b->force };
 	struct vm *vm = arg_vm(sv, r, 0);
 	struct left_over left;
-	enum vm_state before;
+	enum vm_state before, next;
+	bool was_there;
 	struct refusal why;
 
-	if (!vm || !lifecycle_allowed(r, vm, b) || !if_match(r, vm->revision))
+	if (!vm || !holder_is_sound(r, vm, &by) || !if_match(r, vm->revision))
 		return;
 	before = vm->state;
+	was_there = vm->on_hardware;
+	if (vm_step(vm->state, b->event, &next) && vm_event_releases(vm, b->event) &&
+	    !holder_may_release(sv, r, vm, &by, b->event == VM_INIT_ABORT ? "abort" : "terminate"))
+		return;
 	find_left_over(vm, b->event, &left);
 	if (ledger_vm_event(sv->ledger, vm, b->event, &why) != PROBLEM_NONE) {
 		if (r->who.role == ROLE_AGENT && why.problem != PROBLEM_NO_MEMORY)
@@ -631,8 +666,8 @@ void lifecycle_act(struct service *sv, struct request *r)
 		answer_refusal(r, &why);
 		return;
 	}
-	if (vm->state != before) {
-		if ((vm->state == VM_NORMAL && !touch(sv, &vm->ended, next_revision(sv))) ||
+	if (vm->state != before || vm->on_hardware != was_there) {
+		if ((!vm->on_hardware && !touch(sv, &vm->ended, next_revision(sv))) ||
 		    !touch(sv, &vm->revision, next_revision(sv))) {
 			answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while changing the VM");
 			return;

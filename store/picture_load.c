@@ -11,7 +11,7 @@ static const char *const text[] = {
 		" page_shift, last_seen_ms, revision, unreachable FROM host ORDER BY id",
 	[POOL] = "SELECT name, base_pfn, frames, page_shift, revision FROM pool ORDER BY name",
 	[ATTACHMENT] = "SELECT pool, host, place FROM pool_host ORDER BY host, place",
-	[VM] = "SELECT id, host, name, arch, state, arch_state, epoch, shared_bit, revision, ended FROM vm"
+	[VM] = "SELECT id, host, name, arch, state, arch_state, epoch, shared_bit, revision, ended, on_hardware FROM vm"
 	       " ORDER BY number",
 	[SLOT] = "SELECT v.id, s.slot, s.base_gfn, s.pages FROM vm v CROSS JOIN slot s ON s.vm = v.number"
 		 " ORDER BY v.number, s.slot",
@@ -94,6 +94,7 @@ static enum pw_status load_vm(struct query *q, const struct picture_reader *r, s
 		.shared_bit = (unsigned)row_u64(q, 7, 63),
 		.revision = row_u64(q, 8, INT64_MAX),
 		.ended = row_u64(q, 9, INT64_MAX),
+		.on_hardware = row_u64(q, 10, 1) != 0,
 	};
 	enum pw_status st = row_check(q, "vm", err);
 

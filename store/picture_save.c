@@ -73,12 +73,13 @@ static const char *const text[] = {
 		     " unreachable = excluded.unreachable",
 	[PUT_POOL] = "INSERT INTO pool (name, base_pfn, frames, page_shift, revision) VALUES (?, ?, ?, ?, ?)",
 	[PUT_ATTACHMENT] = "INSERT INTO pool_host (pool, host, place) VALUES (?, ?, ?)",
-	[PUT_VM] = "INSERT INTO vm (id, host, name, arch, state, arch_state, epoch, shared_bit, revision, ended)"
-		   " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+	[PUT_VM] = "INSERT INTO vm (id, host, name, arch, state, arch_state, epoch, shared_bit, revision, ended,"
+		   " on_hardware)"
+		   " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 		   " ON CONFLICT (id) DO UPDATE SET host = excluded.host, name = excluded.name, arch = excluded.arch,"
 		   " state = excluded.state, arch_state = excluded.arch_state, epoch = excluded.epoch,"
 		   " shared_bit = excluded.shared_bit, revision = excluded.revision,"
-		   " ended = excluded.ended",
+		   " ended = excluded.ended, on_hardware = excluded.on_hardware",
 	[PUT_SLOT] = "INSERT INTO slot (vm, slot, base_gfn, pages) VALUES (" THE_VM ", ?, ?, ?)",
 	[PUT_VCPU] = "INSERT INTO vcpu_exit (vm, vcpu, exit, items, time_ms, revision)"
 		     " VALUES (" THE_VM ", ?, ?, ?, ?, ?)",
@@ -236,6 +237,7 @@ static enum pw_status put_vms(struct store *s, const struct picture *p, struct p
 		bind_u64(&q, r->shared_bit);
 		bind_u64(&q, r->revision);
 		bind_u64(&q, r->ended);
+		bind_u64(&q, r->on_hardware);
 		st = query_run(&q, "saving a VM", err);
 		if (st == PW_OK)
 			st = run_for(s, DROP_SLOTS, &r->id, "dropping a VM's slots", err);

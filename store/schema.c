@@ -200,6 +200,10 @@ static const char *const ledger_steps[] = {
 	" PRIMARY KEY (host, vm)"
 	") STRICT, WITHOUT ROWID;"
 	"PRAGMA user_version = 6;",
+	/* Hardware may have the VM. */
+	"ALTER TABLE vm ADD COLUMN on_hardware INTEGER NOT NULL DEFAULT 0 CHECK (on_hardware IN (0, 1));"
+	"UPDATE vm SET on_hardware = 1 WHERE state <> 'normal';"
+	"PRAGMA user_version = 7;",
 };
 
 static const struct {

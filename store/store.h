@@ -144,6 +144,7 @@ struct vm_row {
 	unsigned shared_bit;
 	uint64_t revision;
 	uint64_t ended; /* revision at which it last fell to normal, or was created */
+	bool on_hardware;
 };
 struct slot_row {
 	struct pw_uuid vm;

@@ -29,6 +29,7 @@ typedef bool (*take_fn)(const char *text, size_t len, struct codec_fault *why);
 TAKE(host)
 TAKE(current)
 TAKE(empty)
+TAKE(fence)
 TAKE(frames)
 TAKE(pool)
 TAKE(vm)
@@ -51,6 +52,8 @@ static const struct {
 	{ take_current, "{\"boot_id\":\"b\",\"epoch\":9223372036854775807}" },
 	{ take_empty, "" },
 	{ take_empty, " {} " },
+	{ take_fence, "" },
+	{ take_fence, "{\"force\":true}" },
 	{ take_frames, "{\"items\":[{\"pool\":\"local\",\"pfn\":1099511627775,\"count\":1}]}" },
 	{ take_frames, "{\"boot_id\":\"b\",\"epoch\":1,\"items\":[{\"pool\":\"x\",\"pfn\":1,\"count\":1099511627775,"
 		       "\"reason\":\"r\"}]}" },
@@ -89,6 +92,7 @@ static const struct {
 	{ take_current, "null", "" },
 	{ take_current, "{} {}", "" },
 	{ take_empty, "[]", "" },
+	{ take_fence, "{\"force\":1}", "/force" },
 	{ take_empty, " ", "" },
 	{ take_empty, "{\"a\":1}", "/a" },
 	{ take_empty, "{\"a/b~c\":1}", "/a~1b~0c" },

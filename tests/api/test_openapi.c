@@ -156,7 +156,7 @@ typedef bool (*take_fn)(const char *text, size_t len, struct codec_fault *why);
 	}
 TAKE(host)
 TAKE(current)
-TAKE(empty)
+TAKE(fence)
 TAKE(frames)
 TAKE(pool)
 TAKE(vm)
@@ -175,7 +175,7 @@ static const struct {
 } bodies[] = {
 	{ "PUT", "/v1/hosts/{host}", take_host },
 	{ "POST", "/v1/hosts/{host}/heartbeat", take_current },
-	{ "POST", "/v1/hosts/{host}/fence", take_empty },
+	{ "POST", "/v1/hosts/{host}/fence", take_fence },
 	{ "POST", "/v1/hosts/{host}/quarantine", take_frames },
 	{ "POST", "/v1/hosts/{host}/quarantine/release", take_frames },
 	{ "POST", "/v1/hosts/{host}/transitions", take_transitions },

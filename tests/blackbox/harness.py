@@ -270,7 +270,14 @@ class Vm:
         return "/v1/vms/" + self.id
 
     def event(self, event, **more):
-        return self.client.post(self.path + "/lifecycle", {"event": event, **more})
+        """As the holder says it; without boot_id and epoch if given as None."""
+        body = {"event": event, **self.host.current(), **more}
+        return self.client.post(self.path + "/lifecycle", {k: v for k, v in body.items() if v is not None})
+
+    def drop_slot(self, number, **more):
+        """Deletes a slot, as the holder; more goes into the query."""
+        query = {**self.host.current(), **more}
+        return self.client.delete(f"{self.path}/slots/{number}?" + "&".join(f"{k}={v}" for k, v in query.items() if v is not None))
 
     def must(self, event):
         answer = self.event(event)

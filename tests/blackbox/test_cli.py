@@ -78,6 +78,27 @@ class Cli(Case):
                          [["5", "4", "secure", "yes", "local", "100", "KVMPPC_GFN_UVMEM_PFN"]])
         self.assertIn("gfn.page_in", self.run_it("history", vm.id, "6").stdout)
 
+    def test_ending_what_hardware_has(self):
+        host = Host(self.admin)
+        vm = Vm(host, state="secure", slots=[{"slot": 0, "base_gfn": 0, "pages": 8}, {"slot": 1, "base_gfn": 8, "pages": 8}])
+        for args in (("lifecycle", vm.id, "terminate"), ("delete", vm.id, "1")):
+            self.assertIn("host-alive", self.run_it(*args, code=REFUSED).stderr)
+        holder = ("--boot-id", host.boot, "--epoch", str(host.epoch))
+        self.run_it("delete", vm.id, "1", *holder)
+        self.run_it("delete", vm.id, "0", "--force")
+        self.assertIn("vm-busy", self.run_it("delete", vm.id, code=REFUSED).stderr)
+        self.assertEqual(self.members("lifecycle", vm.id, "terminate", *holder)["state"], "normal")
+        self.assertEqual(self.members("lifecycle", vm.id, "start")["on_hardware"], "yes")
+        self.assertEqual(self.members("lifecycle", vm.id, "terminate", "--force")["on_hardware"], "no")
+        self.run_it("delete", vm.id)
+        self.run_it("vms", vm.id, code=NOT_FOUND)
+        other = Vm(host)
+        other.must("start")
+        self.run_it("delete", other.id, "--force")
+        for args in (("delete", "x", "y"), ("lifecycle", "x"), ("delete", "x", "--epoch", "1"),
+                     ("lifecycle", "x", "terminate", "--boot-id", "a b", "--epoch", "1"), ("delete", "x", *holder)):
+            self.run_it(*args, code=USAGE)
+
     def test_refusals_are_printed_and_exit_1(self):
         Host(self.admin)
         done = self.run_it("backup", "twice")
@@ -136,7 +157,7 @@ class Cli(Case):
 
     def test_help_names_every_command_and_exit_code(self):
         text = self.run_it("help").stdout
-        for word in ("who-owns", "completion", "--token-file", "PAGEWARDEN_URL", "Exit codes"):
+        for word in ("who-owns", "lifecycle", "--force", "completion", "--token-file", "PAGEWARDEN_URL", "Exit codes"):
             self.assertIn(word, text)
         self.assertIn("--follow", self.run_it("events", "--help").stdout)
 

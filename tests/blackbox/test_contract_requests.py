@@ -258,7 +258,8 @@ class Etags(Case):
             with self.subTest(method=method):
                 self.assert_problem(self.admin.request(method, path, body, headers={"If-Match": old}), 412, "stale")
         self.assertEqual(vm.get()["state"], "transient")
-        self.assert_ok(self.admin.post(vm.path + "/lifecycle", {"event": "init_abort"}, headers={"If-Match": new}))
+        abort = dict(vm.host.current(), event="init_abort")
+        self.assert_ok(self.admin.post(vm.path + "/lifecycle", abort, headers={"If-Match": new}))
         self.assert_ok(self.admin.delete(vm.path, headers={"If-Match": "*"}), 204)
 
     def test_hosts_and_pools_have_them(self):

@@ -1,4 +1,5 @@
 """VMs: their lifecycle table, slots, GFN views, maps and history, as the contract says."""
+import time
 import unittest
 
 from harness import LIMIT, OTHER_BOOT, Case, Host, Vm, new_id, pef_run
@@ -242,7 +243,7 @@ class Slots(Case):
         host = Host(self.admin)
         vm = Vm(host, state="secure", slots=[{"slot": 0, "base_gfn": 0, "pages": 8}, {"slot": 1, "base_gfn": 8, "pages": 8}])
         self.accepted(host.send(vm.item("page_in", 0, 8, 0), vm.item("page_in", 8, 8, 8)))
-        self.assert_ok(self.admin.delete(vm.path + "/slots/1"), 204)
+        self.assert_ok(vm.drop_slot(1), 204)
         self.assertEqual(host.frames(), [pef_run({"pfn": 0, "count": 8, "vm": vm.id, "gfn": 0})])
         self.assertEqual([(r["gfn"], r["count"]) for r in vm.runs()], [(0, 8)])
         self.refused(host.send(vm.item("share", 8)), "gfn-out-of-slot", gfn=8)
@@ -257,6 +258,171 @@ class Slots(Case):
         for name in ("x", "-1", "99999999999999999999", "1.0"):
             with self.subTest(name=name):
                 self.assertIn(self.admin.put(f"{vm.path}/slots/{name}", {"base_gfn": 9000, "pages": 1}).status, (400, 404))
+
+
+class Ends(Case):
+    """Only the holder, or an admin's force, ends what hardware has on a host that is alive (L5)."""
+
+    ENDS = (("transient", "init_abort"), ("transient", "terminate"), ("secure", "terminate"))
+    NOBODY = {"boot_id": None, "epoch": None}
+
+    def setUp(self):
+        super().setUp()
+        self.host = Host(self.admin)
+
+    def secure(self):
+        """A secure VM with a resident slot 1, and who may claim its frames once they are free."""
+        vm = Vm(self.host, state="secure", slots=[{"slot": 0, "base_gfn": 0, "pages": 8}, {"slot": 1, "base_gfn": 8, "pages": 8}])
+        self.accepted(self.host.send(vm.item("page_in", 8, 8, 100)))
+        return vm, Vm(self.host, state="secure")
+
+    def test_an_event_that_ends_a_vm_is_the_holders(self):
+        for state, event in self.ENDS:
+            with self.subTest(state=state, event=event):
+                vm = Vm(self.host, state=state)
+                before = vm.get()
+                self.assertTrue(before["on_hardware"])
+                refused = vm.event(event, **self.NOBODY)
+                self.assert_problem(refused, 409, "host-alive", host=self.host.id)
+                self.assertIn("operation abort" if event == "init_abort" else "operation terminate", refused["detail"])
+                self.assert_problem(vm.event(event, force=False, **self.NOBODY), 409, "host-alive")
+                self.assert_problem(vm.event(event, boot_id=OTHER_BOOT), 409, "host-fenced")
+                self.assert_problem(vm.event(event, boot_id=OTHER_BOOT, force=True), 409, "host-fenced")
+                self.assertEqual(vm.get(), before)
+                ended = self.assert_ok(vm.event(event))
+                self.assertEqual((ended["state"], ended["on_hardware"]), ("normal", False))
+
+    def test_force_ends_it_and_is_for_admins(self):
+        agent = self.as_token("agent", self.host.id)
+        for state, event in self.ENDS:
+            with self.subTest(state=state, event=event):
+                vm = Vm(self.host, state=state)
+                body = dict(self.host.current(), event=event, force=True)
+                self.assert_problem(agent.post(vm.path + "/lifecycle", body), 403, "forbidden")
+                self.assertEqual(vm.get()["state"], state)
+                self.assertEqual(self.assert_ok(vm.event(event, force=True, **self.NOBODY))["state"], "normal")
+
+    def test_error_cells_are_answered_first(self):
+        for state, event in (("secure", "init_abort"), ("normal", "init_abort"), ("secure", "start")):
+            self.assert_problem(Vm(self.host, state=state).event(event, **self.NOBODY), 409, "vm-transition", state=state, event=event)
+
+    def test_what_releases_nothing_is_anybodys(self):
+        vm = Vm(self.host)
+        for event in ("terminate", "init_start", "init_done"):
+            self.assert_ok(vm.event(event, **self.NOBODY))
+
+    def test_a_slot_is_the_holders(self):
+        vm, other = self.secure()
+        path, before = vm.path + "/slots/1", vm.get()
+        agent, operator = self.as_token("agent", self.host.id), self.as_token("operator")
+        refused = self.admin.delete(path)
+        self.assert_problem(refused, 409, "host-alive", host=self.host.id)
+        self.assertIn("operation unplug", refused["detail"])
+        self.assert_problem(operator.delete(path), 409, "host-alive")
+        self.assert_problem(operator.delete(path + "?force=true"), 403, "forbidden")
+        self.assert_problem(agent.delete(path + "?force=true"), 403, "forbidden")
+        self.assert_problem(agent.delete(path), 400, "invalid-request")
+        self.assert_problem(vm.drop_slot(1, boot_id=OTHER_BOOT), 409, "host-fenced")
+        self.assert_problem(self.admin.delete(vm.path + "/slots/7"), 404, "slot-not-found")
+        for query in (f"boot_id={self.host.boot}", "epoch=1", "force=yes", "force=", f"boot_id={self.host.boot}&epoch=x", "why=1"):
+            self.assert_problem(self.admin.delete(f"{path}?{query}"), 400, "invalid-request")
+        self.assertEqual(vm.get(), before)
+        claim = other.item("page_in", 0, 8, 100)
+        self.refused(self.host.send(claim), "frame-conflict")
+        self.assert_ok(vm.drop_slot(1), 204)
+        self.accepted(self.host.send(claim))
+        self.assert_ok(self.admin.delete(vm.path + "/slots/0?force=true"), 204)
+
+    def test_a_slot_of_a_vm_that_no_hardware_has_is_anybodys(self):
+        vm = Vm(self.host)
+        self.assert_ok(self.as_token("operator").delete(vm.path + "/slots/0"), 204)
+        plain = Vm(self.host)
+        plain.must("start")
+        self.assert_problem(self.admin.delete(plain.path + "/slots/0"), 409, "host-alive")
+        self.assert_problem(plain.event("terminate", **self.NOBODY), 409, "host-alive")
+        plain.must("terminate")
+        self.assert_ok(self.admin.delete(plain.path + "/slots/0"), 204)
+
+    def test_a_vm_that_hardware_may_have_is_not_deleted(self):
+        def busy(vm):
+            refused = self.admin.delete(vm.path)
+            self.assert_problem(refused, 409, "vm-busy")
+            self.assertIn("terminate", refused["detail"])
+
+        plain = Vm(self.host)
+        plain.must("start")
+        self.assertEqual((plain.get()["state"], plain.get()["on_hardware"]), ("normal", True))
+        busy(plain)
+        self.server.crash()
+        busy(plain)
+        self.server.restart()
+        busy(plain)
+        plain.must("terminate")
+        self.assertFalse(plain.get()["on_hardware"])
+        self.assert_ok(self.admin.delete(plain.path), 204)
+
+    def test_a_launch_that_was_handed_out_may_be_on_hardware(self):
+        vm = Vm(self.host)
+        op = self.assert_ok(self.admin.post(vm.path + "/operations", {"kind": "launch"}), 202)["id"]
+        self.assertFalse(vm.get()["on_hardware"])
+        self.assert_ok(self.admin.get(self.host.path + "/operations"))
+        self.assertTrue(vm.get()["on_hardware"])
+        self.assert_ok(self.admin.post(f"/v1/operations/{op}/result", dict(self.host.current(), state="failed")))
+        self.assert_problem(self.admin.delete(vm.path), 409, "vm-busy")
+        self.server.crash()
+        self.assertTrue(vm.get()["on_hardware"])
+        self.assert_problem(self.admin.delete(vm.path), 409, "vm-busy")
+        vm.must("terminate")
+        self.assert_ok(self.admin.delete(vm.path), 204)
+
+    def test_a_forced_deletion_ends_what_is_under_way(self):
+        for delivered in (False, True):
+            with self.subTest(delivered=delivered):
+                vm = Vm(self.host)
+                op = self.assert_ok(self.admin.post(vm.path + "/operations", {"kind": "launch"}), 202)["id"]
+                if delivered:
+                    self.assert_ok(self.admin.get(self.host.path + "/operations"))
+                self.assert_problem(self.admin.delete(vm.path), 409, "vm-busy")
+                self.assert_problem(self.as_token("operator").delete(vm.path + "?force=true"), 403, "forbidden")
+                self.assert_ok(self.admin.delete(vm.path + "?force=true"), 204)
+                self.assertEqual(self.admin.get("/v1/operations/" + op)["state"], "cancelled")
+                self.server.crash()
+                self.assertEqual(self.admin.get("/v1/operations/" + op)["state"], "cancelled")
+                self.assert_problem(self.admin.get(vm.path), 404, "vm-not-found")
+                self.assertEqual(self.admin.get(self.host.path + "/operations")["items"], [])
+        bound = Vm(self.host, state="secure")
+        self.assert_problem(self.admin.delete(bound.path + "?force=true"), 409, "vm-busy")
+
+    def test_a_cold_boot_and_a_fence_take_normal_vms_off_hardware(self):
+        def reboot():
+            self.host.boot = OTHER_BOOT
+            self.host.register()
+
+        def fence():
+            self.assert_ok(self.admin.post(self.host.path + "/fence", {"force": True}))
+
+        for lose in (reboot, fence):
+            vm = Vm(self.host)
+            vm.must("start")
+            lose()
+            self.server.crash()
+            self.assertFalse(vm.get()["on_hardware"], lose.__name__)
+            self.assert_ok(self.admin.delete(vm.path), 204)
+
+
+class Leases(Case):
+    flags = ("--lease-seconds", "1")
+
+    def test_a_host_that_is_silent_does_not_stand_in_the_way(self):
+        host = Host(self.admin)
+        vm = Vm(host, state="secure", slots=[{"slot": 0, "base_gfn": 0, "pages": 8}, {"slot": 1, "base_gfn": 8, "pages": 8}])
+        end = time.monotonic() + 20
+        while self.admin.get(host.path)["state"] == "up":
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.1)
+        self.assert_ok(self.admin.delete(vm.path + "/slots/1"), 204)
+        self.assert_ok(vm.event("terminate", boot_id=None, epoch=None))
+        self.assert_ok(self.admin.delete(vm.path), 204)
 
 
 class Views(Case):

@@ -272,7 +272,7 @@ class CrashingAgents(Case):
         return done
 
     def test_a_slot_that_comes_again_in_another_shape(self):
-        """Deleted in the ledger while hardware had its pages: the old one leaves hardware before the new one is used."""
+        """Deleted by force while hardware had its pages: the old one leaves hardware before the new one is used."""
         for arch in ARCHES:
             with self.subTest(arch=arch):
                 self.agents = [Agent(self, "slot-" + arch, arch)]
@@ -282,7 +282,7 @@ class CrashingAgents(Case):
                 slots = [{"slot": 0, "base_gfn": 0, "pages": 64}, {"slot": 1, "base_gfn": 4096, "pages": 32}]
                 vm = self.admin.post("/v1/vms", {"host": agent.host, "arch": arch, "slots": slots})["id"]
                 self.operate(vm, "launch")
-                self.assertEqual(self.admin.delete(f"/v1/vms/{vm}/slots/1").status, 204)
+                self.assertEqual(self.admin.delete(f"/v1/vms/{vm}/slots/1?force=true").status, 204)
                 self.assertEqual(self.admin.put(f"/v1/vms/{vm}/slots/1", {"base_gfn": 4096, "pages": 128}).status, 201)
                 self.operate(vm, "page_in", gfn=4096, count=128)
                 self.assertEqual(self.admin.get("/v1/vms/" + vm)["pages"]["secure_resident"], 192)

@@ -76,7 +76,7 @@ CHANGES = {
     "a deleted VM": lambda s: s.admin.delete(s.normal.path),
     "a VM deleted and made again": lambda s: (s.admin.delete(s.normal.path), Vm(s.peer, vm=s.normal.id).created)[1],
     "a new slot": lambda s: s.admin.put(s.secure.path + "/slots/4", {"base_gfn": 9000, "pages": 8}),
-    "a deleted slot": lambda s: s.admin.delete(s.secure.path + "/slots/0"),
+    "a deleted slot": lambda s: s.secure.drop_slot(0),
     "quarantine of free frames": lambda s: s.quarantine(950, 3),
     "quarantine of bound frames": lambda s: s.quarantine(104, 3),
     "quarantine of bound frames of a shared pool": lambda s: s.quarantine(11, 2, s.pool),

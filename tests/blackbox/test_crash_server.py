@@ -151,8 +151,13 @@ class Worker:
             return Request("DELETE", "/v1/vms/" + vm, None, lambda model, _: model.vms.pop(vm))
         event = {"normal": ["init_start"], "transient": ["init_done"] * 4 + ["init_abort"], "secure": ["terminate"]}[state]
         event = self.rng.choice(event)
-        return Request("POST", f"/v1/vms/{vm}/lifecycle", {"event": event}, lambda model, _: model.vms[vm].event(event),
+        body = dict(self.holder(vm), event=event)
+        return Request("POST", f"/v1/vms/{vm}/lifecycle", body, lambda model, _: model.vms[vm].event(event),
                        about=vm, kind="vm.lifecycle")
+
+    def holder(self, vm):
+        """What the agent of the VM's host says of itself."""
+        return (self.host if self.model.vms[vm].host == self.host.id else self.world.common).current()
 
     def slot(self):
         vm = self.rng.choice(list(self.model.vms))
@@ -160,7 +165,8 @@ class Worker:
         number = self.rng.randint(1, 4)
         path = f"/v1/vms/{vm}/slots/{number}"
         if number in slots:
-            return Request("DELETE", path, None, lambda model, _: model.vms[vm].drop_slot(number))
+            by = "&".join(f"{name}={value}" for name, value in self.holder(vm).items())
+            return Request("DELETE", f"{path}?{by}", None, lambda model, _: model.vms[vm].drop_slot(number))
         return Request("PUT", path, {"base_gfn": 100 * number, "pages": SLOT_PAGES}, about=vm, kind="slot.added",
                        effect=lambda model, _: model.vms[vm].add_slot(number, 100 * number, SLOT_PAGES))
 

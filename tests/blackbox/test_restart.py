@@ -56,7 +56,7 @@ class World:
         self.accept(first.send(transient.item("page_in", 9, 5, 700), transient.item("share", 100, 50)))
         self.accept(second.send(other.item("page_in", 4, 4, (1 << 30) + 100, pool="cxl-0"), batch_seq=1))
         self.must(self.admin.put(secure.path + "/slots/9", {"base_gfn": 1 << 20, "pages": 64}))
-        self.must(self.admin.delete(secure.path + "/slots/7"))
+        self.must(secure.drop_slot(7))
         refused = second.send(other.item("page_in", 50, 1, (1 << 30) + 5, pool="cxl-0"))
         if refused["rejected"] != 1:
             raise AssertionError(refused)

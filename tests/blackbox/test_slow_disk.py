@@ -122,7 +122,7 @@ class Refusing:
             self.assertEqual((answer.status, answer.slug, answer["retryable"]), (503, "storage", True), answer)
             self.assertEqual([s["slot"] for s in client.get(self.world.victim.path)["slots"]], [0])
         else:
-            self.assertEqual(client.delete(self.world.victim.path + "/slots/9").status, 204)
+            self.assertEqual(self.world.victim.drop_slot(9).status, 204)
         client.close()
 
     def recovers(self):

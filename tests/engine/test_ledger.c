@@ -508,6 +508,64 @@ Test(ledger_vm, is_deleted_only_when_normal)
 	scene_release(&s);
 }
 
+/* What hardware may have: from the start (or the handing out of a launch) to the end, in normal VMs as well. */
+Test(ledger_vm, is_on_hardware_from_its_start_to_its_end)
+{
+	static const struct {
+		enum vm_event event;
+		bool after;
+	} steps[] = {
+		{ VM_TERMINATE, false }, { VM_START, true },      { VM_TERMINATE, false },
+		{ VM_START, true },      { VM_INIT_START, true }, { VM_INIT_ABORT, false },
+		{ VM_INIT_START, true }, { VM_INIT_DONE, true },  { VM_TERMINATE, false },
+	};
+	struct scene s;
+	struct vm *vm;
+	bool changed;
+
+	scene_init(&s);
+	vm = world_vm(&s.w, 12, s.a, two_slots, 2);
+	cr_assert(!vm->on_hardware);
+	for (size_t i = 0; i < PW_ARRAY_LEN(steps); i++) {
+		bool before = vm->on_hardware;
+		undo_mark mark = ledger_mark(s.w.ledger);
+
+		cr_assert_eq(vm_event_releases(vm, steps[i].event), before && !steps[i].after, "step %zu", i);
+		ACCEPTED(&s, ledger_vm_event(s.w.ledger, vm, steps[i].event, &s.w.why));
+		cr_assert_eq(vm->on_hardware, steps[i].after, "step %zu", i);
+		ledger_rollback(s.w.ledger, mark);
+		cr_assert_eq(vm->on_hardware, before, "step %zu taken back", i);
+		ACCEPTED(&s, ledger_vm_event(s.w.ledger, vm, steps[i].event, &s.w.why));
+		world_holds(&s.w);
+	}
+	ACCEPTED(&s, ledger_vm_handed_out(s.w.ledger, vm, &changed, &s.w.why));
+	cr_assert(changed && vm->on_hardware && vm->state == VM_NORMAL);
+	ACCEPTED(&s, ledger_vm_handed_out(s.w.ledger, vm, &changed, &s.w.why));
+	cr_assert(!changed);
+	ledger_rollback(s.w.ledger, 0);
+	scene_release(&s);
+}
+
+Test(ledger_vm, that_is_normal_leaves_hardware_by_a_reboot_or_a_fence)
+{
+	struct host_spec spec = host_spec_of(1, "boot-a2", 0, FRAMES);
+	struct host_put put;
+	struct scene s;
+	struct vm *vm;
+
+	scene_init(&s);
+	vm = world_vm(&s.w, 12, s.a, two_slots, 2);
+	ACCEPTED(&s, ledger_vm_event(s.w.ledger, vm, VM_START, &s.w.why));
+	ledger_commit(s.w.ledger);
+	ACCEPTED(&s, ledger_host_put(s.w.ledger, &spec, &put, &s.w.why));
+	cr_assert(put.rebooted && !vm->on_hardware && vm->epoch == 1);
+	ledger_rollback(s.w.ledger, 0);
+	cr_assert(vm->on_hardware);
+	ACCEPTED(&s, ledger_host_fence(s.w.ledger, s.a, &s.w.why));
+	cr_assert(!vm->on_hardware && vm->epoch == 1);
+	scene_release(&s);
+}
+
 Test(ledger_vm, a_deletion_and_what_took_its_number_are_taken_back)
 {
 	struct scene s;
@@ -1096,6 +1154,9 @@ Test(ledger_view, the_check_sees_broken_books)
 	s.vm->state = VM_NORMAL;
 	unsound(&s, "L3");
 	s.vm->state = VM_SECURE;
+	s.vm->on_hardware = false;
+	unsound(&s, "L5");
+	s.vm->on_hardware = true;
 	entry = tree_get(&s.vm->pages, 3);
 	cr_assert_eq(tree_set(&s.vm->pages, 3, 1, 0), PW_OK);
 	unsound(&s, "L3");
@@ -1185,6 +1246,7 @@ Test(ledger_load, a_picture_that_breaks_the_law_is_refused)
 	vm = world_vm(&s.w, 12, s.a, two_slots, 2);
 	REFUSED(&s, ledger_load_extent(s.w.ledger, vm, 0, 1, out, &s.w.why), PROBLEM_INVALID_REQUEST);
 	vm->state = VM_TRANSIENT;
+	vm->on_hardware = true;
 	REFUSED(&s, ledger_load_extent(s.w.ledger, vm, 0, 0, out, &s.w.why), PROBLEM_INVALID_REQUEST);
 	REFUSED(&s, ledger_load_extent(s.w.ledger, vm, TREE_PAGES, 1, out, &s.w.why), PROBLEM_INVALID_REQUEST);
 	REFUSED(&s, ledger_load_extent(s.w.ledger, vm, 0, 1, 0, &s.w.why), PROBLEM_INVALID_REQUEST);

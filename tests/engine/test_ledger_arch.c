@@ -335,6 +335,7 @@ Test(ledger_arch, a_picture_keeps_states_and_none_that_the_architecture_lacks)
 	scene_init(&s);
 	vm = world_vm(&s.w, 12, s.host, slots, 2);
 	vm->state = VM_TRANSIENT;
+	vm->on_hardware = true;
 	invalid = one * (1 + arch_state_find(snp, "Guest-Invalid", GFN_SECURE_RESIDENT));
 	rest = one * (1 + (uint64_t)snp->rest[GFN_SECURE_RESIDENT]);
 #define LOAD(entry) ledger_load_extent(s.w.ledger, vm, 0, 2, entry, &s.w.why)

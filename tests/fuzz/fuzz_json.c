@@ -24,6 +24,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 FUZZ(host)
 FUZZ(current)
 FUZZ(empty)
+FUZZ(fence)
 FUZZ(frames)
 FUZZ(pool)
 FUZZ(vm)
@@ -45,7 +46,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static void (*const targets[])(const char *, size_t) = {
 		fuzz_host,      fuzz_current,   fuzz_empty,  fuzz_frames, fuzz_pool,   fuzz_vm,   fuzz_slot,
-		fuzz_lifecycle, fuzz_operation, fuzz_result, fuzz_token,  fuzz_backup, fuzz_vcpu,
+		fuzz_lifecycle, fuzz_operation, fuzz_result, fuzz_token,  fuzz_backup, fuzz_vcpu, fuzz_fence,
 	};
 	char *text;
 

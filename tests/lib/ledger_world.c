@@ -140,9 +140,9 @@ static void dump_vm(FILE *f, const struct vm *vm)
 	dump_id(f, &vm->id);
 	fprintf(f, " %s on ", vm->name);
 	dump_id(f, &vm->host->id);
-	fprintf(f, " %s %s (%s) epoch %" PRIu64 " mask %#" PRIx64 " bit %u number %" PRIu32 "\n", arch_name(vm->arch),
-		vm_state_name(vm->state), vm_arch_state(vm) ? vm_arch_state(vm) : "", vm->epoch, vm->alias.mask,
-		vm->shared_bit, vm->number);
+	fprintf(f, " %s %s (%s)%s epoch %" PRIu64 " mask %#" PRIx64 " bit %u number %" PRIu32 "\n", arch_name(vm->arch),
+		vm_state_name(vm->state), vm_arch_state(vm) ? vm_arch_state(vm) : "",
+		vm->on_hardware ? " on hardware" : "", vm->epoch, vm->alias.mask, vm->shared_bit, vm->number);
 	for (size_t i = 0; i < vm->slot_count; i++)
 		fprintf(f, " slot %" PRIu32 " at %" PRIu64 " +%" PRIu64 "\n", vm->slots[i].number, vm->slots[i].base,
 			vm->slots[i].pages);

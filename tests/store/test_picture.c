@@ -69,9 +69,9 @@ static enum pw_status on_attachment(void *ctx, const struct attachment_row *r, s
 
 static enum pw_status on_vm(void *ctx, const struct vm_row *r, struct pw_err *e)
 {
-	return line(ctx, e, "vm %u %u %s %s %s %s %" PRIu64 " %u %" PRIu64 " %" PRIu64 "\n", number_of(&r->id),
+	return line(ctx, e, "vm %u %u %s %s %s %s %" PRIu64 " %u %" PRIu64 " %" PRIu64 "%s\n", number_of(&r->id),
 		    number_of(&r->host), r->name, r->arch, r->state, r->arch_state, r->epoch, r->shared_bit,
-		    r->revision, r->ended);
+		    r->revision, r->ended, r->on_hardware ? " on hardware" : "");
 }
 
 static enum pw_status on_slot(void *ctx, const struct slot_row *r, struct pw_err *e)
@@ -170,8 +170,8 @@ static struct world make_world(void)
 			   { h2, "b", "boot-2", "[]", "", 1, true, false, 0x1, 0, 0, 12, -1, 8, true } },
 		.pools = { { "cxl", 4096, 512, 12, 9 } },
 		.attachments = { { "cxl", h2, 1 }, { "cxl", h1, 2 } },
-		.vms = { { v5, h1, "web", "snp", "secure", "RUNNING", 2, 0, 10, 4 },
-			 { v6, h2, NULL, "pef", "normal", "", 1, 47, 11, 11 } },
+		.vms = { { v5, h1, "web", "snp", "secure", "RUNNING", 2, 0, 10, 4, true },
+			 { v6, h2, NULL, "pef", "normal", "", 1, 47, 11, 11, false } },
 		.slots = { { v5, { 0, 0, 100 } }, { v5, { 7, 512, 600 } }, { v6, { 0, 0, 8 } } },
 		.extents = { { v5, 0, 512, 0, NULL },
 			     { v5, 0, 10, RESIDENT(0, 100), NULL },
@@ -222,7 +222,7 @@ static void save(struct world *w, uint64_t revision)
 	"host 1 a boot-1 [{\"arch\":\"snp\"}] 1.0 3 0 1 0x8 16 1024 12 500 7 0\n" \
 	"host 2 b boot-2 []  1 1 0 0x1 0 0 12 -1 8 1\n"
 #define POOLS      "pool cxl 4096 512 12 9\nattachment cxl 1 2\nattachment cxl 2 1\n"
-#define VM5        "vm 5 1 web snp secure RUNNING 2 0 10 4\n"
+#define VM5        "vm 5 1 web snp secure RUNNING 2 0 10 4 on hardware\n"
 #define VM6        "vm 6 2  pef normal  1 47 11 11\n"
 #define SLOTS      "slot 5 0 0 100\nslot 5 7 512 600\nslot 6 0 0 8\n"
 #define QUARANTINE "quarantine 1 local 50 2 rmp 123\nquarantine 0 cxl 4100 1 poison 124\n"
@@ -389,6 +389,7 @@ Test(picture, partial_one_updates_by_id_and_drops_what_it_names)
 	w.vms[0].state = "normal";
 	w.vms[0].arch_state = NULL;
 	w.vms[0].revision = 15;
+	w.vms[0].on_hardware = false;
 	p.vms = w.vms;
 	p.vm_count = 1;
 	p.slots = &slot;

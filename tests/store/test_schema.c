@@ -96,6 +96,28 @@ Test(schema, pages_that_were_saved_before_architectures_had_states_are_at_rest)
 	db_close(&db);
 }
 
+Test(schema, a_vm_that_was_not_normal_before_the_column_is_on_hardware)
+{
+	static const char rows[] =
+		"INSERT INTO host (id, name, boot_id, backends, agent_version, epoch, fenced, has_local, arches, base_pfn,"
+		" frames, page_shift, last_seen_ms, revision) VALUES"
+		" ('00000000-0000-4000-8000-000000000001', 'h', 'b', '[]', '', 1, 0, 1, 8, 0, 64, 12, 0, 1);"
+		"INSERT INTO vm VALUES (1, '00000000-0000-4000-8000-000000000002',"
+		" '00000000-0000-4000-8000-000000000001', 'v', 'snp', 'transient', 1, 0, 1),"
+		" (2, '00000000-0000-4000-8000-000000000003', '00000000-0000-4000-8000-000000000001', 'w', 'snp',"
+		" 'normal', 1, 0, 1);";
+	struct db db = { 0 };
+	int64_t n;
+
+	cr_assert_eq(db_open(&db, d.path, "older.db", SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, &err), PW_OK);
+	cr_assert_eq(schema_upgrade(&db, SCHEMA_LEDGER, 4, &err), PW_OK, "%s", err.msg);
+	cr_assert_eq(db_exec(&db, rows, &err), PW_OK, "%s", err.msg);
+	cr_assert_eq(schema_upgrade(&db, SCHEMA_LEDGER, schema_newest(SCHEMA_LEDGER), &err), PW_OK, "%s", err.msg);
+	cr_assert_eq(db_number(&db, "SELECT sum(number) FROM vm WHERE on_hardware", &n, &err), PW_OK, "%s", err.msg);
+	cr_assert_eq(n, 1);
+	db_close(&db);
+}
+
 Test(schema, newer_file_is_refused_and_left_alone)
 {
 	static const char *const files[] = { "journal.db", "ledger.db" };

@@ -350,15 +350,19 @@ class Ends(Case):
             self.assertIn("terminate", refused["detail"])
 
         plain = Vm(self.host)
+        made = plain.get()["ended"]
         plain.must("start")
-        self.assertEqual((plain.get()["state"], plain.get()["on_hardware"]), ("normal", True))
+        self.assertEqual((plain.get()["state"], plain.get()["on_hardware"], plain.get()["ended"]), ("normal", True, made))
         busy(plain)
         self.server.crash()
         busy(plain)
         self.server.restart()
         busy(plain)
+        self.assertEqual(plain.get()["ended"], made)
         plain.must("terminate")
+        self.server.crash()
         self.assertFalse(plain.get()["on_hardware"])
+        self.assertGreater(plain.get()["ended"], made)
         self.assert_ok(self.admin.delete(plain.path), 204)
 
     def test_a_launch_that_was_handed_out_may_be_on_hardware(self):

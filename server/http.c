@@ -166,6 +166,8 @@ static enum MHD_Result send_answer(struct exchange *x)
 
 /* --- Running and parking --- */
 
+static bool check_who(struct exchange *x);
+
 static bool take_turn(struct exchange *x, enum turn from, enum turn to)
 {
 	unsigned turn = from;
@@ -249,6 +251,8 @@ static enum MHD_Result go_on(struct exchange *x)
 	if (turn == TURN_GIVEN_UP)
 		return answer_for_itself(x);
 	x->request.resumed = true;
+	if (!x->request.response.status)
+		(void)check_who(x); /* who has waited may have lost his token; if so this is the answer */
 	return run(x);
 }
 
@@ -432,8 +436,7 @@ static bool refuse_unmatched(struct exchange *x, const char *method, const char 
 
 static bool refuse_unknown(struct exchange *x, const char *why)
 {
-	(void)answer_problem(&x->request, PROBLEM_UNAUTHORIZED, "%s", why);
-	answer_header(&x->request, "WWW-Authenticate", "Bearer realm=\"pagewarden\"");
+	(void)answer_unknown(&x->request, why);
 	return false;
 }
 

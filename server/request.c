@@ -85,6 +85,13 @@ enum handled answer_problem(struct request *r, enum pw_problem p, const char *fm
 	return answer_mended(r, &why);
 }
 
+enum handled answer_unknown(struct request *r, const char *why)
+{
+	(void)answer_problem(r, PROBLEM_UNAUTHORIZED, "%s", why);
+	answer_header(r, "WWW-Authenticate", "Bearer realm=\"pagewarden\"");
+	return DONE;
+}
+
 enum handled answer_fault(struct request *r, const struct codec_fault *why)
 {
 	enum pw_problem problem = why->problem == PROBLEM_NONE ? PROBLEM_INVALID_REQUEST : why->problem;

@@ -98,6 +98,8 @@ void answer_drop(struct request *r);
 /* Answers with the refusal as a problem; returns DONE. Replaces any answer there was. */
 enum handled answer_refusal(struct request *r, const struct refusal *why);
 enum handled answer_problem(struct request *r, enum pw_problem p, const char *fmt, ...) PW_PRINTF(3, 4);
+/* 401 for whoever has no valid token. */
+enum handled answer_unknown(struct request *r, const char *why);
 /* The fault's problem (mostly invalid-request) with its pointer (too-large JSON faults, no_memory respected). */
 enum handled answer_fault(struct request *r, const struct codec_fault *why);
 /* Adds a header line; silently dropped when it does not fit. */

@@ -305,12 +305,24 @@ void note_violation(struct service *sv, const struct request *r, const struct ho
 	metrics_count(COUNT_VIOLATIONS, 1);
 }
 
+/* A request may be long on its way (a slow body, a long queue), and its token be deleted meanwhile: then it came too
+ * late. */
+static bool is_known_still(const struct service *sv, struct request *r)
+{
+	if (pw_uuid_is_nil(&r->who.token) || index_find(&sv->tokens, &r->who.token))
+		return true;
+	answer_unknown(r, "the bearer token was deleted");
+	return false;
+}
+
 static void change_one(struct service *sv, struct request *r)
 {
 	undo_mark mark = ledger_mark(sv->ledger);
 	uint64_t revision = sv->revision;
 	size_t used = sv->records.used;
 
+	if (!is_known_still(sv, r))
+		return;
 	if (r->idempotency_key && answered_before(sv, r))
 		return;
 	sv->stored = false;

@@ -1,7 +1,10 @@
 """What a kept answer is worth: it is given again to the holder of then alone, and for the same bytes alone."""
 import hashlib
+import json
 import os
+import socket
 import sqlite3
+import time
 import unittest
 
 from harness import BOOT, OTHER_BOOT, Case, Host, Server, Vm, new_id
@@ -225,6 +228,60 @@ class Numbers(Case):
     def assert_problem_of_batch(self, answer):
         self.assert_problem(answer, 409, "batch-rejected")
         return answer.raw
+
+
+class Revoked(Case):
+    """A token that is deleted while its request is on its way."""
+
+    def setUp(self):
+        super().setUp()
+        self.host = Host(self.admin)
+        self.agent = self.as_token("agent", self.host.id)
+
+    def revoke(self):
+        self.assert_ok(self.admin.delete("/v1/tokens/" + self.agent.id), 204)
+
+    def answer_to(self, s):
+        got = b""
+        while more := s.recv(65536):
+            got += more
+        return got
+
+    def send_head(self, method, path, *more):
+        s = socket.create_connection(("127.0.0.1", self.server.port), timeout=60)
+        self.addCleanup(s.close)
+        lines = (f"{method} {path} HTTP/1.1", "Host: x", "Connection: close", f"Authorization: Bearer {self.agent.token}", *more)
+        s.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+        return s
+
+    def assert_unknown(self, got):
+        self.assertTrue(got.startswith(b"HTTP/1.1 401 ") and b"/problems/unauthorized" in got, got)
+
+    def test_a_body_that_comes_late_changes_nothing(self):
+        vm = Vm(self.host, state="transient")
+        body = json.dumps(dict(self.host.current(), items=[vm.item("page_in", 1, 1, 1)])).encode()
+        s = self.send_head("POST", self.host.path + "/transitions", "Content-Type: application/json",
+                           f"Content-Length: {len(body)}")
+        s.sendall(body[:20])
+        time.sleep(0.2)  # until its head was read
+        self.revoke()
+        s.sendall(body[20:])
+        self.assert_unknown(self.answer_to(s))
+        self.assertEqual(self.host.frames(), [])
+
+    def test_a_poll_that_waits_is_told_nothing_any_more(self):
+        vm = Vm(self.host)
+        made = self.assert_ok(self.admin.post(vm.path + "/operations", {"kind": "launch"}), 202)
+        self.agent.get(self.host.path + "/operations")
+        after = self.admin.get("/v1/events?limit=1000")["next"]
+        polls = [self.send_head("GET", path) for path in (f"/v1/events?after={after}&wait=60", self.host.path + "/operations?wait=60",
+                                                          f"/v1/operations/{made['id']}?wait=60")]
+        time.sleep(0.3)
+        self.revoke()
+        later = self.assert_ok(self.admin.post(vm.path + "/operations", {"kind": "launch"}), 202)
+        for s in polls:
+            self.assert_unknown(self.answer_to(s))
+        self.assertEqual(self.admin.get("/v1/operations/" + later["id"])["state"], "pending")
 
 
 class Upgrade(unittest.TestCase):

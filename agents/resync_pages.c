@@ -182,9 +182,12 @@ static bool arch_item(struct repairs *r, struct difference *d, struct item *it)
 	bool was_claimed = resync_remedy(d).repair != REPAIR_ARCH;
 	unsigned from, to;
 
-	if (!law || d->refused || (was_claimed && (d->hardware_arch == 0 || d->hardware == GFN_NORMAL)))
+	if (!law || d->refused || (was_claimed && d->hardware == GFN_NORMAL))
 		return false;
-	from = arch_index(law, d->hardware, was_claimed && !d->moved ? 0 : d->ledger_arch);
+	if (was_claimed && !d->moved)
+		from = arch_page_after(law, arch_index(law, d->ledger, d->ledger_arch), d->hardware);
+	else
+		from = arch_index(law, d->hardware, d->ledger_arch);
 	to = arch_index(law, d->hardware, d->hardware_arch);
 	if (from == to)
 		return false;

@@ -23,6 +23,17 @@ uint64_t gfn_entry(enum gfn_state s, unsigned place, uint64_t pfn)
 	return 0;
 }
 
+uint64_t gfn_entry_after(const struct vm *vm, uint64_t entry, enum gfn_state next, unsigned place, uint64_t pfn)
+{
+	const struct arch_law *law = arch_laws[vm->arch];
+	unsigned arch = gfn_entry_arch(entry), to;
+
+	if (arch == 0 || !law)
+		return gfn_entry(next, place, pfn);
+	to = arch_page_after(law, arch - 1, next);
+	return gfn_entry(next, place, pfn) | (to == law->rest[next] ? 0 : (uint64_t)(to + 1) << GFN_ENTRY_ARCH);
+}
+
 const char *item_op_name(const struct item *it)
 {
 	if (it->vm_op)
@@ -251,7 +262,7 @@ static inline bool next_entry(const struct target *t, uint64_t entry, uint64_t p
 		return next_arch_entry(t, entry, pfn, next);
 	if (!gfn_step(now, t->op, &is))
 		return false;
-	*next = is == now ? entry : gfn_entry(is, t->place, pfn);
+	*next = is == now ? entry : gfn_entry_after(t->vm, entry, is, t->place, pfn);
 	return true;
 }
 
@@ -415,7 +426,7 @@ static bool apply_page(struct ledger *l, const struct target *t, uint64_t gfn, b
 		return false;
 	if (next == now)
 		return true;
-	if (!put_page(l, t->vm, gfn, &spot, gfn_entry(next, 0, 0)))
+	if (!put_page(l, t->vm, gfn, &spot, gfn_entry_after(t->vm, *spot.word, next, 0, 0)))
 		return false;
 	t->vm->counts.pages[now]--;
 	t->vm->counts.pages[next]++;

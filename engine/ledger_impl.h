@@ -26,6 +26,8 @@ struct ledger {
 enum pw_problem refuse_memory(struct refusal *why, const char *what);
 
 uint64_t gfn_entry(enum gfn_state s, unsigned place, uint64_t pfn);
+/* The same of a page that reads `entry` and is moved by an operation of the law (arch_law.after). */
+uint64_t gfn_entry_after(const struct vm *vm, uint64_t entry, enum gfn_state next, unsigned place, uint64_t pfn);
 static inline unsigned gfn_entry_place(uint64_t entry)
 {
 	return (unsigned)(entry >> GFN_ENTRY_POOL) & 0xff;

@@ -543,7 +543,7 @@ static enum pw_status slots_secure(struct ledger *l, struct vm *vm)
 			enum gfn_state now = gfn_entry_state(run.entry), next;
 
 			if (gfn_step(now, GFN_INIT_DONE, &next) && next != now &&
-			    vm_change_run(l, vm, &run, gfn_entry(next, 0, 0)) != PW_OK)
+			    vm_change_run(l, vm, &run, gfn_entry_after(vm, run.entry, next, 0, 0)) != PW_OK)
 				return PW_NO_MEMORY;
 			at += run.count;
 		}

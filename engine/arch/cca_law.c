@@ -24,7 +24,11 @@ enum { NEW, ACTIVATED, ACTIVE, SYSTEM_OFF, VM_STATES };
 #define CREATE           "cca.data_create"
 #define CREATE_UNKNOWN   "cca.data_create_unknown"
 #define DESTROY          "cca.data_destroy"
-#define SET_RAM          "cca.rtt_set_ripas_ram_cd"
+#define RECOVER          "cca.rtt_set_ripas_ram_destroyed"
+#define SET_RAM          "cca.rtt_set_ripas_ram"
+#define SET_RAM_CD       "cca.rtt_set_ripas_ram_cd"
+#define SET_EMPTY        "cca.rtt_set_ripas_empty"
+#define SET_EMPTY_CD     "cca.rtt_set_ripas_empty_cd"
 #define POPULATE         "cca.populate"
 #define SHARE            "cca.share"
 #define UNSHARE          "cca.unshare"
@@ -42,13 +46,13 @@ static const struct arch_op ops[] = {
 		ROW(        NO,  NO,  NO,     O_E, O_D, O_D,    NO,  NO,  NO,     NO,  NO,  NO) },
 	{ "cca.rtt_init_ripas", false, "RMM B4.3.18, A5.2.4; DESTROYED as TF-RMM rtt.c", IS_NEW,
 		ROW(        N_R, N_R, NO,     NO,  NO,  NO,     O_R, O_R, NO,     S_R, S_R, NO) },
-	{ SET_RAM, false, "RMM B4.3.21, A5.4: the realm asked for RAM, change_destroyed", ASKED,
+	{ SET_RAM_CD, false, "RMM B4.3.21, A5.4: the realm asked for RAM, change_destroyed", ASKED,
 		ROW(        NO,  NO,  NO,     A_R, A_R, A_R,    O_R, O_R, O_R,    S_R, S_R, S_R) },
-	{ "cca.rtt_set_ripas_empty_cd", false, "RMM B4.3.21, A5.4: the realm asked for EMPTY, change_destroyed", ASKED,
+	{ SET_EMPTY_CD, false, "RMM B4.3.21, A5.4: the realm asked for EMPTY, change_destroyed", ASKED,
 		ROW(        NO,  NO,  NO,     A_E, A_E, A_E,    O_E, O_E, O_E,    S_E, S_E, S_E) },
-	{ "cca.rtt_set_ripas_ram", false, "RMM B4.3.21, A5.4: the realm asked for RAM", ASKED,
+	{ SET_RAM, false, "RMM B4.3.21, A5.4: the realm asked for RAM", ASKED,
 		ROW(        NO,  NO,  NO,     A_R, A_R, NO,     O_R, O_R, NO,     S_R, S_R, NO) },
-	{ "cca.rtt_set_ripas_empty", false, "RMM B4.3.21, A5.4: the realm asked for EMPTY", ASKED,
+	{ SET_EMPTY, false, "RMM B4.3.21, A5.4: the realm asked for EMPTY", ASKED,
 		ROW(        NO,  NO,  NO,     A_E, A_E, NO,     O_E, O_E, NO,     S_E, S_E, NO) },
 	{ "cca.rtt_map_unprotected", false, "RMM B4.3.19, A5.3.5; with a protected alias: L9", EVER,
 		ROW(        S_E, S_R, S_D,    NO,  NO,  NO,     S_E, S_R, S_D,    NO,  NO,  NO) },
@@ -58,6 +62,13 @@ static const struct arch_op ops[] = {
 		ROW(        N_D, N_D, N_D,    NO,  NO,  NO,     O_D, O_D, O_D,    S_D, S_D, S_D) },
 	{ "cca.rtt_create", false, "RMM B4.3.15, A5.5.7", EVER, SAME },
 	{ "cca.rtt_fold", false, "RMM B4.3.17, A5.5.6", EVER, SAME },
+
+	/* What was destroyed is asked for again, what the realm gave up is not. */
+	{ RECOVER, false, "RMM B4.3.21, A5.4: the realm asked for RAM where a page was DESTROYED, change_destroyed", ASKED,
+		ROW(        NO,  NO,  NO,     A_E, A_R, A_R,    O_E, O_R, O_R,    S_E, S_R, S_R) },
+	/* No command: how REALM_CREATE makes all pages, which the rest state takes for initialised. */
+	{ "cca.ripas_left_empty", false, "RMM B4.3.9, A5.2.4: EMPTY from the beginning, no RTT_INIT_RIPAS here", IS_NEW,
+		ROW(        N_E, N_E, NO,     NO,  NO,  NO,     O_E, O_E, NO,     S_E, S_E, NO) },
 
 	/* What an agent does to a page in one go: the commands above, in this order, where the entry calls for them. */
 	{ POPULATE, true, "RMM B4.3.1, B4.3.2: DATA_CREATE; DATA_CREATE_UNKNOWN only where RIPAS is RAM", IS_NEW,
@@ -81,6 +92,15 @@ static const struct arch_vm_op vm_ops[] = {
 	  { [NEW] = NO, [ACTIVATED] = NO, [ACTIVE] = SYSTEM_OFF, [SYSTEM_OFF] = NO } },
 };
 
+/* What a realm gave up stays EMPTY until it asks for it, or the host creates it with contents (RMM A5.3.5: DATA_CREATE);
+ * of what was destroyed the law's operations say that the realm asked for it again. */
+#define TO(r) { [GFN_NORMAL] = N_##r, [GFN_SECURE_RESIDENT] = A_##r, [GFN_SECURE_OUT] = O_##r, [GFN_SHARED] = S_##r }
+static const uint8_t after[STATES][GFN_STATE_COUNT] = {
+	[N_E] = TO(E), [N_R] = TO(R), [N_D] = TO(R), [A_E] = TO(E), [A_R] = TO(R), [A_D] = TO(R),
+	[O_E] = TO(E), [O_R] = TO(R), [O_D] = TO(R), [S_E] = TO(E), [S_R] = TO(R), [S_D] = TO(R),
+};
+#undef TO
+
 extern const struct arch_law cca_law;
 const struct arch_law cca_law = {
 	.name = "cca",
@@ -101,6 +121,8 @@ const struct arch_law cca_law = {
 	},
 	/* RIPAS is RAM wherever the host has initialised it or the realm could ask for it. */
 	.rest = { [GFN_NORMAL] = N_R, [GFN_SECURE_RESIDENT] = A_R, [GFN_SECURE_OUT] = O_R, [GFN_SHARED] = S_R },
+	.after = after,
+	.ripas = { { SET_EMPTY_CD, SET_EMPTY }, { SET_RAM_CD, SET_RAM } },
 	.ops = ops,
 	.op_count = PW_ARRAY_LEN(ops),
 	.trails = {
@@ -113,11 +135,11 @@ const struct arch_law cca_law = {
 			[GFN_PAGE_OUT] = { DESTROY, NULL },
 		},
 		[VM_SECURE] = {
-			[GFN_PAGE_IN] = { CREATE_UNKNOWN, SET_RAM },
-			[GFN_UNSHARE_IN] = { UNSHARE_UNKNOWN, SET_RAM },
-			[GFN_SHARE] = { SHARE, SET_RAM },
-			[GFN_UNSHARE] = { UNSHARE, SET_RAM },
-			[GFN_PAGE_OUT] = { DESTROY, SET_RAM },
+			[GFN_PAGE_IN] = { CREATE_UNKNOWN, RECOVER },
+			[GFN_UNSHARE_IN] = { UNSHARE_UNKNOWN, RECOVER },
+			[GFN_SHARE] = { SHARE, RECOVER },
+			[GFN_UNSHARE] = { UNSHARE, RECOVER },
+			[GFN_PAGE_OUT] = { DESTROY, RECOVER },
 		},
 	},
 	/* RMM A5.2.1: the highest bit of an IPA; an IPA space has 32 to 48 bits. */

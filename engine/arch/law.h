@@ -66,9 +66,15 @@ struct arch_law {
 	/* At rest: the state of a GFN of each law state of which no arch-level item said anything else. It projects
 	 * onto that law state. */
 	uint8_t rest[GFN_STATE_COUNT];
+	/* Of each state: what a page is in it, once an operation of the law has moved it to each of the law's states.
+	 * NULL: at rest, whatever it was before. */
+	const uint8_t (*after)[GFN_STATE_COUNT];
 	const struct arch_op *ops;
 	size_t op_count;
 	struct arch_trail trails[VM_STATE_COUNT][GFN_OP_COUNT]; /* of a transient VM and of a secure one */
+	/* The items by which a guest's RIPAS change is told: to EMPTY or RAM, with change_destroyed or without. NULL:
+	 * the architecture has none. */
+	const char *ripas[2][2];
 
 	uint64_t shared_bits; /* bit b: GPA bit b may tell a VM's shared aliases; 0: an address says no such thing */
 
@@ -102,6 +108,8 @@ const struct arch_vm_op *arch_vm_op_find(const char *name, size_t len, const str
 unsigned arch_vm_state_find(const struct arch_law *law, const char *name, enum vm_state is);
 /* The state of a VM that is transient or secure, and of which no item said anything else. */
 unsigned arch_vm_rest(const struct arch_law *law, enum vm_state is);
+/* What a page in that state is once an operation of the law has moved it to another of the law's states. */
+unsigned arch_page_after(const struct arch_law *law, unsigned from, enum gfn_state next);
 /* May the law's state of a page become that, by any of its transitions? */
 bool arch_move_is_lawful(enum gfn_state now, enum gfn_state next);
 /* Are all tables complete, and states at rest what they have to be? Called by one test. */

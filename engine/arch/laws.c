@@ -83,6 +83,11 @@ unsigned arch_vm_rest(const struct arch_law *law, enum vm_state is)
 	return is == VM_SECURE ? law->vm_states[0].done : 0;
 }
 
+unsigned arch_page_after(const struct arch_law *law, unsigned from, enum gfn_state next)
+{
+	return law->after ? law->after[from][next] : law->rest[next];
+}
+
 bool arch_move_is_lawful(enum gfn_state now, enum gfn_state next)
 {
 	static const enum gfn_op ops[] = { GFN_SHARE, GFN_UNSHARE, GFN_UNSHARE_IN, GFN_PAGE_IN, GFN_PAGE_OUT };
@@ -204,6 +209,33 @@ static bool names_are_sound(const struct arch_law *l)
 	return true;
 }
 
+/* Is what is left of each state one of the law's state that the page has come to? Pages at rest stay so. */
+static bool after_is_sound(const struct arch_law *l)
+{
+	for (unsigned s = 0; s < l->state_count; s++)
+		for (int g = 0; g < GFN_STATE_COUNT; g++) {
+			unsigned to = arch_page_after(l, s, (enum gfn_state)g);
+
+			if (to >= l->state_count || l->states[to].is != (enum gfn_state)g)
+				return false;
+			if (s == l->rest[l->states[s].is] && to != l->rest[g])
+				return false;
+		}
+	return true;
+}
+
+static bool ripas_is_sound(const struct arch_law *l)
+{
+	for (int i = 0; i < 4; i++) {
+		const char *name = l->ripas[i / 2][i % 2];
+		const struct arch_law *whose = l;
+
+		if (name && (!arch_op_find(name, strlen(name), false, &whose) || whose != l))
+			return false;
+	}
+	return true;
+}
+
 static bool law_is_sound(const struct arch_law *l)
 {
 	if (l->state_count == 0 || l->state_count > ARCH_STATES_MAX || !names_are_sound(l) || !vms_are_sound(l))
@@ -211,6 +243,8 @@ static bool law_is_sound(const struct arch_law *l)
 	for (int s = 0; s < GFN_STATE_COUNT; s++)
 		if (l->rest[s] >= l->state_count || l->states[l->rest[s]].is != (enum gfn_state)s)
 			return false;
+	if (!after_is_sound(l) || !ripas_is_sound(l))
+		return false;
 	for (size_t i = 0; i < l->op_count; i++)
 		if (!op_is_sound(l, &l->ops[i]))
 			return false;

@@ -112,6 +112,8 @@ static const struct arch_case cases[] = {
 	    { "cca.rtt_destroy", false, "NaAO", "111...111111" },
 	    { "cca.rtt_create", false, "NaAO", "111111111111" },
 	    { "cca.rtt_fold", false, "NaAO", "111111111111" },
+	    { "cca.rtt_set_ripas_ram_destroyed", false, "AO", "...111111111" },
+	    { "cca.ripas_left_empty", false, "N", "11....11.11." },
 	    { "cca.populate", true, "N", "111...111..." },
 	    { "cca.share", false, "NaAO", "111111111111" },
 	    { "cca.unshare", false, "NaAO", "111111111111" },

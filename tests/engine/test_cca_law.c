@@ -253,6 +253,15 @@ static bool do_empty_cd(struct world *w)
 	return set_ripas(w, CCA_EMPTY, true);
 }
 
+/* The realm asks only where its page was taken. */
+static bool do_recover(struct world *w)
+{
+	enum cca_entry e = cca_walk(cca_realm_at(&w->m, WORLD_RD), PAGE, 3).entry;
+	bool lost = e == CCA_UNASSIGNED_DESTROYED || e == CCA_ASSIGNED_DESTROYED;
+
+	return !lost || set_ripas(w, CCA_RAM, true);
+}
+
 static bool do_rtt_destroy(struct world *w)
 {
 	bool done = passes(w, CCA_RTT_DESTROY, 0, 3, 0);
@@ -295,6 +304,7 @@ static const struct deed {
 	{ "cca.rtt_set_ripas_empty", do_empty, false, true, false },
 	{ "cca.rtt_set_ripas_ram_cd", do_ram_cd, false, true, false },
 	{ "cca.rtt_set_ripas_empty_cd", do_empty_cd, false, true, false },
+	{ "cca.rtt_set_ripas_ram_destroyed", do_recover, false, true, false },
 	{ "cca.rtt_map_unprotected", map, true, true, true },
 	{ "cca.rtt_unmap_unprotected", unmap, true, true, false },
 	{ "cca.rtt_destroy", do_rtt_destroy, true, true, false },
@@ -358,6 +368,64 @@ static unsigned told(const struct arch_trail *t, unsigned state)
 
 static const enum gfn_op page_ops[] = { GFN_SHARE, GFN_UNSHARE, GFN_PAGE_IN, GFN_PAGE_OUT, GFN_UNSHARE_IN };
 
+/* Written out: the realm gave the page up, and no operation of the law takes that back; anything else is RAM then. */
+Test(cca_law, what_a_realm_gave_up_stays_empty_through_the_laws_operations)
+{
+	static const enum gfn_state all[] = { GFN_NORMAL, GFN_SECURE_RESIDENT, GFN_SECURE_OUT, GFN_SHARED };
+
+	for (size_t i = 0; i < PW_ARRAY_LEN(all); i++)
+		for (size_t k = 0; k < PW_ARRAY_LEN(all); k++) {
+			cr_expect_eq(arch_page_after(&cca_law, cca_law_state(all[i], CCA_UNASSIGNED_EMPTY), all[k]),
+				     cca_law_state(all[k], CCA_UNASSIGNED_EMPTY));
+			cr_expect_eq(arch_page_after(&cca_law, cca_law_state(all[i], CCA_UNASSIGNED_RAM), all[k]),
+				     cca_law_state(all[k], CCA_UNASSIGNED_RAM));
+			cr_expect_eq(arch_page_after(&cca_law, cca_law_state(all[i], CCA_UNASSIGNED_DESTROYED), all[k]),
+				     cca_law_state(all[k], CCA_UNASSIGNED_RAM));
+		}
+}
+
+static const char *name_of(enum gfn_state is, enum cca_entry e, const char *op)
+{
+	unsigned next = op_named(op)->next[cca_law_state(is, e)];
+
+	return next == ARCH_REFUSED ? "-" : cca_law.states[next].name;
+}
+
+/* A page that was EMPTY when its realm was made. The RMM has no command for it: the host left it alone. */
+Test(cca_law, pages_may_be_left_empty_before_they_are_used)
+{
+	static const char op[] = "cca.ripas_left_empty";
+
+	cr_expect_str_eq(name_of(GFN_NORMAL, CCA_UNASSIGNED_RAM, op), "UNASSIGNED/EMPTY");
+	cr_expect_str_eq(name_of(GFN_NORMAL, CCA_UNASSIGNED_EMPTY, op), "UNASSIGNED/EMPTY");
+	cr_expect_str_eq(name_of(GFN_NORMAL, CCA_UNASSIGNED_DESTROYED, op), "-");
+	cr_expect_str_eq(name_of(GFN_SECURE_OUT, CCA_UNASSIGNED_RAM, op), "UNASSIGNED/EMPTY");
+	cr_expect_str_eq(name_of(GFN_SECURE_OUT, CCA_UNASSIGNED_EMPTY, op), "UNASSIGNED/EMPTY");
+	cr_expect_str_eq(name_of(GFN_SECURE_OUT, CCA_UNASSIGNED_DESTROYED, op), "-");
+	cr_expect_str_eq(name_of(GFN_SHARED, CCA_UNASSIGNED_RAM, op), "ASSIGNED_NS, UNASSIGNED/EMPTY");
+	cr_expect_str_eq(name_of(GFN_SHARED, CCA_UNASSIGNED_EMPTY, op), "ASSIGNED_NS, UNASSIGNED/EMPTY");
+	cr_expect_str_eq(name_of(GFN_SHARED, CCA_UNASSIGNED_DESTROYED, op), "-");
+	cr_expect_str_eq(name_of(GFN_SECURE_RESIDENT, CCA_ASSIGNED_EMPTY, op), "-");
+	cr_expect_str_eq(name_of(GFN_SECURE_RESIDENT, CCA_ASSIGNED_RAM, op), "-");
+	cr_expect_str_eq(name_of(GFN_SECURE_RESIDENT, CCA_ASSIGNED_DESTROYED, op), "-");
+}
+
+Test(cca_law, pages_that_are_normal_are_not_asked_for)
+{
+	static const enum cca_entry all[] = { CCA_UNASSIGNED_EMPTY, CCA_UNASSIGNED_RAM, CCA_UNASSIGNED_DESTROYED };
+
+	for (size_t i = 0; i < PW_ARRAY_LEN(all); i++)
+		cr_expect_str_eq(name_of(GFN_NORMAL, all[i], "cca.rtt_set_ripas_ram_destroyed"), "-");
+}
+
+Test(cca_law, a_guests_changes_have_their_items)
+{
+	cr_expect_str_eq(cca_law.ripas[0][0], "cca.rtt_set_ripas_empty_cd");
+	cr_expect_str_eq(cca_law.ripas[0][1], "cca.rtt_set_ripas_empty");
+	cr_expect_str_eq(cca_law.ripas[1][0], "cca.rtt_set_ripas_ram_cd");
+	cr_expect_str_eq(cca_law.ripas[1][1], "cca.rtt_set_ripas_ram");
+}
+
 Test(cca_law, trails_do_the_laws_operations)
 {
 	for (int vm = VM_TRANSIENT; vm <= VM_SECURE; vm++)
@@ -373,7 +441,7 @@ Test(cca_law, trails_do_the_laws_operations)
 				cr_assert_neq(end, ARCH_REFUSED, "%s of %s", t->item, cca_law.states[s].name);
 				cr_expect_eq(cca_law.states[end].is, next, "%s of %s", t->item, cca_law.states[s].name);
 				if (vm == VM_SECURE && next != is)
-					cr_expect_eq(end, cca_law.rest[next], "%s of %s", t->item,
+					cr_expect_eq(end, arch_page_after(&cca_law, s, next), "%s of %s", t->item,
 						     cca_law.states[s].name);
 				if (vm == VM_TRANSIENT && next == GFN_SECURE_RESIDENT && next != is)
 					cr_expect_eq(end, cca_law.rest[next]);

@@ -4,9 +4,9 @@
  * around it: it reserves frames here, claims them in the ledger, and only then assigns; it takes frames away here
  * first and releases them in the ledger after. So every op is about hardware alone and knows no server.
  *
- * Every op but last_exit exists in every backend and may be repeated after a lost reply: what is so already is PW_OK. A
- * failed op has undone what it changed (L6), and says in *err which page and which hardware call refused. One thread at
- * a time calls a backend, except for `wait`, `kick` and `figures`.
+ * Every op but set_ripas and last_exit exists in every backend and may be repeated after a lost reply: what is so
+ * already is PW_OK. A failed op has undone what it changed (L6), and says in *err which page and which hardware call
+ * refused. One thread at a time calls a backend, except for `wait`, `kick` and `figures`.
  */
 #ifndef PW_AGENTS_BACKEND_H
 #define PW_AGENTS_BACKEND_H
@@ -47,13 +47,23 @@ typedef bool (*backend_run_fn)(void *ctx, const struct backend_run *run);
 typedef bool (*backend_vm_fn)(void *ctx, const struct pw_uuid *vm, enum vm_state state);
 typedef bool (*backend_slot_fn)(void *ctx, const struct slot *s);
 
+/* Which pages of a VM are memory at all: where the architecture has a RIPAS, the guest says so, and the host may reject
+ * a part of it. */
+struct backend_ripas {
+	uint64_t gfn, count;
+	bool ram;        /* else EMPTY */
+	bool keep;       /* what the host has destroyed stays so: the change ends before it */
+	uint64_t accept; /* the host goes along for so many pages at most */
+};
+
 /* What a guest (or the machine) wants. The agent takes it to the ledger, acts, and answers with `complete`. */
-enum backend_want { WANT_SHARE, WANT_UNSHARE, WANT_PAGE_IN, WANT_PAGE_OUT, WANT_TERMINATED };
+enum backend_want { WANT_SHARE, WANT_UNSHARE, WANT_PAGE_IN, WANT_PAGE_OUT, WANT_RIPAS, WANT_TERMINATED };
 struct backend_request {
 	struct pw_uuid vm;
 	enum backend_want want; /* WANT_TERMINATED: the guest ended (shut down, crashed: detail says) */
 	uint64_t gfn, count;
-	uint64_t cookie; /* names the request in `complete` */
+	struct backend_ripas ripas; /* WANT_RIPAS */
+	uint64_t cookie;            /* names the request in `complete` */
 	char detail[128];
 };
 
@@ -114,6 +124,13 @@ struct backend_ops {
 	enum pw_status (*unshare)(struct backend *b, const struct pw_uuid *vm, uint64_t gfn, uint64_t count,
 				  struct pw_err *err);
 
+	/* Says which pages are memory. Of a normal VM: at its next init_start, where pages of which nothing was said
+	 * are RAM. Of a secure one: its guest asks, and the host does it; the first *done pages are so then, fewer than
+	 * count if the host or its memory went no further. No frame comes or goes: pages that became EMPTY stay
+	 * resident until they are paged out. PW_CONFLICT: of a transient VM. NULL: this hardware has no RIPAS. */
+	enum pw_status (*set_ripas)(struct backend *b, const struct pw_uuid *vm, const struct backend_ripas *what,
+				    uint64_t *done, struct pw_err *err);
+
 	/* Hardware's own truth, for resync. */
 	enum pw_status (*each_vm)(struct backend *b, backend_vm_fn fn, void *ctx, struct pw_err *err);
 	/* PW_NOT_FOUND: no such VM here. Its slots in order, and its GPA bit (0: none). */
@@ -154,6 +171,8 @@ struct backend_options {
 			      agent crashes, the hardware does not); NULL: it dies with the process */
 	uint64_t seed;
 	bool traced; /* an emulated machine logs (at level debug) and counts each step of its hardware, if it can */
+	const char
+		*script; /* a file by which guests of an emulated machine act (agents/machine_script.h); NULL: none */
 };
 struct machine_model;
 struct backend_kind {

@@ -41,6 +41,10 @@
 	  gfn, count, err)                                                                                             \
 	X(unshare, (struct backend * b, const struct pw_uuid *vm, uint64_t gfn, uint64_t count, struct pw_err *err),   \
 	  vm, gfn, count, err)                                                                                         \
+	X(set_ripas,                                                                                                   \
+	  (struct backend * b, const struct pw_uuid *vm, const struct backend_ripas *what, uint64_t *done,             \
+	   struct pw_err *err),                                                                                        \
+	  vm, what, done, err)                                                                                         \
 	X(each_vm, (struct backend * b, backend_vm_fn fn, void *ctx, struct pw_err *err), fn, ctx, err)                \
 	X(read_slots,                                                                                                  \
 	  (struct backend * b, const struct pw_uuid *vm, backend_slot_fn fn, void *ctx, unsigned *shared_bit,          \
@@ -317,6 +321,8 @@ enum pw_status backend_faulty_wrap(struct backend *inner, const char *fault, str
 	f->ops.name = inner->ops->name;
 	if (!inner->ops->last_exit)
 		f->ops.last_exit = NULL;
+	if (!inner->ops->set_ripas)
+		f->ops.set_ripas = NULL;
 	f->base.ops = &f->ops;
 	*out = &f->base;
 	return PW_OK;

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "agents/ripas.h"
+
 #define WISHES_MAX CHANGES_MAX
 
 static enum gfn_op op_of(enum backend_want want)
@@ -11,9 +13,16 @@ static enum gfn_op op_of(enum backend_want want)
 	case WANT_UNSHARE: return GFN_UNSHARE;
 	case WANT_PAGE_IN: return GFN_PAGE_IN;
 	case WANT_PAGE_OUT: return GFN_PAGE_OUT;
+	case WANT_RIPAS:
 	case WANT_TERMINATED: break;
 	}
 	return GFN_OP_COUNT;
+}
+
+/* Does it share no batch with others? */
+static bool goes_alone(const struct backend_request *rq)
+{
+	return op_of(rq->want) == GFN_OP_COUNT;
 }
 
 static bool overlaps(const struct backend_request *a, const struct backend_request *b)
@@ -24,10 +33,10 @@ static bool overlaps(const struct backend_request *a, const struct backend_reque
 /* May `next` go into one batch with rq[0..n)? */
 static bool goes_with(const struct backend_request *rq, size_t n, const struct backend_request *next)
 {
-	if (next->want == WANT_TERMINATED)
+	if (goes_alone(next))
 		return false;
 	for (size_t i = 0; i < n; i++)
-		if (rq[i].want == WANT_TERMINATED || overlaps(&rq[i], next))
+		if (goes_alone(&rq[i]) || overlaps(&rq[i], next))
 			return false;
 	return true;
 }
@@ -101,6 +110,8 @@ static void serve(struct worker *w, const struct backend_request *rq, size_t n)
 			b->ops->complete(b, &rq[i], PW_BUSY);
 	} else if (rq[0].want == WANT_TERMINATED) {
 		end_guest(w, &rq[0]);
+	} else if (rq[0].want == WANT_RIPAS) {
+		ripas_serve(w, &rq[0]);
 	} else {
 		grant(w, rq, n);
 	}
@@ -115,7 +126,7 @@ static size_t gather(struct agent *a, struct backend_request *rq, bool *over)
 	size_t n = 1;
 
 	*over = false;
-	while (n < WISHES_MAX && rq[0].want != WANT_TERMINATED && b->ops->wait(b, 0, &rq[n], &err) == PW_OK) {
+	while (n < WISHES_MAX && !goes_alone(&rq[0]) && b->ops->wait(b, 0, &rq[n], &err) == PW_OK) {
 		*over = !goes_with(rq, n, &rq[n]);
 		if (*over)
 			break;

@@ -105,6 +105,12 @@ static enum pw_status op_unshare(struct backend *b, const struct pw_uuid *vm, ui
 	return machine_change(machine_of(b), vm, GFN_UNSHARE, gfn, count, NULL, err);
 }
 
+static enum pw_status op_set_ripas(struct backend *b, const struct pw_uuid *vm, const struct backend_ripas *what,
+				   uint64_t *done, struct pw_err *err)
+{
+	return machine_set_ripas(machine_of(b), vm, what, done, err);
+}
+
 static enum pw_status op_each_vm(struct backend *b, backend_vm_fn fn, void *ctx, struct pw_err *err)
 {
 	struct machine *x = machine_of(b);
@@ -234,6 +240,7 @@ struct machine *machine_new(const struct machine_model *model)
 	x->ops = machine_ops;
 	x->ops.name = model->arch;
 	x->ops.last_exit = model->last_exit ? op_last_exit : NULL;
+	x->ops.set_ripas = model->set_ripas ? op_set_ripas : NULL;
 	x->base.ops = &x->ops;
 	x->model = model;
 	machine_wishes_init(x);
@@ -280,6 +287,7 @@ void machine_free(struct machine *x)
 		return;
 	if (x->firmware)
 		end_all(x);
+	machine_script_close(x->script);
 	machine_file_close(x->file);
 	machine_frames_release(&x->frames);
 	machine_wishes_release(x);
@@ -304,6 +312,16 @@ static enum pw_status take_faults(struct machine *x, const char *fault, struct p
 	return PW_OK;
 }
 
+static enum pw_status take_script(struct machine *x, const char *path, struct pw_err *err)
+{
+	if (!x->model->set_ripas)
+		return pw_fail(err, PW_INVALID,
+			       "guests of an emulated %s machine ask for nothing that a script could say",
+			       x->model->arch);
+	x->script = machine_script_open(path);
+	return x->script ? PW_OK : pw_fail(err, PW_NO_MEMORY, "no memory for a script");
+}
+
 enum pw_status machine_open(const struct machine_model *model, const struct backend_options *o, struct backend **out,
 			    struct pw_err *err)
 {
@@ -314,6 +332,8 @@ enum pw_status machine_open(const struct machine_model *model, const struct back
 		return pw_fail(err, PW_NO_MEMORY, "no memory for a machine");
 	x->traced = o->traced;
 	st = take_faults(x, o->fault, err);
+	if (st == PW_OK && o->script)
+		st = take_script(x, o->script, err);
 	if (st == PW_OK)
 		st = machine_log_open(x, o, err);
 	if (st != PW_OK) {

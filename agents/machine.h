@@ -12,8 +12,8 @@
  *
  * The state file is a log of the ops that succeeded (agents/machine_file.h): models are deterministic, so that doing
  * them again leads to the same machine. When it is long it is rewritten as the fewest ops that lead to what run_at
- * says, if there are such ops (pages whose architecture's state is not at rest have none). An op whose record could not
- * be written ends the machine's use: every op says PW_STORAGE from then on.
+ * says, if there are such ops (pages whose architecture's state is neither at rest nor RIPAS EMPTY have none). An op
+ * whose record could not be written ends the machine's use: every op says PW_STORAGE from then on.
  */
 #ifndef PW_AGENTS_MACHINE_H
 #define PW_AGENTS_MACHINE_H
@@ -76,6 +76,13 @@ struct machine_model {
 				   struct pw_err *err);
 	enum pw_status (*share)(void *model, struct machine_vm *vm, uint64_t gfn, uint64_t count, struct pw_err *err);
 	enum pw_status (*unshare)(void *model, struct machine_vm *vm, uint64_t gfn, uint64_t count, struct pw_err *err);
+
+	/* As the backend's, of a VM that is normal or secure. NULL: the architecture has no RIPAS. */
+	enum pw_status (*set_ripas)(void *model, struct machine_vm *vm, const struct backend_ripas *what,
+				    uint64_t *done, struct pw_err *err);
+	/* Are pages from gfn on EMPTY, and how many are alike, up to `end` at most? Of a normal VM: at its next
+	 * init_start. NULL as set_ripas. */
+	bool (*is_empty)(const void *model, const struct machine_vm *vm, uint64_t gfn, uint64_t end, uint64_t *count);
 
 	/* Hardware's truth: the run of one state at gfn, cut at `end` (from < end, inside one slot); resident:
 	 * consecutive frames. Needs not be maximal. */

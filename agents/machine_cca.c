@@ -107,6 +107,7 @@ static void guest_free(struct cca_machine *k, struct cca_guest *g)
 		at = &(*at)->next;
 	*at = g->next;
 	tree_release(&g->booked);
+	tree_release(&g->empty);
 	pw_mem_free(k->mem, g, sizeof *g);
 }
 
@@ -154,6 +155,7 @@ static enum pw_status cca_vm_new(void *model, struct machine_vm *vm, struct pw_e
 		return pw_fail(err, PW_NO_MEMORY, "no memory for a VM");
 	*g = (struct cca_guest){ .next = k->guests, .vm = vm };
 	tree_init(&g->booked, &k->arena);
+	tree_init(&g->empty, &k->arena);
 	k->guests = g;
 	vm->guest = g;
 	return PW_OK;
@@ -165,26 +167,6 @@ static void cca_vm_free(void *model, struct machine_vm *vm)
 	vm->guest = NULL;
 }
 
-/* RIPAS. */
-
-/* A slot's pages are RAM. While NEW the host says so, but for pages that are beyond it: DESTROYED ones stay. */
-static enum pw_status init_slot(struct cca_machine *k, struct cca_guest *g, const struct slot *s, struct pw_err *err)
-{
-	enum cca_host_code code = CCA_HOST_OK;
-	enum pw_status st = PW_OK;
-	uint64_t end = s->base + s->pages;
-	struct cca_now now;
-
-	if (g->r->state != CCA_NEW)
-		return machine_cca_ask(k, g, s->base, s->pages, CCA_RAM, err);
-	for (uint64_t at = s->base; at < end && st == PW_OK && code == CCA_HOST_OK; at += now.count) {
-		now = machine_cca_now_at(k, g, at, end);
-		if (now.entry == CCA_UNASSIGNED_EMPTY)
-			st = cca_host_init_ripas(g->r, at << CCA_SHIFT, (at + now.count) << CCA_SHIFT, &code);
-	}
-	return machine_cca_answer(k, st, code, "RTT_INIT_RIPAS", err);
-}
-
 /* Slots. */
 
 static enum pw_status cca_slot_add(void *model, struct machine_vm *vm, const struct slot *s, struct pw_err *err)
@@ -192,7 +174,7 @@ static enum pw_status cca_slot_add(void *model, struct machine_vm *vm, const str
 	struct cca_guest *g = vm->guest;
 	enum pw_status st = slot_fits(vm, s, err);
 
-	return st == PW_OK && g->r ? init_slot(model, g, s, err) : st;
+	return st == PW_OK && g->r ? machine_cca_init_slot(model, g, s, err) : st;
 }
 
 /* Events. */
@@ -249,8 +231,10 @@ static enum pw_status init_start(struct cca_machine *k, struct cca_guest *g, str
 	if (st != PW_OK)
 		return st;
 	for (size_t i = 0; i < g->vm->slot_count && st == PW_OK; i++)
-		st = init_slot(k, g, &g->vm->slots[i], err);
-	if (st != PW_OK) {
+		st = machine_cca_init_slot(k, g, &g->vm->slots[i], err);
+	if (st == PW_OK) {
+		machine_cca_plan_close(k, g);
+	} else {
 		machine_cca_unpack(k);
 		(void)!realm_end(k, g, &undone);
 	}
@@ -349,6 +333,8 @@ const struct machine_model machine_cca = {
 	.page_out = machine_cca_page_out,
 	.share = machine_cca_share,
 	.unshare = machine_cca_unshare,
+	.set_ripas = machine_cca_set_ripas,
+	.is_empty = machine_cca_is_empty,
 	.run_at = machine_cca_run_at,
 	.check = cca_machine_check,
 };

@@ -107,35 +107,6 @@ struct backend_run machine_cca_run_at(const void *model, const struct machine_vm
 	return run;
 }
 
-/* RIPAS. */
-
-/* The realm asks, the host does it (A5.4). */
-enum pw_status machine_cca_ask(struct cca_machine *k, struct cca_guest *g, uint64_t gfn, uint64_t count,
-			       enum cca_ripas value, struct pw_err *err)
-{
-	uint64_t base = gfn << CCA_SHIFT, end = (gfn + count) << CCA_SHIFT, done;
-	struct cca_call enter_rec = { .cmd = CCA_REC_ENTER };
-	enum cca_host_code code = CCA_HOST_OK;
-	uint64_t rec = g->r->recs[0];
-	struct cca_result r;
-	struct cca_rsi rsi;
-	enum pw_status st;
-
-	enter_rec.arg[CCA_ARG_REC] = rec;
-	enter_rec.arg[CCA_ARG_RUN_PTR] = k->h.page;
-	st = cca_rmi(&k->m, &enter_rec, &r);
-	if (st == PW_OK && r.status != CCA_SUCCESS) {
-		cca_explain(&k->m, &enter_rec, &r, err);
-		err->status = PW_BACKEND;
-		return PW_BACKEND;
-	}
-	if (st == PW_OK)
-		st = cca_rsi_ipa_state_set(cca_rec_at(&k->m, rec), base, end, value, true, &rsi);
-	if (st == PW_OK)
-		st = cca_host_set_ripas(g->r, rec, base, end, &done, &code);
-	return machine_cca_answer(k, st, code, "RTT_SET_RIPAS", err);
-}
-
 /* Pages become what they shall be. */
 
 struct piece {
@@ -211,6 +182,13 @@ static enum pw_status enter(struct cca_machine *k, struct cca_guest *g, const st
 	return PW_OK;
 }
 
+/* Is the page DESTROYED now, of a guest that never gave it up? */
+static bool is_lost(const struct cca_now *now)
+{
+	return now->entry != CCA_UNASSIGNED_RAM && now->entry != CCA_UNASSIGNED_EMPTY &&
+	       now->entry != CCA_ASSIGNED_EMPTY;
+}
+
 static enum pw_status turn(struct cca_machine *k, struct cca_guest *g, const struct cca_now *now,
 			   const struct piece *to, struct pw_err *err)
 {
@@ -220,8 +198,8 @@ static enum pw_status turn(struct cca_machine *k, struct cca_guest *g, const str
 	if (stays)
 		return PW_OK;
 	st = leave(k, g, now, to, err);
-	if (st == PW_OK && g->r->state != CCA_NEW && now->entry != CCA_UNASSIGNED_RAM)
-		st = machine_cca_ask(k, g, now->gfn, now->count, CCA_RAM, err);
+	if (st == PW_OK && g->r->state != CCA_NEW && is_lost(now))
+		st = machine_cca_ask_ram(k, g, now->gfn, now->count, err);
 	return st == PW_OK ? enter(k, g, now, to, err) : st;
 }
 
@@ -313,15 +291,6 @@ static enum pw_status frames_back(struct cca_machine *k, const struct pieces *p,
 	return machine_cca_answer(k, st, code, "GRANULE_UNDELEGATE", err);
 }
 
-/* Tables that say no more than one entry could. That one stays is no failure. */
-static void fold(struct cca_machine *k, struct cca_guest *g, uint64_t gfn, uint64_t end)
-{
-	uint64_t half = machine_cca_half(g->vm);
-
-	if (cca_host_fold(g->r, gfn << CCA_SHIFT, end << CCA_SHIFT) == PW_OK)
-		(void)!cca_host_fold(g->r, (half + gfn) << CCA_SHIFT, (half + end) << CCA_SHIFT);
-}
-
 /* L6: as they were, on the frames where they were; those that are not needed for it go. */
 static void undo(struct cca_machine *k, struct cca_guest *g, const struct pieces *was, const struct pieces *wanted)
 {
@@ -354,7 +323,7 @@ static enum pw_status change(struct cca_machine *k, struct cca_guest *g, uint64_
 		st = frames_back(k, &was, err);
 	if (st != PW_OK)
 		undo(k, g, &was, wanted);
-	fold(k, g, gfn, end);
+	machine_cca_fold(k, g, gfn, end);
 	pieces_release(k, &was);
 	return st;
 }
@@ -366,10 +335,11 @@ static enum pw_status change_to(struct cca_machine *k, struct cca_guest *g, stru
 	return change(k, g, to.gfn, to.gfn + to.count, &wanted, err);
 }
 
-/* In the host's books: these are not normal any more, whatever the RMM could tell. */
+/* In the host's books: these are not normal any more, whatever the RMM could tell. Room for both books. */
 static enum pw_status machine_cca_book_room(struct cca_machine *k, struct pw_err *err)
 {
-	return arena_reserve(&k->arena) == PW_OK ? PW_OK : pw_fail(err, PW_NO_MEMORY, "no memory for the host's books");
+	return arena_reserve_sets(&k->arena, 2) == PW_OK ? PW_OK
+							 : pw_fail(err, PW_NO_MEMORY, "no memory for the host's books");
 }
 
 static void book(struct cca_guest *g, uint64_t gfn, uint64_t count, uint64_t word)
@@ -442,14 +412,13 @@ enum pw_status machine_cca_slot_remove(void *model, struct machine_vm *vm, const
 {
 	struct cca_machine *k = model;
 	struct cca_guest *g = vm->guest;
-	enum pw_status st;
+	enum pw_status st = machine_cca_book_room(k, err);
 
-	if (!g->r)
-		return PW_OK;
-	st = machine_cca_book_room(k, err);
-	if (st == PW_OK)
+	if (st == PW_OK && g->r)
 		st = change_to(k, g, (struct piece){ .gfn = s->base, .count = s->pages, .is = OTHER }, err);
-	if (st == PW_OK)
-		book(g, s->base, s->pages, 0);
-	return st;
+	if (st != PW_OK)
+		return st;
+	book(g, s->base, s->pages, 0);
+	(void)!tree_set(&g->empty, s->base, s->pages, 0); /* room was made */
+	return PW_OK;
 }

@@ -11,6 +11,7 @@
 #include <pthread.h>
 
 #include "agents/machine_file.h"
+#include "agents/machine_script.h"
 
 /* The pool. A frame that is none of these is free; no frame is two of them. */
 enum frame_use { FRAME_USED, FRAME_RESERVED, FRAME_STUCK, FRAME_USE_COUNT };
@@ -89,6 +90,7 @@ struct machine {
 	pthread_mutex_t lock; /* of all below */
 	pthread_cond_t some;
 	struct wish *wishes;
+	struct machine_script *script; /* of guests; NULL: none */
 	uint64_t last_cookie;
 	bool kicked;
 };
@@ -122,6 +124,9 @@ enum pw_status machine_unmap_slot(struct machine *x, const struct pw_uuid *id, u
 enum pw_status machine_change(struct machine *x, const struct pw_uuid *id, enum gfn_op op, uint64_t gfn, uint64_t count,
 			      const uint64_t *pfns, struct pw_err *err);
 
+enum pw_status machine_set_ripas(struct machine *x, const struct pw_uuid *id, const struct backend_ripas *what,
+				 uint64_t *done, struct pw_err *err);
+
 /* What hardware says. The first run that ends past `from`, cut at `end` and at its slot's edge; the whole one is
  * maximal. False: no GFN of [from, end) is in a slot. */
 bool machine_run_at(const struct machine *x, const struct machine_vm *vm, uint64_t from, uint64_t end,
@@ -147,6 +152,7 @@ enum machine_record {
 	REC_UNMAP,
 	REC_CHANGE,
 	REC_PAGE_IN,
+	REC_RIPAS, /* the pages that became so */
 };
 #define MACHINE_MAGIC    0x6d656e6968636170u /* no format of another kind begins so */
 #define MACHINE_VERSION  1
@@ -165,6 +171,9 @@ void machine_log_map(struct machine *x, const struct pw_uuid *id, const struct s
 void machine_log_unmap(struct machine *x, const struct pw_uuid *id, uint32_t number);
 void machine_log_change(struct machine *x, const struct pw_uuid *id, enum gfn_op op, uint64_t gfn, uint64_t count,
 			const uint64_t *pfns);
+/* machine_log_ripas_done says of the last one how many pages became so. */
+void machine_log_ripas(struct machine *x, const struct pw_uuid *id, const struct backend_ripas *what);
+void machine_log_ripas_done(struct machine *x, uint64_t done);
 enum pw_status machine_log_end(struct machine *x, enum pw_status st, struct pw_err *err) PW_MUST_CHECK;
 /* Does again what the records say. PW_INVALID: they make no sense; other statuses: they cannot be done again. */
 enum pw_status machine_replay(struct machine *x, const uint64_t *at, size_t count, struct pw_err *err) PW_MUST_CHECK;

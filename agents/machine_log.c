@@ -88,6 +88,17 @@ static void add_page_in(struct words *w, const struct pw_uuid *id, uint64_t gfn,
 	words_add(w, count);
 }
 
+static void add_ripas(struct words *w, const struct pw_uuid *id, const struct backend_ripas *what)
+{
+	words_add(w, REC_RIPAS);
+	add_id(w, id);
+	words_add(w, what->gfn);
+	words_add(w, what->count);
+	words_add(w, what->ram);
+	words_add(w, what->keep);
+	words_add(w, what->accept);
+}
+
 static void add_refusals(struct words *w, const struct words *refused)
 {
 	words_add(w, refused->count);
@@ -154,6 +165,19 @@ void machine_log_change(struct machine *x, const struct pw_uuid *id, enum gfn_op
 	}
 }
 
+void machine_log_ripas(struct machine *x, const struct pw_uuid *id, const struct backend_ripas *what)
+{
+	if (x->file && !x->replaying)
+		add_ripas(&x->group, id, what);
+}
+
+/* `accept` is the record's last word: how far the change went, whatever ended it, is how far it goes again. */
+void machine_log_ripas_done(struct machine *x, uint64_t done)
+{
+	if (x->group.count && !x->group.failed)
+		x->group.at[x->group.count - 1] = done;
+}
+
 /* Reading. */
 
 static enum pw_status read_group(void *ctx, const uint64_t *at, size_t count, struct pw_err *err)
@@ -211,12 +235,32 @@ static bool whole_run_at(const struct machine *x, const struct machine_vm *vm, u
 	return true;
 }
 
+/* Pages that are no memory. Before a launch: how it begins; of a secure VM: what its guest gave up. */
+static void add_empty(struct words *w, const struct machine *x, const struct machine_vm *vm)
+{
+	for (size_t i = 0; x->model->is_empty && i < vm->slot_count; i++) {
+		uint64_t end = vm->slots[i].base + vm->slots[i].pages, n;
+
+		for (uint64_t at = vm->slots[i].base; at < end; at += n) {
+			struct backend_ripas what = { .gfn = at };
+
+			if (!x->model->is_empty(x->firmware, vm, at, end, &n))
+				continue;
+			what.count = what.accept = n;
+			add_ripas(w, &vm->id, &what);
+			words_add(w, 0);
+		}
+	}
+}
+
 static void add_vm(struct words *w, const struct machine *x, const struct machine_vm *vm)
 {
 	struct backend_run run;
 
 	add_create(w, vm);
 	words_add(w, 0);
+	if (vm->state != VM_SECURE)
+		add_empty(w, x, vm);
 	if (vm->state == VM_NORMAL)
 		return;
 	add_event(w, &vm->id, VM_INIT_START);
@@ -227,6 +271,7 @@ static void add_vm(struct words *w, const struct machine *x, const struct machin
 		return;
 	add_event(w, &vm->id, VM_INIT_DONE);
 	words_add(w, 0);
+	add_empty(w, x, vm);
 }
 
 static void add_all(struct words *w, const struct machine *x)

@@ -195,3 +195,23 @@ enum pw_status machine_change(struct machine *x, const struct pw_uuid *id, enum 
 		machine_settle(x, vm, gfn, gfn + count);
 	return machine_log_end(x, st, err);
 }
+
+/* RIPAS. */
+
+enum pw_status machine_set_ripas(struct machine *x, const struct pw_uuid *id, const struct backend_ripas *what,
+				 uint64_t *done, struct pw_err *err)
+{
+	struct machine_vm *vm;
+	enum pw_status st = machine_find_pages(x, id, what->gfn, what->count, &vm, err);
+
+	*done = 0;
+	if (st != PW_OK)
+		return st;
+	if (vm->state == VM_TRANSIENT)
+		return pw_fail(err, PW_CONFLICT, "RIPAS of GFN %" PRIu64 ": the guest does not run yet", what->gfn);
+	machine_log_ripas(x, id, what);
+	st = x->group.failed ? pw_fail(err, PW_NO_MEMORY, "no memory")
+			     : x->model->set_ripas(x->firmware, vm, what, done, err);
+	machine_log_ripas_done(x, *done);
+	return machine_log_end(x, st, err);
+}

@@ -211,6 +211,23 @@ static enum pw_status take_page_in(struct reader *r)
 	return st;
 }
 
+static enum pw_status take_ripas(struct reader *r)
+{
+	struct pw_uuid id = take_id(r);
+	struct backend_ripas what = { .gfn = take(r) };
+	uint64_t ram, keep, done;
+
+	what.count = take(r);
+	ram = take(r);
+	keep = take(r);
+	what.accept = take(r);
+	what.ram = ram;
+	what.keep = keep;
+	if (ram > 1 || keep > 1 || !r->x->model->set_ripas || !take_refusals(r))
+		return senseless(r, "a RIPAS");
+	return machine_set_ripas(r->x, &id, &what, &done, r->err);
+}
+
 static enum pw_status take_record(struct reader *r)
 {
 	uint64_t kind = take(r);
@@ -227,6 +244,7 @@ static enum pw_status take_record(struct reader *r)
 	case REC_UNMAP: return take_unmap(r);
 	case REC_CHANGE: return take_change(r);
 	case REC_PAGE_IN: return take_page_in(r);
+	case REC_RIPAS: return take_ripas(r);
 	default: return senseless(r, "a record"); /* a word from a file, not one of our enum */
 	}
 }

@@ -4,11 +4,14 @@
 #include <stdlib.h>
 #include <time.h>
 
+#define SCRIPT_POLL_MS 50
+
 /* How many pages from gfn on one wish is about; 0: none wants this page out. */
 static uint64_t wished_from(const struct machine *x, const struct pw_uuid *vm, uint64_t gfn)
 {
 	for (const struct wish *w = x->wishes; w; w = w->next)
-		if (pw_uuid_equal(&w->rq.vm, vm) && gfn >= w->rq.gfn && gfn - w->rq.gfn < w->rq.count)
+		if (w->rq.want == WANT_PAGE_OUT && pw_uuid_equal(&w->rq.vm, vm) && gfn >= w->rq.gfn &&
+		    gfn - w->rq.gfn < w->rq.count)
 			return w->rq.count - (gfn - w->rq.gfn);
 	return 0;
 }
@@ -38,10 +41,11 @@ static uint64_t pages_wished(struct machine *x)
 
 	for (struct wish **at = &x->wishes; *at;) {
 		const struct machine_vm *vm = machine_find(x, &(*at)->rq.vm);
-		uint64_t still = vm ? resident_in(x, vm, (*at)->rq.gfn, (*at)->rq.count) : 0;
+		bool is_out = (*at)->rq.want == WANT_PAGE_OUT;
+		uint64_t still = vm && is_out ? resident_in(x, vm, (*at)->rq.gfn, (*at)->rq.count) : 0;
 
 		n += still;
-		if (still)
+		if (still || !is_out)
 			at = &(*at)->next;
 		else
 			drop_wish(at);
@@ -49,20 +53,26 @@ static uint64_t pages_wished(struct machine *x)
 	return n;
 }
 
-static void wish_out(struct machine *x, const struct machine_vm *vm, uint64_t gfn, uint64_t count)
+/* Without memory there is no wish. */
+static void wish_add(struct machine *x, const struct backend_request *rq)
 {
 	struct wish *w = calloc(1, sizeof *w);
 	struct wish **end = &x->wishes;
 
 	if (!w)
-		return; /* the next reserve wishes again */
-	w->rq = (struct backend_request){
-		.vm = vm->id, .want = WANT_PAGE_OUT, .gfn = gfn, .count = count, .cookie = ++x->last_cookie
-	};
+		return;
+	w->rq = *rq;
+	w->rq.cookie = ++x->last_cookie;
 	while (*end)
 		end = &(*end)->next;
 	*end = w;
 	pthread_cond_signal(&x->some);
+}
+
+/* The next reserve wishes again if this is lost. */
+static void wish_out(struct machine *x, const struct machine_vm *vm, uint64_t gfn, uint64_t count)
+{
+	wish_add(x, &(struct backend_request){ .vm = vm->id, .want = WANT_PAGE_OUT, .gfn = gfn, .count = count });
 }
 
 /* How far the run's first frame at or after pfn is from it, going round at the pool's end. */
@@ -133,6 +143,15 @@ void machine_wish_room(struct machine *x, uint64_t missing)
 	pthread_mutex_unlock(&x->lock);
 }
 
+/* What guests do by the script. */
+static void read_script(struct machine *x)
+{
+	struct backend_request rq;
+
+	while (x->script && machine_script_next(x->script, &rq))
+		wish_add(x, &rq);
+}
+
 static void deadline(unsigned timeout_ms, struct timespec *out)
 {
 	clock_gettime(CLOCK_MONOTONIC, out);
@@ -153,16 +172,28 @@ static struct wish *untold(const struct machine *x)
 	return w;
 }
 
+/* A wish, if one comes before `until`; the lock is held. With a script it has to be called again. */
+static struct wish *await(struct machine *x, const struct timespec *until)
+{
+	struct wish *w;
+
+	read_script(x);
+	while (!(w = untold(x)) && !x->kicked)
+		if (pthread_cond_timedwait(&x->some, &x->lock, until) == ETIMEDOUT)
+			break;
+	return w;
+}
+
 enum pw_status machine_wait(struct machine *x, unsigned timeout_ms, struct backend_request *out, struct pw_err *err)
 {
 	struct timespec until;
 	struct wish *w;
 
+	if (x->script && timeout_ms > SCRIPT_POLL_MS)
+		timeout_ms = SCRIPT_POLL_MS;
 	deadline(timeout_ms, &until);
 	pthread_mutex_lock(&x->lock);
-	while (!(w = untold(x)) && !x->kicked)
-		if (pthread_cond_timedwait(&x->some, &x->lock, &until) == ETIMEDOUT)
-			break;
+	w = await(x, &until);
 	if (w) {
 		w->told = true;
 		*out = w->rq;

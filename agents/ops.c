@@ -6,6 +6,7 @@
 
 #include "agents/exits.h"
 #include "agents/resync_impl.h"
+#include "agents/ripas.h"
 #include "api/operation_params.h"
 
 struct op_run {
@@ -16,6 +17,7 @@ struct op_run {
 	struct trouble *t;
 	bool on_hardware;
 	enum vm_state hardware;
+	struct ripas_plan ripas; /* of a launch */
 };
 
 bool operation_read(json_t *item, struct operation *out)
@@ -313,21 +315,15 @@ static enum pw_status share_first(struct op_run *r)
 
 /* Runs of the VM that are still normal or paged out, as many pages as the budget has. */
 struct wanted {
+	const struct ripas_plan *ripas; /* borrowed */
 	struct change *v;
 	size_t n, cap;
 	uint64_t pages;
 	bool failed;
 };
 
-static bool want_run(void *ctx, const struct backend_run *run)
+static bool want_pages(struct wanted *wanted, uint64_t gfn, uint64_t count)
 {
-	struct wanted *wanted = ctx;
-	uint64_t count = run->count < wanted->pages ? run->count : wanted->pages;
-
-	if (run->state == GFN_SECURE_RESIDENT)
-		wanted->pages -= count; /* of a launch that is being done again */
-	if (run->state == GFN_SHARED || run->state == GFN_SECURE_RESIDENT || count == 0)
-		return wanted->pages > 0;
 	if (wanted->n == wanted->cap) {
 		size_t cap = wanted->cap ? wanted->cap * 2 : 16;
 		struct change *more = reallocarray(wanted->v, cap, sizeof *more);
@@ -338,8 +334,26 @@ static bool want_run(void *ctx, const struct backend_run *run)
 		wanted->v = more;
 		wanted->cap = cap;
 	}
-	wanted->v[wanted->n++] = (struct change){ .op = GFN_PAGE_IN, .gfn = run->gfn, .count = count };
+	wanted->v[wanted->n++] = (struct change){ .op = GFN_PAGE_IN, .gfn = gfn, .count = count };
 	wanted->pages -= count;
+	return true;
+}
+
+static bool want_run(void *ctx, const struct backend_run *run)
+{
+	struct wanted *wanted = ctx;
+	uint64_t count = run->count < wanted->pages ? run->count : wanted->pages, end = run->gfn + run->count, n;
+
+	if (run->state == GFN_SECURE_RESIDENT)
+		wanted->pages -= count; /* of a launch that is being done again */
+	if (run->state == GFN_SHARED || run->state == GFN_SECURE_RESIDENT)
+		return wanted->pages > 0;
+	for (uint64_t at = run->gfn; at < end && wanted->pages; at += n) {
+		if (ripas_plan_is_empty(wanted->ripas, at, end, &n))
+			continue; /* no memory of the guest's */
+		if (!want_pages(wanted, at, n < wanted->pages ? n : wanted->pages))
+			return false;
+	}
 	return wanted->pages > 0;
 }
 
@@ -446,7 +460,7 @@ static enum pw_status find_budget(struct op_run *r, struct launch_budget *out)
 static enum pw_status accept_memory(struct op_run *r, uint64_t *moved)
 {
 	struct launch_budget budget;
-	struct wanted wanted = { 0 };
+	struct wanted wanted = { .ripas = &r->ripas };
 	enum pw_status st = find_budget(r, &budget);
 
 	wanted.pages = st == PW_OK ? budget.pages : 0;
@@ -472,6 +486,8 @@ static enum pw_status launch_secure(struct op_run *r)
 	uint64_t moved = 0;
 	enum pw_status st = r->b->ops->vm_event(r->b, &r->op->vm, VM_INIT_START, &r->t->err);
 
+	if (st == PW_OK)
+		st = ripas_tell_begin(r->w, &r->vm, r->t);
 	if (st == PW_OK)
 		st = share_first(r);
 	if (st == PW_OK)
@@ -532,7 +548,12 @@ static enum pw_status op_launch(struct op_run *r)
 		return refuse_event(r, VM_INIT_START);
 	if (json_is_true(json_object_get(r->op->params, "plain")))
 		return launch_plain(r);
+	st = ripas_plan_read(r->op->params, &r->ripas, &r->t->err);
+	if (st != PW_OK)
+		return st;
 	st = create(r);
+	if (st == PW_OK && r->hardware == VM_NORMAL && (r->on_hardware || r->ripas.n))
+		st = ripas_plan_set(r->w, &r->vm, &r->ripas, &r->t->err);
 	if (st == PW_OK && r->vm.state == VM_NORMAL)
 		st = begin(r, VM_INIT_START);
 	if (st == PW_OK)
@@ -713,6 +734,7 @@ enum pw_status operation_run(struct worker *w, const struct operation *op, struc
 		exits_forget(w->agent, &op->vm);
 	if (st == PW_OK)
 		exits_report(w, &op->vm);
+	ripas_plan_release(&r.ripas);
 	remote_vm_release(&r.vm);
 	return st;
 }

@@ -15,7 +15,7 @@ struct agent_options { /* text is borrowed from argv and the environment */
 	const char *host; /* NULL: made, and kept in the state folder */
 	const char *name, *backend, *arch;
 	uint64_t frames, base_pfn, seed;
-	const char *boot_id, *state, *fault, *load, *metrics;
+	const char *boot_id, *state, *fault, *guest_script, *load, *metrics;
 	enum alog_level log_level;
 	bool once, dump, help, version;
 	struct pw_uuid host_id; /* of host, if given */

@@ -50,6 +50,7 @@ static enum pw_status open_backend(const struct agent_options *o, struct backend
 		.fault = o->fault,
 		.state = machine,
 		.seed = o->seed,
+		.script = o->guest_script,
 		.traced = o->metrics || o->log_level == ALOG_DEBUG,
 	};
 	enum pw_status st = PW_INVALID;

@@ -77,6 +77,7 @@ static enum pw_status serve(struct backend *b, const struct backend_request *rq)
 		return PW_OK;
 	case WANT_PAGE_IN: bring_in(b, rq->vm, rq->gfn, 1, &pfn); return PW_OK;
 	case WANT_PAGE_OUT:
+	case WANT_RIPAS:
 	case WANT_TERMINATED: break;
 	}
 	return PW_CONFLICT;

@@ -641,6 +641,32 @@ static bool tell(struct told *t, enum vm_state vm, enum gfn_op o, uint64_t first
 	return true;
 }
 
+/* The guest asks for a RIPAS, and the ledger is told how far that went. */
+static void ask(struct bench *b, struct told *t, uint64_t first, const struct backend_ripas *what)
+{
+	uint64_t done;
+
+	OK(b, machine_cca.set_ripas(b->k, &b->vm, what, &done, &b->err));
+	cr_assert_leq(done, what->count);
+	for (uint64_t i = first; i < first + done; i++) {
+		t->state[i] = row(cca_law.ripas[what->ram][what->keep])->next[t->state[i]];
+		cr_assert_neq(t->state[i], ARCH_REFUSED);
+	}
+	sound(b);
+}
+
+/* A launch that leaves some pages EMPTY. */
+static void leave_empty(struct bench *b, struct told *t)
+{
+	for (uint64_t i = 0; i < SOME; i += 3) {
+		struct backend_ripas what = { GFN + i, 1, false, false, 1 };
+		uint64_t done;
+
+		OK(b, machine_cca.set_ripas(b->k, &b->vm, &what, &done, &b->err));
+		t->state[i] = row("cca.ripas_left_empty")->next[t->state[i]];
+	}
+}
+
 static void expect_told(struct bench *b, const struct told *t)
 {
 	for (uint64_t i = 0; i < SOME; i++)
@@ -676,8 +702,11 @@ Test(machine_cca, trails_tell_what_hardware_says, .timeout = 60)
 	for (int life = 0; life < 20; life++) {
 		struct told t;
 
-		begin_new(&b);
+		begin_at(&b, BASE, FRAMES, PAGES);
 		memset(t.state, cca_law.rest[GFN_NORMAL], sizeof t.state);
+		leave_empty(&b, &t);
+		event(&b, VM_INIT_START);
+		expect_told(&b, &t);
 		for (int i = 0; i < 200; i++) {
 			enum vm_state vm = i < 100 ? VM_TRANSIENT : VM_SECURE;
 			enum gfn_op o = ops[draw(&seed, PW_ARRAY_LEN(ops))];
@@ -687,11 +716,19 @@ Test(machine_cca, trails_tell_what_hardware_says, .timeout = 60)
 				event(&b, VM_INIT_DONE);
 				for (uint64_t p = 0; p < SOME; p++)
 					if (cca_law.states[t.state[p]].is == GFN_NORMAL)
-						t.state[p] = cca_law.rest[GFN_SECURE_OUT];
+						t.state[p] =
+							(uint8_t)arch_page_after(&cca_law, t.state[p], GFN_SECURE_OUT);
 			}
-			if (first + count > SOME || !tell(&t, vm, o, first, count))
+			if (first + count > SOME)
 				continue;
-			OK(&b, on_hardware(&b, o, first, count));
+			if (vm == VM_SECURE && draw(&seed, 4) == 0)
+				ask(&b, &t, first,
+				    &(struct backend_ripas){ GFN + first, count, draw(&seed, 2), false,
+							     draw(&seed, 6) });
+			else if (tell(&t, vm, o, first, count))
+				OK(&b, on_hardware(&b, o, first, count));
+			else
+				continue;
 			expect_told(&b, &t);
 			done++;
 		}

@@ -11,6 +11,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "engine/arch/law.h"
+
 /* The machines: one line each. */
 static const struct subject {
 	const struct machine_model *model;
@@ -41,11 +43,13 @@ struct page {
 	bool there;
 	enum gfn_state state;
 	uint64_t pfn;
+	bool empty; /* RIPAS */
 };
 struct guest {
 	bool there;
 	enum vm_state state;
 	bool has_slot[SLOTS];
+	bool plan[PAGES_MAX]; /* EMPTY from the next init_start on */
 	struct page at[PAGES_MAX];
 };
 
@@ -94,9 +98,25 @@ struct seen {
 	uint64_t next;
 };
 
+static const struct arch_law *law_of(const struct world *w)
+{
+	enum arch arch;
+
+	return arch_from_name(w->subject->model->arch, &arch) ? arch_laws[arch] : NULL;
+}
+
+static bool says(const struct world *w, const struct backend_run *run, const char *ripas)
+{
+	const struct arch_law *law = law_of(w);
+	unsigned at = run->arch ? run->arch - 1 : law->rest[run->state];
+
+	return strstr(law->states[at].name, ripas);
+}
+
 static bool see_run(void *ctx, const struct backend_run *run)
 {
 	struct seen *s = ctx;
+	bool empty = says(s->w, run, "EMPTY");
 
 	cr_assert(run->count && run->gfn >= s->next && run->gfn + run->count <= s->w->shape->pages,
 		  "%s: run at %" PRIu64, s->w->log, run->gfn);
@@ -108,6 +128,8 @@ static bool see_run(void *ctx, const struct backend_run *run)
 
 		cr_assert(p->there && p->state == run->state, "%s: VM %d GFN %" PRIu64 " is %d, not %d", s->w->log,
 			  s->vm, s->next, run->state, p->state);
+		cr_assert(empty == p->empty, "%s: VM %d GFN %" PRIu64 " is%s EMPTY", s->w->log, s->vm, s->next,
+			  empty ? "" : " not");
 		cr_assert(run->state != GFN_SECURE_RESIDENT || pfn == p->pfn,
 			  "%s: VM %d GFN %" PRIu64 " is on %" PRIu64 ", not %" PRIu64, s->w->log, s->vm, s->next, pfn,
 			  p->pfn);
@@ -223,8 +245,9 @@ static void put_slot(const struct world *w, struct guest *g, size_t i, bool ther
 	const struct slot *s = &w->shape->slots[i];
 
 	g->has_slot[i] = there;
+	memset(g->plan + s->base, 0, s->pages * sizeof *g->plan);
 	for (uint64_t gfn = s->base; gfn < s->base + s->pages; gfn++)
-		g->at[gfn] = (struct page){ there, g->state == VM_SECURE ? GFN_SECURE_OUT : GFN_NORMAL, 0 };
+		g->at[gfn] = (struct page){ there, g->state == VM_SECURE ? GFN_SECURE_OUT : GFN_NORMAL, 0, false };
 }
 
 static void do_create(struct world *w, int vm)
@@ -278,7 +301,11 @@ static void do_event(struct world *w, int vm)
 
 		if (next != g->state && does[e] != GFN_OP_COUNT && !gfn_step(p->state, does[e], &p->state))
 			cr_assert_fail("%s", w->log);
+		if (next != g->state && next != VM_SECURE)
+			p->empty = next == VM_TRANSIENT && g->plan[gfn];
 	}
+	if (next == VM_TRANSIENT)
+		memset(g->plan, 0, sizeof g->plan);
 	g->state = next;
 	check_stuck(w, &before);
 }
@@ -373,7 +400,8 @@ static void assign(struct world *w, int vm, uint64_t gfn, uint64_t count, const 
 		return;
 	}
 	for (uint64_t i = 0; i < count; i++)
-		g->at[gfn + i] = (struct page){ true, GFN_SECURE_RESIDENT, pfns[i] };
+		g->at[gfn + i] = (struct page){ true, GFN_SECURE_RESIDENT, pfns[i],
+						g->at[gfn + i].empty && g->state == VM_SECURE };
 	came_out(w, w->b->ops->page_in(w->b, &id, gfn, count, pfns, &w->err), PW_OK, "page_in again");
 }
 
@@ -396,23 +424,48 @@ static void do_page_in(struct world *w, int vm)
 		w->b->ops->unreserve(w->b, &id, gfn, count, pfns);
 }
 
+/* What a guest gives up or asks for, and what is said of it before its launch. */
+static void do_ripas(struct world *w, int vm)
+{
+	struct guest *g = &w->vms[vm];
+	struct pw_uuid id = id_of(vm);
+	struct backend_ripas what = { .ram = draw(w, 2), .keep = draw(w, 4) == 0 };
+	uint64_t done, most;
+	enum pw_status due;
+
+	draw_range(w, &what.gfn, &what.count);
+	what.accept = draw(w, 2) ? what.count : draw(w, what.count + 1);
+	most = g->state == VM_NORMAL || what.accept > what.count ? what.count : what.accept;
+	due = due_of(w, g, GFN_OP_COUNT, what.gfn, what.count);
+	if (due == PW_OK && g->state == VM_TRANSIENT)
+		due = PW_CONFLICT;
+	if (!came_out(w, w->b->ops->set_ripas(w->b, &id, &what, &done, &w->err), due, what.ram ? "RAM" : "EMPTY"))
+		return;
+	cr_assert(done == most || (what.keep && done < most), "%s: %" PRIu64 " pages", w->log, done);
+	for (uint64_t i = what.gfn; i < what.gfn + done; i++)
+		*(g->state == VM_NORMAL ? &g->plan[i] : &g->at[i].empty) = !what.ram;
+}
+
 static bool see_unrest(void *ctx, const struct backend_run *run)
 {
-	*(bool *)ctx |= run->arch != 0;
+	struct seen *s = ctx;
+
+	if (run->arch != 0 && !says(s->w, run, "EMPTY"))
+		s->next++;
 	return true;
 }
 
-/* Only a machine all of whose pages are in their architecture's state at rest can be told in fewer ops. */
+/* Only a machine all of whose pages are in their architecture's state at rest, or EMPTY, can be told in fewer ops. */
 static bool is_at_rest(struct world *w)
 {
-	bool unrest = false;
+	struct seen unrest = { .w = w };
 
 	for (int vm = 0; vm < VMS; vm++) {
 		struct pw_uuid id = id_of(vm);
 
 		(void)!w->b->ops->read_state(w->b, &id, 0, TREE_PAGES, see_unrest, &unrest, &w->err);
 	}
-	return !unrest;
+	return unrest.next == 0;
 }
 
 static void do_reopen(struct world *w)
@@ -431,7 +484,7 @@ static void step(struct world *w)
 {
 	int vm = (int)draw(w, VMS);
 
-	switch (draw(w, 24)) {
+	switch (draw(w, 26)) {
 	case 0:
 	case 1: do_create(w, vm); break;
 	case 2:
@@ -455,6 +508,11 @@ static void step(struct world *w)
 	case 17:
 		if (draw(w, 3) == 0)
 			do_reopen(w);
+		break;
+	case 18:
+	case 19:
+		if (w->b->ops->set_ripas)
+			do_ripas(w, vm);
 		break;
 	default: do_page_in(w, vm); break;
 	}

@@ -336,7 +336,7 @@ enum cli_exit cli_fence(struct cli *c)
 	if (code != CLI_DONE)
 		return code;
 	cli_path_set(&path, "/v1/hosts/%s/fence", host);
-	return call_and_print(c, "POST", path.text, json_object());
+	return call_and_print(c, "POST", path.text, json_pack("{s:b}", "force", !!c->option[OPTION_FORCE]));
 }
 
 /* quarantine HOST add|release PFN */

@@ -51,7 +51,7 @@ struct empty_body { /* "" or {}: verify */
 CODEC_DECODER(empty);
 
 struct fence_body { /* POST /v1/hosts/{host}/fence; "" is {} */
-	bool force; /* said or not: a fence is an admin's word that the host is powered off */
+	bool force; /* although the host's lease lives */
 };
 CODEC_DECODER(fence);
 

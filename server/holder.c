@@ -3,6 +3,7 @@
  * which is for hosts that are powered off. Everybody else asks for an operation, which the host's agent carries out.
  * Nothing here changes state; what a request may not do is answered.
  */
+#include <stdio.h>
 #include <string.h>
 
 #include "server/service_impl.h"
@@ -50,20 +51,32 @@ bool holder_is_sound(struct request *r, const struct vm *vm, const struct holder
 	return !by->boot_id || host_is_held(r, vm->host, by->boot_id, by->epoch);
 }
 
-bool holder_may_release(const struct service *sv, struct request *r, const struct vm *vm, const struct holder *by,
-			const char *instead)
+static bool refuse_alive(struct request *r, const struct host *h, const char *instead)
 {
 	char host[PW_UUID_TEXT];
 	struct refusal why;
 
-	if (by->boot_id || by->force || !host_is_alive(sv, vm->host))
-		return true;
-	pw_uuid_format(&vm->host->id, host);
-	(void)refuse(&why, PROBLEM_HOST_ALIVE,
-		     "host %s is alive and may have this: ask for operation %s, name the host's boot_id and epoch, or "
-		     "force it if the host is powered off",
-		     host, instead);
-	why.host = vm->host->id;
+	pw_uuid_format(&h->id, host);
+	(void)refuse(&why, PROBLEM_HOST_ALIVE, "host %s is alive%s, or force it if the host is powered off", host,
+		     instead);
+	why.host = h->id;
 	answer_refusal(r, &why);
 	return false;
+}
+
+bool holder_may_release(const struct service *sv, struct request *r, const struct vm *vm, const struct holder *by,
+			const char *instead)
+{
+	char advice[128];
+
+	if (by->boot_id || by->force || !host_is_alive(sv, vm->host))
+		return true;
+	snprintf(advice, sizeof advice, " and may have this: ask for operation %s, name the host's boot_id and epoch",
+		 instead);
+	return refuse_alive(r, vm->host, advice);
+}
+
+bool fence_allowed(const struct service *sv, struct request *r, const struct host *h, bool force)
+{
+	return force || !host_is_alive(sv, h) || refuse_alive(r, h, " and may run VMs: wait until its lease has ended");
 }

@@ -507,6 +507,7 @@ void hosts_tick(struct service *sv)
 
 void host_fence_act(struct service *sv, struct request *r)
 {
+	const struct fence_body *b = &((struct fence_job *)r->job)->b;
 	struct host *h = arg_host(sv, r, 0);
 	struct refusal why;
 	struct vm **vms;
@@ -519,6 +520,8 @@ void host_fence_act(struct service *sv, struct request *r)
 		answer_host(sv, r, 200, h);
 		return;
 	}
+	if (!fence_allowed(sv, r, h, b->force))
+		return;
 	vms = vms_to_reset(sv, h, &n);
 	if (!vms || ledger_host_fence(sv->ledger, h, &why) != PROBLEM_NONE || unknown_forget(sv, &h->id) != PW_OK ||
 	    !touch(sv, &h->revision, next_revision(sv)))

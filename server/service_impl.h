@@ -270,6 +270,8 @@ bool holder_is_sound(struct request *r, const struct vm *vm, const struct holder
 /* May it release what hardware may have? 409 host-alive; `instead` is the kind of operation to ask for. */
 bool holder_may_release(const struct service *sv, struct request *r, const struct vm *vm, const struct holder *by,
 			const char *instead) PW_MUST_CHECK;
+/* May an admin say that the host is powered off? 409 host-alive while its lease lives, unless forced. */
+bool fence_allowed(const struct service *sv, struct request *r, const struct host *h, bool force) PW_MUST_CHECK;
 
 struct host_note *host_note(const struct host *h);
 const char *host_state(const struct service *sv, const struct host *h, int64_t monotonic_ms);

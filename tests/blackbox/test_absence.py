@@ -449,10 +449,7 @@ class Evidence(Fleet):
                 host.boot = new_id()
                 host.register()
             else:
-                answer = self.admin.post(host.path + "/fence")
-                if answer.status == 409:
-                    answer = self.admin.post(host.path + "/fence", {"force": True})
-                self.assert_ok(answer)
+                self.assert_ok(self.admin.post(host.path + "/fence", {"force": True}))
             self.assertEqual(self.admin.items("/v1/unknown-vms?host=" + host.id), [], end)
 
 

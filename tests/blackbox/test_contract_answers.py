@@ -47,7 +47,7 @@ class World:
 
 
 def fenced(world):
-    answer = world.admin.post(world.host.path + "/fence", {})
+    answer = world.admin.post(world.host.path + "/fence", {"force": True})
     assert answer.status == 200, answer
 
 
@@ -125,7 +125,7 @@ class Holders(Case):
         body = dict(first.current(), batch_seq=5, items=[one.item("page_in", 1, 1, 7, pool=pool)])
         key = {"Idempotency-Key": new_id()}
         self.accepted(self.admin.post(first.path + "/transitions", body, headers=key))
-        self.assert_ok(self.admin.post(first.path + "/fence", {}))
+        self.assert_ok(self.admin.post(first.path + "/fence", {"force": True}))
         self.accepted(second.send(two.item("page_in", 1, 1, 7, pool=pool)))
         for headers in (key, None):
             self.assert_problem(self.admin.post(first.path + "/transitions", body, headers=headers), 409, "host-fenced")
@@ -150,7 +150,8 @@ class Holders(Case):
 
     def test_an_admin_who_names_no_holder_is_answered_again(self):
         world = World(self)
-        for path, body in ((world.vm.path + "/lifecycle", {"event": "init_done"}), (world.host.path + "/fence", {}),
+        for path, body in ((world.vm.path + "/lifecycle", {"event": "init_done"}),
+                           (world.host.path + "/fence", {"force": True}),
                            (world.host.path + "/quarantine", {"items": [{"pool": "local", "pfn": 4, "count": 1, "reason": "so"}]})):
             with self.subTest(path=path):
                 key = {"Idempotency-Key": new_id()}
@@ -200,7 +201,7 @@ class Numbers(Case):
     def test_another_epoch_is_another_body(self):
         self.accepted(self.claim(1, 5))
         old = dict(self.host.current(), items=[self.vm.item("page_in", 1, 1, 1)], batch_seq=5)
-        self.assert_ok(self.admin.post(self.host.path + "/fence", {}))
+        self.assert_ok(self.admin.post(self.host.path + "/fence", {"force": True}))
         self.host.register()
         self.vm.must("init_start")
         self.assert_problem(self.admin.post(self.host.path + "/transitions", old), 409, "host-fenced")

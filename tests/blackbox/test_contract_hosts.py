@@ -150,7 +150,7 @@ class Fence(Case):
         self.accepted(host.send(vm.item("page_in", 0, 2, 0), vm.item("page_in", 10, 2, 0, pool=name)))
         self.accepted(peer.send(untouched.item("page_in", 0, 2, 8, pool=name)))
         epoch = host.epoch
-        fenced = self.assert_ok(self.admin.post(host.path + "/fence", {}))
+        fenced = self.assert_ok(self.admin.post(host.path + "/fence", {"force": True}))
         self.assertEqual((fenced["state"], fenced["epoch"]), ("fenced", epoch + 1))
         self.assertEqual(host.frames(), [])
         self.assertEqual([r["vm"] for r in self.admin.get(f"/v1/pools/{name}/frames?pfn=0&count=64")["items"]],
@@ -160,6 +160,19 @@ class Fence(Case):
         self.assert_problem(host.send(vm.item("share")), 409, "host-fenced")
         back = host.register()
         self.assertEqual((back["state"], back["epoch"]), ("up", epoch + 1))
+
+    def test_of_a_host_whose_lease_lives_wants_force(self):
+        host = Host(self.admin)
+        vm = Vm(host, state="secure")
+        self.accepted(host.send(vm.item("page_in", 0, 2, 0)))
+        for body in (None, {}, {"force": False}):
+            refused = self.admin.post(host.path + "/fence", body)
+            self.assert_problem(refused, 409, "host-alive")
+            self.assertEqual(refused["host"], host.id)
+            self.assertEqual((len(host.frames()), vm.get()["state"]), (1, "secure"))
+        self.assert_ok(self.admin.post(host.path + "/heartbeat", host.current()))
+        self.assert_ok(self.admin.post(host.path + "/fence", {"force": True}))
+        self.assert_ok(self.admin.post(host.path + "/fence", {}))  # it is fenced already
 
     def test_is_for_admins(self):
         host = Host(self.admin)

@@ -222,7 +222,7 @@ class Vcpus(Case):
             self.host.register()
 
         def fence():
-            self.assert_ok(self.admin.post(self.host.path + "/fence", {}))
+            self.assert_ok(self.admin.post(self.host.path + "/fence", {"force": True}))
             self.host.register()
 
         for fall in (lambda: self.vm.must("terminate"), reboot, fence):

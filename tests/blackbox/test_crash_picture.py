@@ -83,7 +83,7 @@ CHANGES = {
     "quarantine of bound frames of two VMs": lambda s: s.quarantine(110, 100),
     "a release from quarantine": lambda s: s.quarantine(901, 2, release=True),
     "a reboot": lambda s: s.reboot(),
-    "a fence": lambda s: s.admin.post(s.host.path + "/fence"),
+    "a fence": lambda s: s.admin.post(s.host.path + "/fence", {"force": True}),
     "a new host": lambda s: Host(s.admin).register(),
     "a larger local pool": lambda s: s.admin.put(s.host.path, dict(s.host.body(), pools=[
         {"pool": "local", "base_pfn": 0, "frames": 1 << 21}])),

@@ -99,7 +99,7 @@ class World:
         fenced = Host(self.admin, name="fenced")
         lost = Vm(fenced, state="secure")
         self.accept(fenced.send(lost.item("page_in", 0, 4, 8)))
-        self.must(self.admin.post(fenced.path + "/fence"))
+        self.must(self.admin.post(fenced.path + "/fence", {"force": True}))
         self.vms.append(lost)
         self.must(self.admin.delete(Vm(fenced).path))
         second.backends = [{"arch": "snp", "kind": "emulated", "extra": [1, None, {"x": 0.5}]}]
@@ -229,7 +229,7 @@ class Leases(unittest.TestCase):
         admin = server.client()
         host, other = Host(admin), Host(admin)
         self.wait_for(admin, "host.unreachable", host)
-        self.assertEqual(admin.post(host.path + "/fence").status, 200)
+        self.assertEqual(admin.post(host.path + "/fence").status, 200)  # its lease is over: no force is needed
         self.wait_for(admin, "host.unreachable", other)
         while "host.back" not in self.feed(admin, other):
             other.register()

@@ -69,6 +69,7 @@ struct request {
 	struct request *next;  /* a link in one queue at a time */
 	int64_t deadline_ms;   /* monotonic; long polls. 0: not decided yet */
 	uint64_t registration; /* host_operations: the host's that it began under. 0: not decided yet */
+	bool settled;          /* what it asked for is done: only its answer is still to be kept, if it can be */
 	bool resumed;          /* the handler is called again after a wait */
 	/* Set by prepare where the body names a holder (boot_id, epoch): is he still the one? False: answered. A kept
 	 * answer is given again to him alone. NULL: what the answer speaks of is not taken away by a fence. */

@@ -283,6 +283,7 @@ enum handled backup_post(struct service *sv, struct request *r)
 	if (r->idempotency_key && !r->resumed)
 		return park_change(sv, r);
 	(void)backup(sv, r);
+	r->settled = r->response.status < 400;
 	return r->idempotency_key && r->response.status < 500 ? park_change(sv, r) : DONE;
 }
 

@@ -112,7 +112,7 @@ enum handled park_change(struct service *sv, struct request *r)
 	pthread_mutex_lock(&sv->mutex);
 	if (sv->draining) {
 		pthread_mutex_unlock(&sv->mutex);
-		return answer_stopping(r);
+		return r->settled ? DONE : answer_stopping(r);
 	}
 	first = !sv->queue.head;
 	list_push(&sv->queue, r);
@@ -309,7 +309,7 @@ void note_violation(struct service *sv, const struct request *r, const struct ho
  * late. */
 static bool is_known_still(const struct service *sv, struct request *r)
 {
-	if (pw_uuid_is_nil(&r->who.token) || index_find(&sv->tokens, &r->who.token))
+	if (r->settled || pw_uuid_is_nil(&r->who.token) || index_find(&sv->tokens, &r->who.token))
 		return true;
 	answer_unknown(r, "the bearer token was deleted");
 	return false;
@@ -393,14 +393,17 @@ static void group_refuse(struct service *sv, struct request *head, const struct 
 	bool memory = err->status == PW_NO_MEMORY;
 
 	for (struct request *r = head; sv->group_cut && r; r = r->next)
-		answer_problem(r, PROBLEM_NOT_READY, "nothing was changed: %s", err->msg);
+		if (!r->settled)
+			answer_problem(r, PROBLEM_NOT_READY, "nothing was changed: %s", err->msg);
 	if (sv->group_cut)
 		return;
 	if (!memory && !atomic_exchange(&sv->disk_refuses, true))
 		log_line(LOG_ERROR_, "the disk refuses changes", "error", err->msg, NULL);
 	metrics_count(COUNT_COMMIT_FAILURES, 1);
 	for (; head; head = head->next)
-		answer_problem(head, memory ? PROBLEM_NO_MEMORY : PROBLEM_STORAGE, "nothing was changed: %s", err->msg);
+		if (!head->settled)
+			answer_problem(head, memory ? PROBLEM_NO_MEMORY : PROBLEM_STORAGE, "nothing was changed: %s",
+				       err->msg);
 }
 
 /* The group is through: durable, or taken back. */
@@ -615,7 +618,8 @@ void service_drain(struct service *sv)
 static void refuse_all(struct request *head)
 {
 	for (struct request *r = head; r; r = r->next)
-		(void)answer_stopping(r);
+		if (!r->settled)
+			(void)answer_stopping(r);
 	resume_all(head);
 }
 

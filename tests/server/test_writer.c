@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "server/service_impl.h"
+#include "tests/lib/faulty_vfs.h"
 #include "tests/lib/store_dir.h"
 
 static struct service *sv;
@@ -52,12 +53,31 @@ static void look(struct service *s, struct request *r)
 	(void)answer_empty(r, 200);
 }
 
+/* As a backup: done before its answer is kept. */
+static enum handled do_and_keep(struct service *s, struct request *r)
+{
+	r->settled = true;
+	(void)answer_empty(r, 201);
+	return park_change(s, r);
+}
+
+static void act_not(struct service *s, struct request *r)
+{
+}
+
+static const struct route keeping = { .handle = do_and_keep, .act = act_not };
 static const struct route changing = { .handle = handle_change, .act = change };
 static const struct route looking = { .handle = handle_read, .act = look };
 
 static enum handled ask(struct request *r, const struct route *route)
 {
 	*r = (struct request){ .route = route, .path = "/", .body = "" };
+	return route->handle(sv, r);
+}
+
+static enum handled ask_with_key(struct request *r, const struct route *route)
+{
+	*r = (struct request){ .route = route, .path = "/", .body = "", .idempotency_key = "a key" };
 	return route->handle(sv, r);
 }
 
@@ -85,6 +105,7 @@ static void start(void)
 	sem_init(&begun, 0, 0);
 	sem_init(&go, 0, 0);
 	sem_init(&through, 0, 0);
+	faulty_vfs_install();
 	cr_assert_eq(service_open(&config, &sv, &err), PW_OK, "%s", err.msg);
 	cr_assert_eq(service_start(sv, &err), PW_OK, "%s", err.msg);
 }
@@ -185,4 +206,30 @@ Test(writer, a_stop_lets_finish_what_has_the_time)
 	cr_expect(says(&slow, 204, NULL) && says(&queued, 204, NULL));
 	cr_expect_eq(revision(), before + 2);
 	service_cut(sv);
+}
+
+Test(writer, what_is_done_is_answered_whether_or_not_the_answer_can_be_kept)
+{
+	struct request refused, slow, cut, late;
+
+	faulty_vfs_arm(FAULT_CHANGES, 1, SQLITE_IOERR, FAULT_FROM);
+	cr_assert_eq(ask_with_key(&refused, &keeping), PARKED);
+	sem_wait(&through);
+	cr_expect(faulty_vfs_disarm() && says(&refused, 201, NULL), "%u", refused.response.status);
+	while (sv->disk_refuses)
+		usleep(1000);
+
+	cr_assert_eq(ask(&slow, &changing), PARKED);
+	sem_wait(&begun);
+	cr_assert_eq(ask_with_key(&cut, &keeping), PARKED);
+	service_drain(sv);
+	cr_assert_eq(ask_with_key(&late, &keeping), DONE);
+	cr_expect(says(&late, 201, NULL));
+	service_cut(sv);
+	cr_expect(cut.resumed && says(&cut, 201, NULL));
+	sem_post(&go);
+	sem_wait(&through);
+	sem_wait(&through);
+	cr_expect(says(&slow, 503, NULL));
+	answer_drop(&slow);
 }

@@ -579,7 +579,7 @@ Test(http, giving_up_and_resuming_at_once_gives_one_answer_each)
 	}
 	http_quiesce(http);
 	pthread_mutex_lock(&service.lock);
-	service.parked = service.held; /* the service's thread resumes them while they are given up */
+	service.parked = all[0]; /* the service's thread resumes them while they are given up */
 	pthread_cond_signal(&service.wake);
 	pthread_mutex_unlock(&service.lock);
 	(void)http_give_up(http, PROBLEM_NOT_READY, "enough");

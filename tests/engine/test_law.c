@@ -100,6 +100,17 @@ Test(law, pages_move_as_transitions_move_them)
 				     "%d to %d", now, next);
 }
 
+/* GHCI and MNG.INIT of TDX: bit 47 or 51, by the width of GPAs. RMM A5.2.1: the highest of 32 to 48 bits of an IPA. */
+Test(law, only_tdx_and_cca_tell_aliases_by_an_address_bit)
+{
+	for (int a = 0; a < ARCH_COUNT; a++)
+		for (unsigned bit = 0; arch_laws[a] && bit < 64; bit++)
+			cr_expect_eq(arch_laws[a]->shared_bits >> bit & 1,
+				     (a == ARCH_TDX && (bit == 47 || bit == 51)) ||
+					     (a == ARCH_CCA && bit >= 31 && bit <= 47),
+				     "%s, bit %u", arch_name((enum arch)a), bit);
+}
+
 /* POWER's rows against the reference's table of GFN operations and sub-states. */
 Test(law, pef_moves_the_words_of_pfns)
 {

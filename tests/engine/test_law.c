@@ -83,6 +83,22 @@ Test(law, an_operation_between_two_states_names_no_frames)
 	cr_assert_null(arch_op_between(snp, running, normal, valid), "that takes a frame");
 }
 
+/* LAUNCH_UPDATE is over once the guest runs: what it left undone in the ledger has another way, of two operations. */
+Test(law, a_way_between_states_is_one_that_the_vms_state_has)
+{
+	const struct arch_law *snp = arch_laws[ARCH_SNP];
+	unsigned launching = arch_vm_rest(snp, VM_TRANSIENT), running = arch_vm_rest(snp, VM_SECURE);
+	unsigned pre = arch_state_find(snp, "Pre-Guest", GFN_SECURE_RESIDENT);
+	unsigned invalid = arch_state_find(snp, "Guest-Invalid", GFN_SECURE_RESIDENT);
+	unsigned valid = arch_state_find(snp, "Guest-Valid", GFN_SECURE_RESIDENT);
+
+	cr_assert_str_eq(arch_op_between(snp, launching, pre, valid)->name, "snp.launch_update");
+	cr_assert_str_eq(arch_op_between(snp, running, pre, valid)->name, "snp.page_reclaim");
+	cr_assert_eq(arch_op_between(snp, running, pre, valid)->next[pre], invalid);
+	cr_assert_str_eq(arch_op_between(snp, running, invalid, valid)->name, "snp.pvalidate");
+	cr_assert_null(arch_op_between(snp, launching, valid, valid), "there is nothing to do");
+}
+
 /* From the law's table, not from its code. */
 Test(law, pages_move_as_transitions_move_them)
 {

@@ -49,6 +49,7 @@ struct token {
 	uint8_t hash[STORE_HASH]; /* of the secret */
 	int64_t created_ms;
 	uint64_t revision;
+	struct token *leaving; /* the next one of service.leaving */
 };
 
 /* What the ledger does not know of a host: host->note. */
@@ -81,6 +82,7 @@ struct service {
 	struct pw_mem mem;
 	struct ledger *ledger;
 	struct index operations, tokens;
+	struct token *leaving;     /* deleted by the group in flight: valid until that is durable (L7) */
 	struct index vcpus;        /* of protected VMs: vcpus.c */
 	struct index ends;         /* of VMs and slots: ends.c */
 	bool restored_said;        /* ledger.restored, since this start */

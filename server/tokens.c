@@ -58,6 +58,8 @@ bool service_authenticate(struct service *sv, const char *secret, size_t len, st
 	if (!state_read_lock(sv))
 		return false;
 	t = index_find(&sv->tokens, &id);
+	for (const struct token *old = sv->leaving; !t && old; old = old->leaving)
+		t = pw_uuid_equal(&old->id, &id) ? old : NULL;
 	if (t && sodium_memcmp(t->hash, hash, sizeof hash) == 0) {
 		ok = true;
 		out->token = t->id;
@@ -105,17 +107,30 @@ enum pw_status token_add(struct service *sv, const struct token *t)
 	return PW_OK;
 }
 
+static void leave_no_more(struct service *sv, struct token *t)
+{
+	struct token **at = &sv->leaving;
+
+	while (*at != t)
+		at = &(*at)->leaving;
+	*at = t->leaving;
+}
+
 static void put_token_back(void *ctx, const void *args)
 {
 	struct token *t = *(struct token *const *)args;
 	struct service *sv = ctx;
 
+	leave_no_more(sv, t);
 	index_insert(&sv->tokens, &t->id, t);
 }
 
 static void forget_token(void *ctx, const void *args)
 {
-	free(*(struct token *const *)args);
+	struct token *t = *(struct token *const *)args;
+
+	leave_no_more(ctx, t);
+	free(t);
 }
 
 void token_remove(struct service *sv, struct token *t)
@@ -123,6 +138,8 @@ void token_remove(struct service *sv, struct token *t)
 	static const struct undo_ops removed = { .rollback = put_token_back, .commit = forget_token };
 
 	index_remove(&sv->tokens, &t->id);
+	t->leaving = sv->leaving;
+	sv->leaving = t;
 	undo_push(ledger_undo(sv->ledger), &removed, sv, &t, sizeof t);
 }
 

@@ -4,11 +4,13 @@
  */
 #include <criterion/criterion.h>
 #include <semaphore.h>
+#include <sodium.h>
 #include <sqlite3.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "server/routes.h"
 #include "server/service_impl.h"
 #include "tests/lib/faulty_vfs.h"
 #include "tests/lib/store_dir.h"
@@ -67,6 +69,7 @@ static void act_not(struct service *s, struct request *r)
 
 static const struct route keeping = { .handle = do_and_keep, .act = act_not };
 static const struct route changing = { .handle = handle_change, .act = change };
+static const struct route deleting = { .handle = handle_change, .act = token_delete_act };
 static const struct route looking = { .handle = handle_read, .act = look };
 
 static enum handled ask(struct request *r, const struct route *route)
@@ -119,6 +122,18 @@ static void finish(void)
 }
 TestSuite(writer, .init = start, .fini = finish, .timeout = 60);
 
+/* Until it is closed; the store waits for two seconds. */
+static sqlite3 *stall_commits(void)
+{
+	char path[sizeof dir + 16];
+	sqlite3 *other;
+
+	snprintf(path, sizeof path, "%s/journal.db", dir);
+	cr_assert_eq(sqlite3_open(path, &other), SQLITE_OK);
+	cr_assert_eq(sqlite3_exec(other, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
+	return other;
+}
+
 static void *look_later(void *request)
 {
 	cr_expect_eq(ask(request, &looking), DONE);
@@ -164,13 +179,9 @@ Test(writer, a_stop_in_the_middle_of_a_commit_cannot_know_how_it_ends)
 {
 	struct request slow, seen;
 	uint64_t before = revision();
-	char path[sizeof dir + 16];
-	sqlite3 *other;
+	sqlite3 *other = stall_commits();
 	const char *why;
 
-	snprintf(path, sizeof path, "%s/journal.db", dir);
-	cr_assert_eq(sqlite3_open(path, &other), SQLITE_OK);
-	cr_assert_eq(sqlite3_exec(other, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
 	sem_post(&go);
 	cr_assert_eq(ask(&slow, &changing), PARKED);
 	while (service_left(sv, &why) != PROBLEM_OUTCOME_UNKNOWN)
@@ -232,4 +243,47 @@ Test(writer, what_is_done_is_answered_whether_or_not_the_answer_can_be_kept)
 	sem_wait(&through);
 	cr_expect(says(&slow, 503, NULL));
 	answer_drop(&slow);
+}
+
+static bool is_known(const char *secret)
+{
+	struct principal who;
+
+	return service_authenticate(sv, secret, strlen(secret), &who);
+}
+
+Test(writer, a_token_is_valid_until_its_deletion_is_durable)
+{
+	char path[sizeof dir + 16], secret[128] = "", id[PW_UUID_TEXT];
+	struct request gone = { .route = &deleting, .path = "/", .body = "", .args = { id } };
+	struct pw_uuid uuid;
+	sqlite3 *other;
+	const char *why;
+	FILE *f;
+
+	snprintf(path, sizeof path, "%s/admin.token", dir);
+	f = fopen(path, "re");
+	cr_assert(f && fscanf(f, "%127s", secret) == 1);
+	fclose(f);
+	cr_assert_eq(sodium_hex2bin(uuid.b, sizeof uuid.b, secret + 2, 32, NULL, NULL, NULL), 0);
+	pw_uuid_format(&uuid, id);
+
+	faulty_vfs_arm(FAULT_CHANGES, 1, SQLITE_IOERR, FAULT_FROM);
+	cr_assert_eq(handle_change(sv, &gone), PARKED);
+	sem_wait(&through);
+	cr_expect(faulty_vfs_disarm() && says(&gone, 503, NULL));
+	cr_expect(is_known(secret), "its deletion was taken back");
+	answer_drop(&gone);
+	while (sv->disk_refuses)
+		usleep(1000);
+
+	other = stall_commits();
+	cr_assert_eq(handle_change(sv, &gone), PARKED);
+	while (service_left(sv, &why) != PROBLEM_OUTCOME_UNKNOWN)
+		usleep(1000);
+	cr_expect(is_known(secret), "the deletion may still be taken back");
+	sqlite3_close(other);
+	sem_wait(&through);
+	cr_expect(says(&gone, 204, NULL));
+	cr_expect(!is_known(secret));
 }

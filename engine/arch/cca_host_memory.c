@@ -360,12 +360,15 @@ static enum pw_status spare_out(struct cca_host_realm *r, uint64_t ipa, enum cca
 	return PW_OK;
 }
 
-/* The table that the guaranteed spare served as goes, and the spare is in again. */
+/* The table that the guaranteed spare served as goes, and the spare is in again. Folding keeps the RIPAS of what was
+ * below; RTT_DESTROY would make it DESTROYED, also where the realm gave the pages up. */
 static enum pw_status spare_back(struct cca_host_realm *r, uint64_t ipa, enum cca_host_code *code)
 {
 	struct cca_host *h = r->host;
-	enum pw_status st = CCA_HOST_RMI(h, CCA_RTT_DESTROY, r->rd, ipa, CCA_LEVELS - 1);
+	enum pw_status st = CCA_HOST_RMI(h, CCA_RTT_FOLD, r->rd, ipa, CCA_LEVELS - 1);
 
+	if (st == PW_OK && h->last.status == CCA_ERROR_RTT)
+		st = CCA_HOST_RMI(h, CCA_RTT_DESTROY, r->rd, ipa, CCA_LEVELS - 1);
 	if (st != PW_OK)
 		return st;
 	if (h->last.status != CCA_SUCCESS || h->last.out[CCA_OUT_RTT] != r->spare)

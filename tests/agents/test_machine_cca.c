@@ -737,6 +737,52 @@ Test(machine_cca, trails_tell_what_hardware_says, .timeout = 60)
 	cr_expect_gt(done, 1000, "only %u operations", done);
 }
 
+/* The guest hears how far its request went, and has none open after it. */
+Test(machine_cca, a_request_is_closed_when_it_is_served)
+{
+	struct backend_ripas what = { GFN, 8, true, false, 3 };
+	const struct cca_rec *rec;
+	uint64_t done;
+	struct bench b;
+
+	begin_active(&b);
+	rec = cca_rec_at(&b.k->m, ((struct cca_guest *)b.vm.guest)->r->recs[0]);
+	for (int ram = 0; ram < 2; ram++) {
+		what.ram = ram;
+		OK(&b, machine_cca.set_ripas(b.k, &b.vm, &what, &done, &b.err));
+		cr_expect_eq(done, 3);
+		cr_expect(!rec->ripas.open && !rec->running);
+	}
+	end(&b);
+}
+
+/* A large range costs its stretches: blocks stay blocks, or become them again. */
+Test(machine_cca, blocks_that_a_guest_gives_up_stay_blocks)
+{
+	struct backend_ripas what = { GFN, 4 * BLOCK, false, false, 4 * BLOCK };
+	uint64_t done;
+	struct bench b;
+
+	begin_active(&b);
+	OK(&b, page_in(&b, GFN, 4 * BLOCK, BASE));
+	OK(&b, machine_cca.set_ripas(b.k, &b.vm, &what, &done, &b.err));
+	cr_expect_eq(done, 4 * BLOCK);
+	expect(&b, GFN, 4 * BLOCK, GFN_SECURE_RESIDENT, BASE, "ASSIGNED/EMPTY");
+	cr_expect_eq(at_level(&b, GFN + BLOCK).level, 2);
+	what = (struct backend_ripas){ GFN + 3, 2, true, false, 2 };
+	OK(&b, machine_cca.set_ripas(b.k, &b.vm, &what, &done, &b.err));
+	cr_expect_eq(at_level(&b, GFN).level, 3);
+	what.ram = false;
+	OK(&b, machine_cca.set_ripas(b.k, &b.vm, &what, &done, &b.err));
+	cr_expect_eq(at_level(&b, GFN).level, 2, "folded again");
+	OK(&b, op(&b, GFN_PAGE_OUT, GFN, 4 * BLOCK));
+	expect(&b, GFN, 4 * BLOCK, GFN_SECURE_OUT, 0, "UNASSIGNED/EMPTY");
+	OK(&b, page_in(&b, GFN, 4 * BLOCK, BASE));
+	expect(&b, GFN, 4 * BLOCK, GFN_SECURE_RESIDENT, BASE, "ASSIGNED/EMPTY");
+	cr_expect_eq(at_level(&b, GFN).level, 2);
+	end(&b);
+}
+
 /* A gigabyte, in frames that follow each other. */
 Test(machine_cca, a_gigabyte_comes_in_milliseconds, .timeout = 60)
 {

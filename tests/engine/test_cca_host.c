@@ -497,6 +497,23 @@ Test(cca_host, a_ripas_change_goes_on_where_it_stands)
 	end(&s);
 }
 
+/* A block that the realm gave up is taken by the spare, and stays EMPTY: RTT_DESTROY would make it DESTROYED. */
+Test(cca_host, a_block_that_was_given_up_goes_and_stays_empty)
+{
+	struct site s;
+
+	begin(&s);
+	cr_assert_eq(DO(&s, map, s.r, 0, 2 * BLOCK), CCA_HOST_OK);
+	cr_assert_eq(at(&s, BLOCK).level, 2);
+	cr_assert_eq(at(&s, BLOCK).entry, CCA_ASSIGNED_EMPTY);
+	cr_expect_eq(DO(&s, unmap, s.r, BLOCK, 2 * BLOCK), CCA_HOST_OK);
+	cr_expect_eq(at(&s, BLOCK).entry, CCA_UNASSIGNED_EMPTY);
+	cr_expect_eq(at(&s, BLOCK).level, 2);
+	cr_expect(s.r->spare_is_in);
+	cr_expect_eq(DO(&s, realm_end, s.r), CCA_HOST_OK);
+	end(&s);
+}
+
 static void expect_clash(struct site *s, const char *alias, const char *ipa)
 {
 	struct pw_err err = { 0 };

@@ -1,6 +1,7 @@
 """CCA's RIPAS from end to end: what a launch says is no memory, what a guest gives up and asks for again, and that both
 survive page_in, kill -9 and a restart, on hardware and in the ledger alike."""
 import os
+import random
 import time
 import unittest
 
@@ -32,8 +33,8 @@ class Ripas(Case):
         self.assertEqual(done["state"], state, f"{kind}: {done}")
         return done
 
-    def launched(self, agent, **params):
-        slots = [{"slot": 0, "base_gfn": 0, "pages": PAGES}]
+    def launched(self, agent, pages=PAGES, **params):
+        slots = [{"slot": 0, "base_gfn": 0, "pages": pages}]
         vm = self.admin.post("/v1/vms", {"host": agent.host, "arch": "cca", "slots": slots})["id"]
         self.operate(vm, "launch", **params)
         return vm
@@ -204,6 +205,47 @@ class Ripas(Case):
                 self.expect(vm, 8, 2, "shared", False, "ASSIGNED_NS, UNASSIGNED/EMPTY")
                 self.expect(vm, 10, 6, "secure", False, "UNASSIGNED/EMPTY")
                 self.expect(vm, 16, PAGES - 16, "secure", True, "ASSIGNED/RAM")
+
+    def test_blocks_are_given_up_as_blocks(self):
+        agent = self.agent("blocks")
+        vm = self.launched(agent, 2048, ripas=[[0, 512, "EMPTY"]])
+        self.operate(vm, "page_in", gfn=0, count=1024)
+        self.expect(vm, 0, 512, "secure", True, "ASSIGNED/EMPTY")
+        self.operate(vm, "page_out", gfn=0, count=512)
+        self.served(agent, vm, 512, 1024, "EMPTY", "accept=700")
+        self.expect(vm, 0, 1212, "secure", False, "UNASSIGNED/EMPTY")
+        self.expect(vm, 1212, 836, "secure", True, "ASSIGNED/RAM")
+        self.assertEqual(self.bound(agent), 836)
+        self.assertEqual(agent.stop(), 0)
+        self.equal(agent)
+
+    def test_guests_operations_and_kills_at_random(self):
+        """What the ledger shows as EMPTY is what the guest gave up last and had an answer for, whatever came between."""
+        seed = int(os.environ.get("SEED", random.SystemRandom().randrange(1 << 32)))
+        rng, pages = random.Random(seed), 2048
+        print(f"{self.id()}: SEED={seed}", flush=True)
+        agent = self.agent("random")
+        vm = self.launched(agent, pages, resident=0.5, ripas=[[100, 600, "EMPTY"]])
+        empty = set(range(100, 700))
+        for _ in range(40):
+            gfn = rng.choice((rng.randrange(pages), rng.randrange(4) * 512))
+            count = min(pages - gfn, rng.choice((1, 5, 512, 1024)))
+            what = rng.choice(("EMPTY", "EMPTY", "RAM", "share", "unshare", "page_in", "page_out", "kill"))
+            if what == "kill":
+                agent.kill()
+                self.again(agent)
+            elif what in ("EMPTY", "RAM"):
+                self.served(agent, vm, gfn, count, what)
+                (empty.update if what == "EMPTY" else empty.difference_update)(range(gfn, gfn + count))
+            else:  # page_out of a shared page is refused
+                asked = self.admin.post(f"/v1/vms/{vm}/operations", {"kind": what, "params": {"gfn": gfn, "count": count}})
+                done = self.admin.get(f"/v1/operations/{asked['id']}?wait=30")
+                self.assertIn(done["state"], ("succeeded", "failed"), done)
+        self.assertEqual({gfn for gfn, page in self.states(vm).items() if "EMPTY" in page[2]}, empty)
+        self.assertEqual(self.bound(agent), sum(page[1] for page in self.states(vm).values()))
+        self.assertNotIn("a guest's RIPAS failed", agent.log())
+        self.assertEqual(agent.stop(), 0)
+        self.equal(agent)
 
 
 if __name__ == "__main__":

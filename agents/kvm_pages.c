@@ -476,8 +476,11 @@ enum pw_status pages_change(struct kvm_machine *m, enum gfn_op op, uint64_t gfn,
 enum pw_status pages_drop_slot(struct kvm_machine *m, struct kvm_memory *mem, struct pw_err *err)
 {
 	const struct slot *s = &mem->slot;
-	enum pw_status st = layout_hide(&m->layout, s->base, s->pages, err);
+	enum pw_status st =
+		arena_reserve(&m->host->arena); /* so that nothing fails once the guest has lost the pages */
 
+	if (!st)
+		st = layout_hide(&m->layout, s->base, s->pages, err);
 	if (!st)
 		st = set_entry(m, s->base, s->pages, 0);
 	if (st)

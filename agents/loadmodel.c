@@ -175,6 +175,8 @@ void load_vm_ended(struct load_vm *vm, const struct load_action *a, enum load_en
 	case OPERATION_UNSHARE: set_units(vm, a, a->resident ? UNIT_IN : UNIT_OUT); return;
 	case OPERATION_PAGE_IN: set_units(vm, a, UNIT_IN); return;
 	case OPERATION_PAGE_OUT: set_units(vm, a, UNIT_OUT); return;
+	case OPERATION_PLUG:
+	case OPERATION_UNPLUG:
 	case OPERATION_ADOPT:
 	case OPERATION_END: /* of VMs that are none of the load's */
 	case OPERATION_KIND_COUNT: return;

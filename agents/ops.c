@@ -638,10 +638,109 @@ static enum pw_status op_page_out(struct op_run *r)
 	return run_range(r, GFN_PAGE_OUT);
 }
 
+/* Slots. */
+
+static bool read_slot(const struct op_run *r, struct slot *out)
+{
+	uint64_t number;
+
+	*out = (struct slot){ 0 };
+	if (!json_u64_member(r->op->params, "slot", &number) || number > UINT32_MAX)
+		return false;
+	out->number = (uint32_t)number;
+	if (r->op->kind == OPERATION_UNPLUG)
+		return true;
+	return json_u64_member(r->op->params, "base_gfn", &out->base) &&
+	       json_u64_member(r->op->params, "pages", &out->pages) && out->base < TREE_PAGES && out->pages > 0 &&
+	       out->pages <= TREE_PAGES - out->base;
+}
+
+static bool ledger_has_slot(const struct op_run *r, uint32_t number)
+{
+	for (size_t i = 0; i < r->vm.slot_count; i++)
+		if (r->vm.slots[i].number == number)
+			return true;
+	return false;
+}
+
+/* The ledger as it is now. */
+static enum pw_status read_again(struct op_run *r)
+{
+	struct remote_vm fresh;
+	enum pw_status st = remote_vm_get(r->w, &r->op->vm, &fresh, r->t);
+
+	if (st != PW_OK)
+		return st;
+	remote_vm_release(&r->vm);
+	r->vm = fresh;
+	return PW_OK;
+}
+
+/* The ledger has the slot and hardware would not: it goes again. The reason stays in r->t. */
+static void plug_undo(struct op_run *r, uint32_t number)
+{
+	struct trouble t = { 0 };
+	enum pw_status st = r->b->ops->unmap_slot(r->b, &r->op->vm, number, &t.err);
+
+	if (st == PW_OK || st == PW_NOT_FOUND)
+		st = remote_slot_delete(r->w, &r->op->vm, number, &t);
+	if (st != PW_OK) {
+		alog(ALOG_ERROR, "a plug could not be undone", "slot %" PRIu32 ": %s", number, t.err.msg);
+		agent_want_resync(r->w->agent);
+	}
+	trouble_clear(&t);
+}
+
+/* The ledger first: it covers what hardware gets. A slot that was there before stays, whatever happens. */
+static enum pw_status op_plug(struct op_run *r)
+{
+	struct slot s;
+	bool was_there;
+	enum pw_status st;
+
+	if (!read_slot(r, &s))
+		return pw_fail(&r->t->err, PW_INVALID, "params needs slot, base_gfn and pages");
+	was_there = ledger_has_slot(r, s.number);
+	st = remote_slot_put(r->w, &r->op->vm, &s, r->t);
+	if (st != PW_OK || !r->on_hardware)
+		return st;
+	st = read_again(r);
+	if (st == PW_OK)
+		st = slots_agree(r->w, &r->op->vm, &r->vm, r->t);
+	if (st != PW_OK && !was_there)
+		plug_undo(r, s.number);
+	return st;
+}
+
+/* Hardware first: it gives up the pages, all or none; frames that it keeps are named; then the ledger releases. */
+static enum pw_status op_unplug(struct op_run *r)
+{
+	struct refusal why;
+	struct slot s;
+	enum pw_status st = PW_OK;
+
+	if (!read_slot(r, &s))
+		return pw_fail(&r->t->err, PW_INVALID, "params needs slot");
+	if (!ledger_has_slot(r, s.number) && !r->op->again) {
+		refuse(&why, PROBLEM_SLOT_NOT_FOUND, "the VM has no slot %" PRIu32, s.number);
+		return trouble_refuse(r->t, &why);
+	}
+	if (r->on_hardware)
+		st = r->b->ops->unmap_slot(r->b, &r->op->vm, s.number, &r->t->err);
+	if (st != PW_OK)
+		return st;
+	st = report_stuck(r->w, r->t);
+	if (st == PW_OK)
+		st = remote_slot_delete(r->w, &r->op->vm, s.number, r->t);
+	if (st != PW_OK && r->on_hardware)
+		agent_want_resync(r->w->agent); /* hardware is without it, and the ledger does not know yet */
+	return st;
+}
+
 static enum pw_status (*const table[OPERATION_KIND_COUNT])(struct op_run *r) = {
 	[OPERATION_LAUNCH] = op_launch,   [OPERATION_TERMINATE] = op_terminate, [OPERATION_SHARE] = op_share,
 	[OPERATION_UNSHARE] = op_unshare, [OPERATION_PAGE_IN] = op_page_in,     [OPERATION_PAGE_OUT] = op_page_out,
-	[OPERATION_ABORT] = op_abort,
+	[OPERATION_ABORT] = op_abort,     [OPERATION_PLUG] = op_plug,           [OPERATION_UNPLUG] = op_unplug,
 };
 
 /* VMs that this hardware has and the ledger does not own: an operator decides. */

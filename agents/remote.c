@@ -358,6 +358,20 @@ enum pw_status remote_adopt(struct worker *w, const struct backend_vm_spec *spec
 	return post(w, "/v1/vms", body, t);
 }
 
+/* A boot id is printable ASCII: what a query does not take as it is, is written as %XX. */
+static void escape(const char *text, char *out, size_t size)
+{
+	size_t n = 0;
+
+	for (; *text && n + 4 <= size; text++) {
+		bool plain = (*text >= '0' && *text <= '9') || (*text >= 'a' && *text <= 'z') ||
+			     (*text >= 'A' && *text <= 'Z') || strchr("-._~", *text);
+
+		n += (size_t)snprintf(out + n, size - n, plain ? "%c" : "%%%02X", (unsigned char)*text);
+	}
+	out[n] = '\0';
+}
+
 enum pw_status remote_slot_put(struct worker *w, const struct pw_uuid *vm, const struct slot *s, struct trouble *t)
 {
 	char path[128], text[PW_UUID_TEXT];
@@ -367,6 +381,25 @@ enum pw_status remote_slot_put(struct worker *w, const struct pw_uuid *vm, const
 	return send_body(w, "PUT", path,
 			 json_pack("{s:I, s:I}", "base_gfn", (json_int_t)s->base, "pages", (json_int_t)s->pages), NULL,
 			 t);
+}
+
+enum pw_status remote_slot_delete(struct worker *w, const struct pw_uuid *vm, uint32_t number, struct trouble *t)
+{
+	char path[400], text[PW_UUID_TEXT], boot_id[3 * BOOT_ID_MAX];
+	struct client_reply r = { 0 };
+	enum pw_status st;
+
+	pw_uuid_format(vm, text);
+	escape(w->agent->boot_id, boot_id, sizeof boot_id);
+	snprintf(path, sizeof path, "/v1/vms/%s/slots/%" PRIu32 "?boot_id=%s&epoch=%" PRIu64, text, number, boot_id,
+		 agent_epoch(w->agent));
+	st = remote_call(w, "DELETE", path, NULL, NULL, &r, t);
+	if (st != PW_OK && r.problem == PROBLEM_SLOT_NOT_FOUND) { /* gone already */
+		trouble_clear(t);
+		st = PW_OK;
+	}
+	client_reply_release(&r);
+	return st;
 }
 
 enum pw_status remote_unknown(struct worker *w, json_t *items, struct trouble *t)

@@ -61,6 +61,9 @@ enum pw_status remote_event_at(struct worker *w, const struct pw_uuid *vm, enum 
 enum pw_status remote_adopt(struct worker *w, const struct backend_vm_spec *spec, struct trouble *t) PW_MUST_CHECK;
 enum pw_status remote_slot_put(struct worker *w, const struct pw_uuid *vm, const struct slot *s,
 			       struct trouble *t) PW_MUST_CHECK;
+/* As the holder says it. A slot that is not there is gone: PW_OK. */
+enum pw_status remote_slot_delete(struct worker *w, const struct pw_uuid *vm, uint32_t number,
+				  struct trouble *t) PW_MUST_CHECK;
 /* items: all that this host has to report of unknown VMs; borrowed. */
 enum pw_status remote_unknown(struct worker *w, json_t *items, struct trouble *t) PW_MUST_CHECK;
 enum pw_status remote_result(struct worker *w, const char *operation, json_t *problem, struct trouble *t) PW_MUST_CHECK;

@@ -85,6 +85,8 @@ enum cli_exit cli_cancel(struct cli *c);
 enum cli_exit cli_unknown(struct cli *c);
 enum cli_exit cli_adopt(struct cli *c);
 enum cli_exit cli_end(struct cli *c);
+enum cli_exit cli_plug(struct cli *c);
+enum cli_exit cli_unplug(struct cli *c);
 enum cli_exit cli_lifecycle(struct cli *c);
 enum cli_exit cli_delete(struct cli *c);
 enum cli_exit cli_tokens(struct cli *c);

@@ -204,6 +204,38 @@ enum cli_exit cli_end(struct cli *c)
 
 /* VMs */
 
+static enum cli_exit ask_for_slot(struct cli *c, const char *kind, json_t *params)
+{
+	char vm[PW_UUID_TEXT];
+	enum cli_exit code = params ? cli_resolve(c, "vms", c->args[0], vm) : cli_no_memory();
+
+	if (code == CLI_DONE)
+		code = start_operation(c, vm, kind, params);
+	json_decref(params);
+	return code;
+}
+
+enum cli_exit cli_plug(struct cli *c)
+{
+	uint64_t slot, base, pages;
+
+	if (!cli_number("SLOT", c->args[1], CLI_PAGE, &slot) || !cli_number("BASE_GFN", c->args[2], CLI_PAGE, &base) ||
+	    !cli_number("PAGES", c->args[3], CLI_PAGE, &pages))
+		return CLI_USAGE;
+	return ask_for_slot(c, "plug",
+			    json_pack("{s:I, s:I, s:I}", "slot", (json_int_t)slot, "base_gfn", (json_int_t)base,
+				      "pages", (json_int_t)pages));
+}
+
+enum cli_exit cli_unplug(struct cli *c)
+{
+	uint64_t slot;
+
+	if (!cli_number("SLOT", c->args[1], CLI_PAGE, &slot))
+		return CLI_USAGE;
+	return ask_for_slot(c, "unplug", json_pack("{s:I}", "slot", (json_int_t)slot));
+}
+
 /* --boot-id and --epoch, which come together; the epoch is 0 without. The boot id needs no escapes. */
 static enum cli_exit read_holder(const struct cli *c, uint64_t *epoch)
 {

@@ -124,6 +124,8 @@ CODEC_DECODER(transitions);
 	X(OPERATION_PAGE_IN, "page_in")     \
 	X(OPERATION_PAGE_OUT, "page_out")   \
 	X(OPERATION_ABORT, "abort")         \
+	X(OPERATION_PLUG, "plug")           \
+	X(OPERATION_UNPLUG, "unplug")       \
 	X(OPERATION_ADOPT, "adopt")         \
 	X(OPERATION_END, "end")
 #define OPERATION_STATES(X)                 \

@@ -46,6 +46,10 @@ static const struct command {
 	  BIT(OPTION_HOST) | BIT(OPTION_WAIT), cli_adopt, REMOTE },
 	{ "end", "VM", "an unknown VM: its host ends the guest", 1, 1,
 	  BIT(OPTION_HOST) | BIT(OPTION_YES) | BIT(OPTION_WAIT), cli_end, REMOTE },
+	{ "plug", "VM SLOT BASE_GFN PAGES", "ask for a memory slot more: its host makes it", 4, 4, BIT(OPTION_WAIT),
+	  cli_plug, REMOTE },
+	{ "unplug", "VM SLOT", "ask for a memory slot less: its host empties it first", 2, 2, BIT(OPTION_WAIT),
+	  cli_unplug, REMOTE },
 	{ "lifecycle", "VM EVENT",
 	  "start, init_start, init_done, init_abort or terminate: facts, for who runs the hardware", 2, 2,
 	  BIT(OPTION_FORCE) | BIT(OPTION_BOOT_ID) | BIT(OPTION_EPOCH), cli_lifecycle, REMOTE },
@@ -195,7 +199,7 @@ static void print_bash(void)
 		printf(" %s", commands[i].name);
 	print_words(NULL);
 	puts("\" ;;\n\tesac\n\tif [[ $cur != -* ]]; then\n\t\tcase $cmd in\n"
-	     "\t\tvms|gfns|history|vcpu|digests|operations|lifecycle|delete) words=$(pagewarden vms 2>/dev/null | cut -f1,2) ;;\n"
+	     "\t\tvms|gfns|history|vcpu|digests|operations|plug|unplug|lifecycle|delete) words=$(pagewarden vms 2>/dev/null | cut -f1,2) ;;\n"
 	     "\t\tadopt|end) words=$(pagewarden unknown 2>/dev/null | cut -f1) ;;\n"
 	     "\t\thosts|frames|who-owns|fence|quarantine) words=$(pagewarden hosts 2>/dev/null | cut -f1,2) ;;\n"
 	     "\t\treplay) COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n"

@@ -1,3 +1,4 @@
+#include <stdio.h>
 #include <string.h>
 
 #include "engine/ledger_impl.h"
@@ -331,6 +332,19 @@ static enum pw_problem check_slot(struct target *t, const struct gfn_run *r, str
 	return PROBLEM_NONE;
 }
 
+/* The slot is known. A slot that is leaving gets no frames. */
+static enum pw_problem check_leaving(struct target *t, const struct gfn_run *r, struct refusal *why)
+{
+	if (!t->item->framed || t->item->decided || !vm_slot_is_leaving(t->vm, t->slot->number))
+		return PROBLEM_NONE;
+	refuse_gfn(t, PROBLEM_GFN_TRANSITION, r->gfn, tree_get(&t->vm->pages, r->gfn), why);
+	if (why)
+		snprintf(why->detail, sizeof why->detail,
+			 "GFN %" PRIu64 " is in slot %" PRIu32 ", which is leaving: operation unplug is running",
+			 r->gfn, t->slot->number);
+	return PROBLEM_GFN_TRANSITION;
+}
+
 static enum pw_problem check_gfns(struct target *t, const struct gfn_run *r, struct refusal *why)
 {
 	for (uint64_t at = r->gfn; at < r->gfn + r->count;) {
@@ -439,6 +453,8 @@ static enum pw_problem apply_run(struct ledger *l, struct target *t, const struc
 {
 	enum pw_problem p = check_slot(t, r, why);
 
+	if (p == PROBLEM_NONE && t->vm->leaving)
+		p = check_leaving(t, r, why);
 	if (p == PROBLEM_NONE && r->count == 1 && !t->item->framed && apply_page(l, t, r->gfn, changed))
 		return PROBLEM_NONE;
 	if (p == PROBLEM_NONE)
@@ -462,6 +478,10 @@ static enum pw_problem check_vm_state(const struct target *t, struct refusal *wh
 			      item_op_name(it));
 	if (it->decided)
 		return PROBLEM_NONE;
+	if (it->framed && vm->leaving && vm->leaving->op)
+		return refuse(why, PROBLEM_VM_TRANSITION,
+			      "%s claims frames for a VM that is leaving: operation %s is running", item_op_name(it),
+			      vm->leaving->op);
 	if (it->vm_op && it->vm_op->next[vm->arch_state] == ARCH_REFUSED)
 		rule = it->vm_op->rule;
 	else if (it->arch_op && !arch_op_fits_vm(it->arch_op, vm->arch_state))

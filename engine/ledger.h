@@ -81,6 +81,13 @@ struct vm_counts {
 	uint64_t pages[GFN_STATE_COUNT]; /* indexed by gfn_state; of all slots */
 };
 
+/* What of a VM is going: its pages keep their frames, and get no others. */
+struct vm_leaving {
+	const char *op; /* static text: the operation that ends the whole VM; NULL: none does */
+	size_t n;       /* slots that an operation unplug takes away */
+	uint32_t slots[];
+};
+
 struct vm {
 	struct pw_uuid id;
 	char name[HOST_NAME_MAX_];
@@ -90,7 +97,8 @@ struct vm {
 	uint8_t arch_state; /* its architecture's (engine/arch/law.h: vm_states); nothing while it is normal */
 	bool on_hardware;   /* hardware may have it: since its start, or the handing out of its launch; always if not
 			       normal */
-	uint64_t epoch;     /* from 1; grows whenever the VM falls back to normal */
+	struct vm_leaving *leaving; /* the caller's; NULL: nothing is */
+	uint64_t epoch;             /* from 1; grows whenever the VM falls back to normal */
 	struct gfn_alias alias;
 	unsigned shared_bit; /* GPA bit, 0 without aliases */
 	struct slot *slots;  /* sorted by base */
@@ -200,6 +208,10 @@ enum pw_problem ledger_slot_delete(struct ledger *l, struct vm *vm, uint32_t num
 enum pw_problem ledger_vm_event(struct ledger *l, struct vm *vm, enum vm_event e, struct refusal *why) PW_MUST_CHECK;
 /* An agent was told to make the VM: hardware may have it from now on. *changed: it was not so before. */
 enum pw_problem ledger_vm_handed_out(struct ledger *l, struct vm *vm, bool *changed, struct refusal *why) PW_MUST_CHECK;
+bool vm_slot_is_leaving(const struct vm *vm, uint32_t number);
+/* Could the slot be put (ledger_slot_put)? *there: it is there already, just so. */
+enum pw_problem vm_slot_fits(const struct vm *vm, const struct slot *s, bool *there, struct refusal *why) PW_MUST_CHECK;
+bool vm_has_slot(const struct vm *vm, uint32_t number);
 /* Would the event release what hardware may have? */
 bool vm_event_releases(const struct vm *vm, enum vm_event e);
 struct vm *ledger_vm(const struct ledger *l, const struct pw_uuid *id); /* or NULL */

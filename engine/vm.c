@@ -340,21 +340,14 @@ static void slots_replace(struct ledger *l, struct vm *vm, struct slot *slots, s
 	vm->slot_count = count;
 }
 
-enum pw_problem ledger_slot_put(struct ledger *l, struct vm *vm, const struct slot *s, bool *created,
-				struct refusal *why)
+enum pw_problem vm_slot_fits(const struct vm *vm, const struct slot *s, bool *there, struct refusal *why)
 {
 	const struct slot *known = slot_by_number(vm, s->number);
-	size_t bytes = (vm->slot_count + 1) * sizeof *s;
 	enum pw_problem p = slot_check(s, vm->alias, why);
-	undo_mark mark = ledger_mark(l);
-	struct tree_run fresh = { s->base, s->pages, 0 };
-	struct slot *slots;
 
-	*created = false;
-	if (p != PROBLEM_NONE)
+	*there = p == PROBLEM_NONE && known && known->base == s->base && known->pages == s->pages;
+	if (p != PROBLEM_NONE || *there)
 		return p;
-	if (known && known->base == s->base && known->pages == s->pages)
-		return PROBLEM_NONE;
 	if (known)
 		return refuse(why, PROBLEM_SLOT_OVERLAP,
 			      "slot %" PRIu32 " exists with base_gfn %" PRIu64 " and pages %" PRIu64
@@ -362,6 +355,39 @@ enum pw_problem ledger_slot_put(struct ledger *l, struct vm *vm, const struct sl
 			      s->number, known->base, known->pages);
 	if (vm->slot_count >= VM_SLOTS_MAX)
 		return refuse(why, PROBLEM_LIMIT, "the VM has %d slots already", VM_SLOTS_MAX);
+	for (size_t i = 0; i < vm->slot_count; i++)
+		if (slots_overlap(&vm->slots[i], s))
+			return vm->slots[i].base <= s->base ? refuse_overlap(&vm->slots[i], s, why)
+							    : refuse_overlap(s, &vm->slots[i], why);
+	return PROBLEM_NONE;
+}
+
+bool vm_has_slot(const struct vm *vm, uint32_t number)
+{
+	return slot_by_number(vm, number) != NULL;
+}
+
+bool vm_slot_is_leaving(const struct vm *vm, uint32_t number)
+{
+	for (size_t i = 0; vm->leaving && i < vm->leaving->n; i++)
+		if (vm->leaving->slots[i] == number)
+			return true;
+	return false;
+}
+
+enum pw_problem ledger_slot_put(struct ledger *l, struct vm *vm, const struct slot *s, bool *created,
+				struct refusal *why)
+{
+	size_t bytes = (vm->slot_count + 1) * sizeof *s;
+	undo_mark mark = ledger_mark(l);
+	struct tree_run fresh = { s->base, s->pages, 0 };
+	struct slot *slots;
+	bool there;
+	enum pw_problem p = vm_slot_fits(vm, s, &there, why);
+
+	*created = false;
+	if (p != PROBLEM_NONE || there)
+		return p;
 	slots = pw_mem_alloc(l->mem, bytes);
 	if (!slots)
 		return refuse_memory(why, "adding the slot");

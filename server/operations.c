@@ -98,6 +98,7 @@ enum pw_status operation_add(struct service *sv, const struct operation *o, stru
 {
 	static const struct undo_ops made = { .rollback = unmake_operation };
 	struct undo *u = ledger_undo(sv->ledger);
+	undo_mark before = ledger_mark(sv->ledger);
 	struct operation *copy;
 
 	if (index_reserve(&sv->operations) != PW_OK || active_reserve(sv) != PW_OK ||
@@ -112,7 +113,10 @@ enum pw_status operation_add(struct service *sv, const struct operation *o, stru
 		active_add(sv, copy);
 	undo_push(u, &made, sv, &copy, sizeof copy);
 	*out = copy;
-	return PW_OK;
+	if (copy->state != OPERATION_RUNNING || !operation_is_end(copy->kind) || leaving_update(sv, &copy->vm) == PW_OK)
+		return PW_OK;
+	ledger_rollback(sv->ledger, before);
+	return PW_NO_MEMORY;
 }
 
 struct operation_undo {
@@ -137,13 +141,18 @@ enum pw_status operation_set(struct service *sv, struct operation *o, const stru
 	static const struct undo_ops changed = { .rollback = put_operation_back };
 	struct operation_undo old = { o, *o };
 	struct undo *u = ledger_undo(sv->ledger);
+	undo_mark before = ledger_mark(sv->ledger);
 
 	if (undo_reserve(u, UNDO_RECORD(sizeof old)) != PW_OK)
 		return PW_NO_MEMORY;
 	undo_push(u, &changed, sv, &old, sizeof old);
 	*o = *to;
 	active_sort(sv);
-	return PW_OK;
+	if (old.old.state == o->state || !operation_is_end(o->kind) || leaving_update(sv, &o->vm) == PW_OK)
+		return PW_OK;
+	o->problem = old.old.problem; /* the caller's still */
+	ledger_rollback(sv->ledger, before);
+	return PW_NO_MEMORY;
 }
 
 static void forget_operation(struct service *sv, size_t at)
@@ -278,15 +287,21 @@ static bool state_allows(struct request *r, const struct operation_body *b, cons
 {
 	struct refusal why;
 	enum vm_state next;
+	bool there;
 
-	if (b->kind != OPERATION_ABORT || vm_step(vm->state, VM_INIT_ABORT, &next))
-		return true;
-	(void)refuse(&why, PROBLEM_VM_TRANSITION, "abort of a VM that is %s: the lifecycle has no init_abort there",
-		     vm_state_name(vm->state));
-	why.vm_state = vm->state;
-	why.vm_event = VM_INIT_ABORT;
-	answer_refusal(r, &why);
-	return false;
+	if (b->kind == OPERATION_PLUG && vm_slot_fits(vm, &b->slot, &there, &why) != PROBLEM_NONE) {
+		answer_refusal(r, &why);
+	} else if (b->kind == OPERATION_UNPLUG && !vm_has_slot(vm, b->slot.number)) {
+		answer_problem(r, PROBLEM_SLOT_NOT_FOUND, "the VM has no slot %" PRIu32, b->slot.number);
+	} else if (b->kind == OPERATION_ABORT && !vm_step(vm->state, VM_INIT_ABORT, &next)) {
+		(void)refuse(&why, PROBLEM_VM_TRANSITION,
+			     "abort of a VM that is %s: the lifecycle has no init_abort there",
+			     vm_state_name(vm->state));
+		why.vm_state = vm->state;
+		why.vm_event = VM_INIT_ABORT;
+		answer_refusal(r, &why);
+	}
+	return !r->response.status;
 }
 
 /* Operations on VMs that hosts report as unknown: the ledger may have no such VM, or elsewhere. False: answered. */

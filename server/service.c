@@ -51,6 +51,8 @@ static void service_free(struct service *sv)
 	vcpus_release(sv);
 	ends_release(sv);
 	unknown_release(sv);
+	if (sv->ledger)
+		leaving_release(sv);
 	ledger_free(sv->ledger);
 	free(sv->quarantine);
 	free(sv->deleted_vms);

@@ -367,6 +367,10 @@ enum pw_status operation_set(struct service *sv, struct operation *o, const stru
 void operations_tick(struct service *sv, int64_t now_ms); /* forgets old finished ones */
 void operations_again(struct service *sv, const struct host *h);
 void operations_release(struct service *sv);
+/* leaving.c */
+bool operation_is_end(enum operation_kind kind); /* while it runs, what it is for is leaving */
+enum pw_status leaving_update(struct service *sv, const struct pw_uuid *vm) PW_MUST_CHECK; /* undoable */
+void leaving_release(struct service *sv);
 bool vm_has_active_operation(const struct service *sv, const struct pw_uuid *vm);
 /* Cancels what is pending or running for a VM that goes by force. False: out of memory. */
 bool operations_cancel(struct service *sv, const struct request *r, const struct pw_uuid *vm) PW_MUST_CHECK;

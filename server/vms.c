@@ -50,6 +50,8 @@ static void write_slots(struct jsonw *w, const struct vm *vm)
 		jsonw_m_u64(w, "base_gfn", vm->slots[i].base);
 		jsonw_m_u64(w, "pages", vm->slots[i].pages);
 		jsonw_m_str(w, "state", vm_state_name(vm->state)); /* L4: a slot's state mirrors its VM's */
+		if (vm_slot_is_leaving(vm, vm->slots[i].number))
+			jsonw_m_bool(w, "leaving", true);
 		jsonw_close(w, '}');
 	}
 	jsonw_close(w, ']');
@@ -80,6 +82,8 @@ void write_vm(struct jsonw *w, const struct service *sv, const struct vm *vm)
 	jsonw_m_str(w, "arch", arch_name(vm->arch));
 	jsonw_m_str(w, "state", vm_state_name(vm->state));
 	write_arch_state(w, vm);
+	if (vm->leaving && vm->leaving->op)
+		jsonw_m_bool(w, "leaving", true);
 	jsonw_m_bool(w, "on_hardware", vm->on_hardware);
 	jsonw_m_u64(w, "epoch", vm->epoch);
 	jsonw_m_u64(w, "page_shift", vm->host->page_shift);
@@ -493,9 +497,8 @@ enum pw_problem do_slot_delete(struct service *sv, struct vm *vm, uint32_t numbe
 
 static bool has_slot(struct request *r, const struct vm *vm, uint32_t number)
 {
-	for (size_t i = 0; i < vm->slot_count; i++)
-		if (vm->slots[i].number == number)
-			return true;
+	if (vm_has_slot(vm, number))
+		return true;
 	answer_problem(r, PROBLEM_SLOT_NOT_FOUND, "the VM has no slot %" PRIu32, number);
 	return false;
 }

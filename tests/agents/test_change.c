@@ -54,11 +54,16 @@ static struct pw_uuid id_of(int n)
 static json_t *vm_json(const struct vm *vm)
 {
 	char id[PW_UUID_TEXT], host[PW_UUID_TEXT];
+	json_t *slots = json_array();
 
 	pw_uuid_format(&vm->id, id);
 	pw_uuid_format(&vm->host->id, host);
-	return json_pack("{s:s, s:s, s:s, s:[{s:i, s:i, s:i}]}", "id", id, "host", host, "state",
-			 vm_state_name(vm->state), "slots", "slot", 0, "base_gfn", 0, "pages", PAGES);
+	for (size_t i = 0; i < vm->slot_count; i++)
+		json_array_append_new(slots, json_pack("{s:I, s:I, s:I}", "slot", (json_int_t)vm->slots[i].number,
+						       "base_gfn", (json_int_t)vm->slots[i].base, "pages",
+						       (json_int_t)vm->slots[i].pages));
+	return json_pack("{s:s, s:s, s:s, s:o}", "id", id, "host", host, "state", vm_state_name(vm->state), "slots",
+			 slots);
 }
 
 static json_t *problem_of(const struct refusal *why)
@@ -129,6 +134,35 @@ static char *take_event(const char *text, size_t len, int *status)
 	return out;
 }
 
+/* PUT and DELETE of a slot. A deletion is the holder's. */
+static char *take_slot(const char *head, const char *text, size_t len, int *status)
+{
+	const char *number = strstr(head, "/slots/") + strlen("/slots/");
+	bool put = strncmp(head, "PUT ", 4) == 0, created = false;
+	struct slot slot = { .number = (uint32_t)strtoul(number, NULL, 10) };
+	struct slot_body b = { 0 };
+	struct body *owner = NULL;
+	struct codec_fault why;
+	struct refusal refusal;
+	enum pw_problem p;
+	json_t *answer;
+	char *out;
+
+	cr_assert(!put || codec_slot(text, len, &b, &owner, &why), "%s: %s", why.pointer, why.detail);
+	cr_assert(put || strstr(head, "?boot_id=" BOOT "&epoch=1"), "%s", head);
+	slot.base = b.base;
+	slot.pages = b.pages;
+	p = put ? ledger_slot_put(t.ledger, t.vm, &slot, &created, &refusal)
+		: ledger_slot_delete(t.ledger, t.vm, slot.number, &refusal);
+	*status = p == PROBLEM_NONE ? (created ? 201 : 200) : p == PROBLEM_SLOT_NOT_FOUND ? 404 : 409;
+	ledger_commit(t.ledger);
+	answer = p == PROBLEM_NONE ? vm_json(t.vm) : problem_of(&refusal);
+	out = json_dumps(answer, 0);
+	json_decref(answer);
+	codec_release(owner);
+	return out;
+}
+
 static char *serve(const char *head, const char *body, size_t len, int *status)
 {
 	json_t *vm;
@@ -138,6 +172,8 @@ static char *serve(const char *head, const char *body, size_t len, int *status)
 		return take_batch(body, len, status);
 	if (strstr(head, "/lifecycle "))
 		return take_event(body, len, status);
+	if (strstr(head, "/slots/"))
+		return take_slot(head, body, len, status);
 	*status = 200;
 	vm = vm_json(t.vm);
 	out = json_dumps(vm, 0);
@@ -337,7 +373,7 @@ static struct run_list hardware_runs(void)
 	struct pw_err err;
 	struct backend *b = t.agent.backend;
 
-	cr_assert_eq(b->ops->read_state(b, &t.vm->id, 0, PAGES, add_run, &h, &err), PW_OK, "%s", err.msg);
+	cr_assert_eq(b->ops->read_state(b, &t.vm->id, 0, TREE_PAGES, add_run, &h, &err), PW_OK, "%s", err.msg);
 	return h;
 }
 
@@ -348,7 +384,7 @@ static void assert_agreement(void)
 	struct gfn_view v;
 	struct pw_err err;
 
-	for (uint64_t at = 0; vm_next_run(t.vm, at, PAGES, &v); at = v.gfn + v.count)
+	for (uint64_t at = 0; vm_next_run(t.vm, at, TREE_PAGES, &v); at = v.gfn + v.count)
 		cr_assert(run_list_add(
 			&l, &(struct backend_run){
 				    .gfn = v.gfn, .count = v.count, .state = v.state, .pfn = v.pfn, .arch = v.arch }));
@@ -606,6 +642,139 @@ Test(change, a_plain_launch_that_fails_leaves_nothing_behind)
 	trouble_clear(&trouble);
 	cr_assert_eq(operate(OPERATION_LAUNCH, "{\"plain\":true}", &trouble), PW_OK, "%s", trouble.err.msg);
 	cr_assert(is_on_hardware());
+	trouble_clear(&trouble);
+}
+
+static bool hardware_slot(void *ctx, const struct slot *s)
+{
+	*(unsigned *)ctx |= 1u << s->number;
+	return true;
+}
+
+/* The slots that ledger and hardware have, a bit each. */
+static unsigned ledger_slots(void)
+{
+	unsigned found = 0;
+
+	for (size_t i = 0; i < t.vm->slot_count; i++)
+		found |= 1u << t.vm->slots[i].number;
+	return found;
+}
+
+static unsigned hardware_slots(void)
+{
+	unsigned found = 0, shared_bit;
+	struct pw_err err = { 0 };
+
+	cr_assert_eq(
+		t.agent.backend->ops->read_slots(t.agent.backend, &t.vm->id, hardware_slot, &found, &shared_bit, &err),
+		PW_OK, "%s", err.msg);
+	return found;
+}
+
+#define PLUG   "{\"slot\":3,\"base_gfn\":1024,\"pages\":16}"
+#define UNPLUG "{\"slot\":3}"
+
+ParameterizedTestParameters(each_arch, a_slot_is_plugged_and_unplugged)
+{
+	static enum arch all[] = { ARCH_PEF, ARCH_TDX, ARCH_PKVM, ARCH_SNP, ARCH_CCA };
+
+	return cr_make_param_array(enum arch, all, PW_ARRAY_LEN(all));
+}
+
+ParameterizedTest(enum arch *arch, each_arch, a_slot_is_plugged_and_unplugged)
+{
+	struct trouble trouble = { 0 };
+
+	t.arch = *arch;
+	set_up();
+
+	make_agent(NULL);
+	cr_assert_eq(operate(OPERATION_LAUNCH, "{\"resident\":12}", &trouble), PW_OK, "%s", trouble.err.msg);
+	for (int round = 0; round < 2; round++) {
+		cr_assert_eq(operate(OPERATION_PLUG, PLUG, &trouble), PW_OK, "%s", trouble.err.msg);
+		cr_assert_eq(operate_again(OPERATION_PLUG, PLUG, &trouble), PW_OK, "%s", trouble.err.msg);
+		cr_assert(ledger_slots() == 9 && hardware_slots() == 9, "%u %u", ledger_slots(), hardware_slots());
+		assert_agreement();
+		cr_assert_eq(operate(OPERATION_PAGE_IN, "{\"gfn\":1024,\"count\":16}", &trouble), PW_OK, "%s",
+			     trouble.err.msg);
+		cr_assert_eq(t.vm->counts.pages[GFN_SECURE_RESIDENT], 28);
+		cr_assert_eq(operate(OPERATION_UNPLUG, UNPLUG, &trouble), PW_OK, "%s", trouble.err.msg);
+		cr_assert(ledger_slots() == 1 && hardware_slots() == 1, "%u %u", ledger_slots(), hardware_slots());
+		cr_assert_eq(t.vm->counts.pages[GFN_SECURE_RESIDENT], 12);
+		assert_agreement();
+		cr_assert_eq(operate_again(OPERATION_UNPLUG, UNPLUG, &trouble), PW_OK, "%s", trouble.err.msg);
+		cr_assert_eq(operate(OPERATION_UNPLUG, UNPLUG, &trouble), PW_CONFLICT, "never there");
+		cr_assert_str_eq(json_string_value(json_object_get(trouble.problem, "type")),
+				 "/problems/slot-not-found");
+		trouble_clear(&trouble);
+	}
+	cr_assert_eq(operate(OPERATION_PAGE_IN, "{\"gfn\":12,\"count\":20}", &trouble), PW_OK,
+		     "the frames are free: %s", trouble.err.msg);
+	cr_assert_eq(operate(OPERATION_TERMINATE, "{}", &trouble), PW_OK, "%s", trouble.err.msg);
+	trouble_clear(&trouble);
+	tear_down();
+}
+
+Test(change, a_plug_that_hardware_refuses_takes_the_slot_back)
+{
+	struct trouble trouble = { 0 };
+
+	make_agent("map_slot:2");
+	cr_assert_eq(operate(OPERATION_LAUNCH, "{\"resident\":12}", &trouble), PW_OK, "%s", trouble.err.msg);
+	cr_assert_eq(operate(OPERATION_PLUG, PLUG, &trouble), PW_BACKEND);
+	cr_assert(strstr(trouble.err.msg, "injected"), "%s", trouble.err.msg);
+	cr_assert(ledger_slots() == 1 && hardware_slots() == 1, "%u %u", ledger_slots(), hardware_slots());
+	assert_agreement();
+	trouble_clear(&trouble);
+	cr_assert_eq(operate(OPERATION_PLUG, PLUG, &trouble), PW_OK, "%s", trouble.err.msg);
+	assert_agreement();
+	trouble_clear(&trouble);
+}
+
+Test(change, a_plug_that_fails_leaves_a_slot_that_was_there_before)
+{
+	struct slot slot = { 3, 1024, 16 };
+	struct trouble trouble = { 0 };
+	struct refusal why;
+	bool created;
+
+	make_agent("map_slot:2");
+	cr_assert_eq(operate(OPERATION_LAUNCH, "{\"resident\":12}", &trouble), PW_OK, "%s", trouble.err.msg);
+	cr_assert_eq(ledger_slot_put(t.ledger, t.vm, &slot, &created, &why), PROBLEM_NONE);
+	cr_assert_eq(operate(OPERATION_PLUG, PLUG, &trouble), PW_BACKEND);
+	cr_assert_eq(ledger_slots(), 9, "it was not this plug that made it");
+	trouble_clear(&trouble);
+}
+
+Test(change, an_unplug_that_hardware_refuses_changes_nothing)
+{
+	struct trouble trouble = { 0 };
+	uint64_t before;
+
+	make_agent("unmap_slot:1");
+	cr_assert_eq(operate(OPERATION_LAUNCH, "{\"resident\":12}", &trouble), PW_OK, "%s", trouble.err.msg);
+	cr_assert_eq(operate(OPERATION_PLUG, PLUG, &trouble), PW_OK, "%s", trouble.err.msg);
+	cr_assert_eq(operate(OPERATION_PAGE_IN, "{\"gfn\":1024,\"count\":16}", &trouble), PW_OK, "%s", trouble.err.msg);
+	before = digest();
+	cr_assert_eq(operate(OPERATION_UNPLUG, UNPLUG, &trouble), PW_BACKEND);
+	cr_assert(ledger_slots() == 9 && hardware_slots() == 9 && digest() == before);
+	assert_agreement();
+	trouble_clear(&trouble);
+	cr_assert_eq(operate(OPERATION_UNPLUG, UNPLUG, &trouble), PW_OK, "%s", trouble.err.msg);
+	assert_agreement();
+	trouble_clear(&trouble);
+}
+
+Test(change, a_plug_of_a_vm_that_no_hardware_has_is_the_ledgers_alone)
+{
+	struct trouble trouble = { 0 };
+
+	make_agent(NULL);
+	cr_assert_eq(operate(OPERATION_PLUG, PLUG, &trouble), PW_OK, "%s", trouble.err.msg);
+	cr_assert(ledger_slots() == 9 && !is_on_hardware());
+	cr_assert_eq(operate(OPERATION_UNPLUG, UNPLUG, &trouble), PW_OK, "%s", trouble.err.msg);
+	cr_assert(ledger_slots() == 1 && !is_on_hardware());
 	trouble_clear(&trouble);
 }
 

@@ -38,6 +38,8 @@ static enum gfn_op op_of(const struct load_action *a)
 	case OPERATION_LAUNCH:
 	case OPERATION_TERMINATE:
 	case OPERATION_ABORT:
+	case OPERATION_PLUG:
+	case OPERATION_UNPLUG:
 	case OPERATION_ADOPT:
 	case OPERATION_END:
 	case OPERATION_KIND_COUNT: break;

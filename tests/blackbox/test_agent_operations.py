@@ -89,5 +89,111 @@ class Operations(OnAgents):
             self.operate(vm, "terminate")
 
 
+class Plugging(OnAgents):
+    """Memory that comes and goes while the VM runs."""
+
+    MORE = {"slot": 5, "base_gfn": 4096, "pages": 32}
+
+    def slots(self, vm):
+        return [(s["slot"], s["base_gfn"], s["pages"]) for s in self.admin.get("/v1/vms/" + vm)["slots"]]
+
+    def free(self, agent, vm):
+        """Frames that the ledger says are bound are those of the VM."""
+        return self.admin.get(f"/v1/hosts/{agent.host}")["frames_bound"] - self.pages(vm)[0]
+
+    def test_a_slot_comes_and_goes(self):
+        for agent in self.each_agent():
+            vm = self.vm(agent, (0, 64), (1024, 64))
+            self.operate(vm, "launch", resident=128, guest={"idle": True})
+            for _ in range(2):
+                self.operate(vm, "plug", **self.MORE)
+                self.assertEqual((self.slots(vm), self.pages(vm)), ([(0, 0, 64), (1, 1024, 64), (5, 4096, 32)], (128, 32, 0, 0)))
+                self.operate(vm, "plug", **self.MORE)  # it is there already
+                self.operate(vm, "page_in", gfn=4096, count=16)
+                self.operate(vm, "share", gfn=4112, count=8)
+                self.assertEqual(self.pages(vm), (144, 8, 8, 0))
+                self.operate(vm, "unplug", slot=5)
+                self.assertEqual((self.slots(vm), self.pages(vm)), ([(0, 0, 64), (1, 1024, 64)], (128, 0, 0, 0)))
+                self.assertEqual(self.free(agent, vm), 0)
+            self.operate(vm, "unplug", slot=1)
+            self.assertEqual((self.slots(vm), self.pages(vm)), ([(0, 0, 64)], (64, 0, 0, 0)))
+            other = self.vm(agent, (0, 64))
+            self.operate(other, "launch", resident=64, guest={"idle": True})  # takes frames that are free on hardware, too
+            self.assertEqual(self.admin.get(f"/v1/violations?host={agent.host}")["items"], [])
+            for one in (vm, other):
+                self.operate(one, "terminate")
+                self.assert_ok(self.admin.delete("/v1/vms/" + one), 204)
+
+    def test_what_can_be_seen_is_refused_when_asked(self):
+        for agent in self.each_agent():
+            vm = self.vm(agent, (0, 64))
+            self.assert_problem(self.ask(vm, "unplug", slot=7), 404, "slot-not-found")
+            for params in ({"slot": 1, "base_gfn": 63, "pages": 2}, {"slot": 0, "base_gfn": 64, "pages": 2}):
+                self.assert_problem(self.ask(vm, "plug", **params), 409, "slot-overlap")
+            self.operate(vm, "plug", **self.MORE)  # no hardware has the VM yet
+            self.operate(vm, "launch", resident=96, guest={"idle": True})
+            self.assertEqual(self.pages(vm), (96, 0, 0, 0))
+            self.operate(vm, "terminate")
+            self.operate(vm, "unplug", slot=5)
+            self.assertEqual(self.slots(vm), [(0, 0, 64)])
+
+    def test_a_plug_that_hardware_refuses_leaves_no_slot(self):
+        for arch in ARCHES:
+            agent = Agent(self, f"refuses-{arch}", arch)
+            agent.start("--fault", "map_slot:1")
+            agent.wait_ready()
+            vm = self.vm(agent)
+            self.operate(vm, "launch", resident=8)
+            failed = self.ended(vm, "plug", **self.MORE)
+            self.assertEqual((failed["state"], self.slots(vm)), ("failed", [(0, 0, 64)]), failed)
+            self.operate(vm, "plug", **self.MORE)
+            self.operate(vm, "terminate")
+            self.assertEqual(agent.stop(), 0)
+
+    def test_an_unplug_that_hardware_refuses_takes_nothing(self):
+        """A frame that firmware keeps: the slot stays whole, on both sides; the next attempt works."""
+        for arch in ARCHES:
+            agent = Agent(self, f"keeps-{arch}", arch)
+            agent.start("--fault", "frame:5")
+            agent.wait_ready()
+            vm = self.vm(agent, (0, 64), (1024, 64))
+            self.operate(vm, "launch", resident=128)
+            failed = self.ended(vm, "unplug", slot=1)
+            self.assertEqual((failed["state"], self.slots(vm), self.pages(vm)),
+                             ("failed", [(0, 0, 64), (1, 1024, 64)], (128, 0, 0, 0)), failed)
+            self.assertNotIn("leaving", self.admin.get("/v1/vms/" + vm)["slots"][1])
+            self.operate(vm, "page_out", gfn=1024, count=1)
+            self.operate(vm, "page_in", gfn=1024, count=1)
+            self.operate(vm, "unplug", slot=1)
+            self.assertEqual(self.pages(vm), (64, 0, 0, 0))
+            self.operate(vm, "terminate")
+            self.assertEqual(agent.stop(), 0)
+            found = agent.compare()
+            self.assertEqual((found["differences"], found["violations"]), (0, 0), found["text"])
+
+    def test_wherever_the_agent_dies_the_next_one_ends_it(self):
+        """kill -9 before and after hardware was asked."""
+        for arch in ARCHES:
+            for kind, fault in (("plug", "map_slot:1:crash"), ("plug", "map_slot:3:crash-after"),
+                                ("unplug", "unmap_slot:1:crash"), ("unplug", "unmap_slot:1:crash-after")):
+                with self.subTest(arch=arch, fault=fault):
+                    agent = Agent(self, f"dies-{arch}-{fault.replace(':', '-')}", arch)
+                    agent.start("--fault", fault)
+                    agent.wait_ready()
+                    vm = self.vm(agent, (0, 64), (1024, 64))
+                    self.operate(vm, "launch", resident=128)
+                    op = self.assert_ok(self.ask(vm, kind, **(self.MORE if kind == "plug" else {"slot": 1})), 202)["id"]
+                    agent.process.wait(WAIT_S)
+                    agent.start()
+                    done = self.assert_ok(self.admin.get(f"/v1/operations/{op}?wait=30"))
+                    self.assertEqual(done["state"], "succeeded", done)
+                    wanted = [(0, 0, 64), (1, 1024, 64), (5, 4096, 32)] if kind == "plug" else [(0, 0, 64)]
+                    self.assertEqual((self.slots(vm), self.free(agent, vm)), (wanted, 0))
+                    self.operate(vm, "terminate")
+                    self.assertEqual(agent.stop(), 0)
+                    found = agent.compare()
+                    self.assertEqual((found["differences"], found["violations"]), (0, 0), found["text"])
+
+
 if __name__ == "__main__":
     unittest.main()

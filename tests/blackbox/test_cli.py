@@ -99,6 +99,18 @@ class Cli(Case):
                      ("lifecycle", "x", "terminate", "--boot-id", "a b", "--epoch", "1"), ("delete", "x", *holder)):
             self.run_it(*args, code=USAGE)
 
+    def test_slots_are_plugged_and_unplugged(self):
+        host = Host(self.admin)
+        vm = Vm(host)
+        self.assertEqual(self.members("plug", vm.id, "3", "0x2000", "16")["kind"], "plug")
+        self.assertEqual(self.admin.items(vm.path + "/operations")[0]["params"], {"slot": 3, "base_gfn": 8192, "pages": 16})
+        self.assertEqual(self.members("unplug", vm.id, "0")["kind"], "unplug")
+        self.assertIn("slot-overlap", self.run_it("plug", vm.id, "3", "1", "1", code=REFUSED).stderr)
+        self.run_it("unplug", vm.id, "7", code=NOT_FOUND)
+        for args in (("plug", vm.id, "3"), ("plug", vm.id, "a", "1", "1"), ("unplug", vm.id, "-1")):
+            self.run_it(*args, code=USAGE)
+        self.assertIn("base_gfn", self.run_it("help", "operations").stdout)
+
     def test_refusals_are_printed_and_exit_1(self):
         Host(self.admin)
         done = self.run_it("backup", "twice")

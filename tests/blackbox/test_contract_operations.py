@@ -10,7 +10,7 @@ from harness import OTHER_BOOT, Case, Host, Vm, new_id
 
 RUN = {"gfn": 1, "count": 2}
 KINDS = {"launch": {"resident": 2, "shared": [[0, 1]]}, "terminate": {}, "share": RUN, "unshare": dict(RUN, resident=True),
-         "page_in": RUN, "page_out": RUN, "abort": {}}
+         "page_in": RUN, "page_out": RUN, "abort": {}, "plug": {"slot": 3, "base_gfn": 9000, "pages": 8}, "unplug": {"slot": 0}}
 
 
 class Operations(Case):
@@ -202,7 +202,9 @@ class Operations(Case):
                 ("share", dict(RUN, resident=True), "/params/resident"), ("terminate", RUN, "/params/gfn"),
                 ("launch", {"resident": "x"}, "/params/resident"), ("launch", {"resident": 1.1}, "/params/resident"),
                 ("launch", {"no_such": 1}, "/params/no_such"), ("launch", {"shared": [[1, 1], [1, 0]]}, "/params/shared/1/1"),
-                ("launch", {"shared": [[1, 1]] * 1025}, "/params/shared"), ("launch", {"ripas": [[0, 1, "RAM"]]}, "/params/ripas")):
+                ("launch", {"shared": [[1, 1]] * 1025}, "/params/shared"), ("unplug", {}, "/params/slot"),
+                ("plug", {"slot": 1, "base_gfn": 2, "pages": (1 << 40) - 1}, "/params/pages"), ("plug", {"slot": 1 << 32}, "/params/slot"),
+                ("plug", {"slot": 1, "base_gfn": 9000}, "/params/pages"), ("launch", {"ripas": [[0, 1, "RAM"]]}, "/params/ripas")):
             with self.subTest(kind=kind, params=str(params)[:60]):
                 body = {"kind": kind} if params is None else {"kind": kind, "params": params}
                 self.assert_problem(self.admin.post(path, body), 422, "invalid-params", pointer=pointer)
@@ -217,6 +219,15 @@ class Operations(Case):
         self.ask("abort")
         self.vm.must("init_done")
         self.assert_problem(self.admin.post(path, {"kind": "abort"}), 409, "vm-transition", state="secure", event="init_abort")
+
+    def test_a_slot_that_cannot_come_or_go_is_refused_when_asked(self):
+        path, revision = self.vm.path + "/operations", self.vm.get()["revision"]
+        for params in ({"slot": 0, "base_gfn": 8192, "pages": 1}, {"slot": 1, "base_gfn": 4095, "pages": 1},
+                       {"slot": 1, "base_gfn": 0, "pages": 1 << 39}):
+            self.assert_problem(self.admin.post(path, {"kind": "plug", "params": params}), 409, "slot-overlap")
+        self.assert_problem(self.admin.post(path, {"kind": "unplug", "params": {"slot": 1}}), 404, "slot-not-found")
+        self.ask("plug", params={"slot": 0, "base_gfn": 0, "pages": 4096})  # it is so already
+        self.assertEqual(self.vm.get()["revision"], revision, "a question changes no VM")
 
     def test_one_that_is_delivered_again_says_so(self):
         op = self.ask()["id"]
@@ -251,6 +262,122 @@ class Operations(Case):
         self.deliver()
         body = dict(self.host.current(), state="succeeded")
         self.assert_problem(stranger.post(f"/v1/operations/{op}/result", body), 403, "forbidden")
+
+
+class Leaving(Case):
+    """While a terminate, abort or unplug runs, what it ends keeps its frames and gets no others."""
+
+    def setUp(self):
+        super().setUp()
+        self.host = Host(self.admin, arches=("pef", "snp"))
+        self.agent = self.as_token("agent", self.host.id)
+
+    def vm(self, state="secure", arch="pef"):
+        vm = Vm(self.host, state=state, arch=arch, slots=[{"slot": 0, "base_gfn": 0, "pages": 64}, {"slot": 1, "base_gfn": 64, "pages": 64}])
+        self.base = getattr(self, "base", 0) + 1000
+        self.accepted(self.host.send(vm.item("page_in", 0, 8, self.base), vm.item("page_in", 64, 8, self.base + 64)))
+        return vm
+
+    def running(self, vm, kind, **params):
+        op = self.assert_ok(self.admin.post(vm.path + "/operations", {"kind": kind, "params": params}), 202)["id"]
+        self.assertEqual(self.shown(vm), ([], False), "it is not running yet")
+        self.assertIn(op, [o["id"] for o in self.admin.get(self.host.path + "/operations")["items"]])
+        return op
+
+    def finish(self, op, state="succeeded"):
+        self.assert_ok(self.admin.post(f"/v1/operations/{op}/result", {**self.host.current(), "state": state}))
+
+    @staticmethod
+    def shown(vm):
+        """Which slots are leaving, and is the VM?"""
+        now = vm.get()
+        return [s["slot"] for s in now["slots"] if s.get("leaving")], now.get("leaving", False)
+
+    def claims(self, vm, gfn):
+        return vm.item("page_in", gfn + 8, 1, self.base + 500), vm.item("unshare", gfn + 8, 1, self.base + 500)
+
+    def leaves(self, vm, gfn, slug, kind):
+        for claim in self.claims(vm, gfn):
+            refused = self.refused(self.host.send(claim), slug, **({"gfn": gfn + 8} if slug == "gfn-transition" else {"state": vm.get()["state"]}))
+            self.assertIn("operation " + kind, refused["detail"])
+            self.assertIn("leaving", refused["detail"])
+        self.accepted(self.host.send(vm.item("unshare", gfn + 20), vm.item("share", gfn + 20)))  # no claims
+
+    def stays(self, vm, gfn):
+        self.accepted(self.host.send(self.claims(vm, gfn)[0]))
+        self.accepted(self.host.send(vm.item("page_out", gfn + 8, 1)))
+
+    def test_a_vm_whose_end_runs(self):
+        for state, kind in (("secure", "terminate"), ("transient", "terminate"), ("transient", "abort")):
+            for end in ("succeeded", "failed"):
+                with self.subTest(state=state, kind=kind, end=end):
+                    vm = self.vm(state)
+                    op = self.running(vm, kind)
+                    self.assertEqual(self.shown(vm), ([], True))
+                    bound = self.host.frames()
+                    for gfn in (0, 64):
+                        self.leaves(vm, gfn, "vm-transition", kind)
+                    self.assertEqual(self.host.frames(), bound)
+                    self.finish(op, end)
+                    self.assertEqual(self.shown(vm), ([], False))
+                    self.stays(vm, 0)
+
+    def test_a_slot_whose_unplug_runs(self):
+        for end in ("succeeded", "failed"):
+            with self.subTest(end=end):
+                vm = self.vm()
+                op = self.running(vm, "unplug", slot=1)
+                self.assertEqual(self.shown(vm), ([1], False))
+                self.leaves(vm, 64, "gfn-transition", "unplug")
+                self.stays(vm, 0)
+                self.finish(op, end)
+                self.assertEqual(self.shown(vm), ([], False))
+                self.stays(vm, 64)
+
+    def test_an_item_of_an_architecture_is_a_claim_too(self):
+        vm = self.vm(arch="snp")
+        op = self.running(vm, "unplug", slot=1)
+        claim = vm.item("snp.rmpupdate", 80, 1, self.base + 700)
+        self.refused(self.host.send(claim, client=self.agent), "gfn-transition", gfn=80)
+        self.finish(op)
+        op = self.running(vm, "terminate")
+        self.refused(self.host.send(claim, client=self.agent), "vm-transition")
+        self.finish(op)
+        self.accepted(self.host.send(claim, client=self.agent))
+
+    def test_all_of_them_count_and_a_crash_forgets_none(self):
+        vm = self.vm()
+        one, two, all_ = (self.running_too(vm, "unplug", slot=0), self.running_too(vm, "unplug", slot=1), self.running_too(vm, "terminate"))
+        for restart in (self.server.crash, self.server.restart):
+            restart()
+            self.assertEqual(self.shown(vm), ([0, 1], True))
+            self.leaves(vm, 0, "vm-transition", "terminate")
+        self.finish(all_)
+        self.assertEqual(self.shown(vm), ([0, 1], False))
+        self.finish(one, "failed")
+        self.server.crash()
+        self.assertEqual(self.shown(vm), ([1], False))
+        self.leaves(vm, 64, "gfn-transition", "unplug")
+        self.stays(vm, 0)
+        self.finish(two)
+        self.server.crash()
+        self.assertEqual(self.shown(vm), ([], False))
+
+    def running_too(self, vm, kind, **params):
+        op = self.assert_ok(self.admin.post(vm.path + "/operations", {"kind": kind, "params": params}), 202)["id"]
+        self.admin.get(self.host.path + "/operations")
+        return op
+
+    def test_a_vm_that_goes_by_force_takes_its_operations_along(self):
+        vm = self.vm()
+        op = self.running(vm, "terminate")
+        vm.must("terminate")
+        self.assert_ok(self.admin.delete(vm.path + "?force=true"), 204)
+        self.assertEqual(self.admin.get("/v1/operations/" + op)["state"], "cancelled")
+        again = Vm(self.host, vm=vm.id, state="secure")
+        self.assertEqual(self.shown(again), ([], False))
+        self.server.crash()
+        self.assertEqual(self.shown(again), ([], False))
 
 
 if __name__ == "__main__":

@@ -566,6 +566,87 @@ Test(ledger_vm, that_is_normal_leaves_hardware_by_a_reboot_or_a_fence)
 	scene_release(&s);
 }
 
+/* What is leaving keeps its frames, and gets no others; what is redone was decided before. */
+Test(ledger_vm, that_is_leaving_claims_nothing)
+{
+	static const struct gfn_run run = { 20, 1, 50 };
+	struct vm_leaving all = { .op = "terminate" };
+	struct scene s;
+	struct item redone;
+	bool changed;
+
+	scene_init(&s);
+	claim(&s, s.vm, 0, 8, "local", 0);
+	s.vm->leaving = &all;
+	for (int i = 0; i < 2; i++) {
+		enum gfn_op op = i ? GFN_UNSHARE : GFN_PAGE_IN;
+
+		REFUSED(&s, world_apply(&s.w, s.a, s.vm, op, 20, 1, "local", 50), PROBLEM_VM_TRANSITION);
+		cr_assert(strstr(s.w.why.detail, "operation terminate"), "%s", s.w.why.detail);
+	}
+	ACCEPTED(&s, world_apply(&s.w, s.a, s.vm, GFN_UNSHARE, 20, 1, NULL, 0));
+	ACCEPTED(&s, world_apply(&s.w, s.a, s.vm, GFN_SHARE, 0, 1, NULL, 0));
+	ACCEPTED(&s, world_apply(&s.w, s.a, s.vm, GFN_PAGE_OUT, 1, 1, NULL, 0));
+	redone = (struct item){ .vm = s.vm->id,
+				.op = GFN_PAGE_IN,
+				.framed = true,
+				.pool = "local",
+				.runs = &run,
+				.run_count = 1,
+				.decided = true };
+	ACCEPTED(&s, ledger_apply(s.w.ledger, s.a, &redone, &changed, &s.w.why));
+	s.vm->leaving = NULL;
+	ACCEPTED(&s, world_apply(&s.w, s.a, s.vm, GFN_PAGE_IN, 1, 1, "local", 60));
+	scene_release(&s);
+}
+
+Test(ledger_vm, a_slot_that_is_leaving_claims_nothing_and_the_others_do)
+{
+	struct vm_leaving *some = malloc(sizeof *some + sizeof some->slots[0]);
+	struct gfn_run runs[] = { { 0, 1, 50 }, { 2048, 1, 51 } };
+	struct scene s;
+	struct item both;
+	bool changed;
+
+	cr_assert_not_null(some);
+	scene_init(&s);
+	*some = (struct vm_leaving){ .n = 1 };
+	some->slots[0] = s.vm->slots[1].number;
+	s.vm->leaving = some;
+	cr_assert(vm_slot_is_leaving(s.vm, s.vm->slots[1].number) && !vm_slot_is_leaving(s.vm, s.vm->slots[0].number));
+	REFUSED(&s, world_apply(&s.w, s.a, s.vm, GFN_PAGE_IN, 2048, 2, "local", 50), PROBLEM_GFN_TRANSITION);
+	cr_assert(s.w.why.gfn == 2048 && strstr(s.w.why.detail, "operation unplug"), "%s", s.w.why.detail);
+	both = (struct item){
+		.vm = s.vm->id, .op = GFN_PAGE_IN, .framed = true, .pool = "local", .runs = runs, .run_count = 2
+	};
+	REFUSED(&s, ledger_apply(s.w.ledger, s.a, &both, &changed, &s.w.why), PROBLEM_GFN_TRANSITION);
+	both.decided = true;
+	ACCEPTED(&s, ledger_apply(s.w.ledger, s.a, &both, &changed, &s.w.why));
+	ACCEPTED(&s, world_apply(&s.w, s.a, s.vm, GFN_PAGE_IN, 1, 1, "local", 60));
+	s.vm->leaving = NULL;
+	ACCEPTED(&s, world_apply(&s.w, s.a, s.vm, GFN_PAGE_IN, 2049, 1, "local", 61));
+	free(some);
+	scene_release(&s);
+}
+
+Test(ledger_vm, tells_whether_a_slot_fits)
+{
+	struct slot same, over = { 9, 0, 1 }, fits = { 9, 100000, 1 };
+	struct scene s;
+	bool there;
+
+	scene_init(&s);
+	same = s.vm->slots[0];
+	ACCEPTED(&s, vm_slot_fits(s.vm, &same, &there, &s.w.why));
+	cr_assert(there && vm_has_slot(s.vm, same.number) && !vm_has_slot(s.vm, 9));
+	ACCEPTED(&s, vm_slot_fits(s.vm, &fits, &there, &s.w.why));
+	cr_assert(!there);
+	REFUSED(&s, vm_slot_fits(s.vm, &over, &there, &s.w.why), PROBLEM_SLOT_OVERLAP);
+	same.pages++;
+	REFUSED(&s, vm_slot_fits(s.vm, &same, &there, &s.w.why), PROBLEM_SLOT_OVERLAP);
+	scene_release(&s);
+}
+
 Test(ledger_vm, a_deletion_and_what_took_its_number_are_taken_back)
 {
 	struct scene s;

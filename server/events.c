@@ -6,19 +6,31 @@
 #include "server/routes.h"
 #include "server/service_impl.h"
 
-enum { FEED_BYTES = 1 << 20 }; /* an answer of the feed ends after the record that passes this */
+enum {
+	FEED_BYTES = 1 << 20,  /* an answer of the feed ends after the record that passes this */
+	FEED_LOOKED = 1 << 17, /* or after so many records of other hosts */
+};
 
 /* One answer that is being filled from journal rows. */
 struct feed {
 	struct jsonw w;
 	uint64_t after, end; /* revisions after `after`, up to `end` */
 	uint64_t limit, count;
-	uint64_t last; /* revision of the last one written, or looked at */
-	uint64_t gap;  /* what is not there any more ends before this revision */
+	uint64_t last;              /* revision of the last one written, or looked at */
+	uint64_t gap;               /* what is not there any more ends before this revision */
+	const struct pw_uuid *host; /* NULL: of all */
+	uint64_t looked;            /* records that were not for this host */
 	bool full;
 	enum pw_status st;
 	struct pw_err err;
 };
+
+static bool is_for(const struct feed *f, const struct record *rec)
+{
+	struct pw_uuid host;
+
+	return !f->host || (record_host(rec, &host) && pw_uuid_equal(&host, f->host));
+}
 
 static bool feed_row(void *ctx, const struct journal_row *row)
 {
@@ -34,8 +46,12 @@ static bool feed_row(void *ctx, const struct journal_row *row)
 			f->gap = rec.revision;
 			break;
 		}
-		record_write(&f->w, &rec);
 		f->last = rec.revision;
+		if (!is_for(f, &rec)) {
+			f->full = ++f->looked == FEED_LOOKED;
+			continue;
+		}
+		record_write(&f->w, &rec);
 		f->full = ++f->count == f->limit || f->w.used > FEED_BYTES;
 	}
 	record_read_release(&rd);
@@ -75,7 +91,12 @@ static bool durable_revision(struct service *sv, struct request *r, uint64_t *ou
 
 static enum handled answer_feed(struct service *sv, struct request *r, uint64_t after, uint64_t durable, uint64_t limit)
 {
-	struct feed f = { .after = after, .end = durable, .limit = limit, .last = after, .st = PW_NOT_FOUND };
+	struct feed f = { .after = after,
+			  .end = durable,
+			  .limit = limit,
+			  .last = after,
+			  .host = r->of_host ? &r->wait_host : NULL,
+			  .st = PW_NOT_FOUND };
 	struct journal_span span;
 	struct pw_err err;
 
@@ -101,19 +122,62 @@ static enum handled answer_feed(struct service *sv, struct request *r, uint64_t 
 	return answer_json(r, 200, &f.w);
 }
 
+static bool query_id(struct request *r, const char *name, struct pw_uuid *out)
+{
+	const char *text = request_query(r, name);
+
+	if (!text || pw_uuid_parse(text, strlen(text), out))
+		return true;
+	answer_problem(r, PROBLEM_INVALID_REQUEST, "%s=%s is not a UUID", name, text);
+	return false;
+}
+
+/* Of a host alone: nothing is read while it has no news, and nothing of others wakes who waits. */
+static enum handled answer_nothing(struct request *r, uint64_t next)
+{
+	struct jsonw w;
+
+	list_begin(&w);
+	jsonw_close(&w, ']');
+	jsonw_m_u64(&w, "next", next);
+	jsonw_close(&w, '}');
+	return answer_json(r, 200, &w);
+}
+
+/* The last durable revision, and whether anything up to it may be for the request. False: answered. */
+static bool look(struct service *sv, struct request *r, uint64_t after, uint64_t *durable, bool *news)
+{
+	const struct host *h;
+
+	if (!state_read_lock(sv)) {
+		(void)answer_stopping(r);
+		return false;
+	}
+	*durable = sv->durable;
+	h = r->of_host ? ledger_host(sv->ledger, &r->wait_host) : NULL;
+	*news = *durable > after && (!r->of_host || (h && host_note(h)->last_event > after));
+	pthread_rwlock_unlock(&sv->lock);
+	return true;
+}
+
 enum handled events_get(struct service *sv, struct request *r)
 {
-	static const char *const known[] = { "after", "limit", "wait", NULL };
+	static const char *const known[] = { "after", "limit", "wait", "host", NULL };
 	uint64_t after, limit, durable;
+	bool news;
 
 	if (!query_known(r, known) || !query_u64(r, "after", 0, INT64_MAX, 0, &after) ||
-	    !query_u64(r, "limit", 1, 1000, 100, &limit) || !wait_deadline(r))
+	    !query_u64(r, "limit", 1, 1000, 100, &limit) || !query_id(r, "host", &r->wait_host) || !wait_deadline(r))
 		return DONE;
+	r->of_host = request_query(r, "host");
 	for (;;) {
-		if (!durable_revision(sv, r, &durable))
+		if (!look(sv, r, after, &durable, &news))
 			return DONE;
-		if (durable > after || clock_monotonic_ms() >= r->deadline_ms)
+		if (news)
 			return answer_feed(sv, r, after, durable, limit);
+		if (clock_monotonic_ms() >= r->deadline_ms)
+			return r->of_host ? answer_nothing(r, durable > after ? durable : after)
+					  : answer_feed(sv, r, after, durable, limit);
 		if (park_wait(sv, r, durable))
 			return PARKED;
 	}
@@ -129,16 +193,6 @@ static void violation_item(void *ctx, const struct violation *v)
 		jsonw_raw(&f->w, v->json, strlen(v->json));
 		f->last = v->revision;
 	}
-}
-
-static bool query_id(struct request *r, const char *name, struct pw_uuid *out)
-{
-	const char *text = request_query(r, name);
-
-	if (!text || pw_uuid_parse(text, strlen(text), out))
-		return true;
-	answer_problem(r, PROBLEM_INVALID_REQUEST, "%s=%s is not a UUID", name, text);
-	return false;
 }
 
 enum handled violations_get(struct service *sv, struct request *r)

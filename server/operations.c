@@ -509,6 +509,7 @@ enum handled host_operations(struct service *sv, struct request *r)
 
 	if (!query_known(r, known) || !query_u64(r, "limit", 1, DELIVER_MAX, DELIVER_MAX, &limit) || !wait_deadline(r))
 		return DONE;
+	r->of_host = pw_uuid_parse(r->args[0], strlen(r->args[0]), &r->wait_host);
 	for (;;) {
 		bool any = false, over = false;
 		const struct host *h;

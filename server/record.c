@@ -300,6 +300,24 @@ enum pw_status record_next(struct record_reader *rd, struct record *out, struct 
 	return PW_OK;
 }
 
+bool event_host(const char *json, size_t len, struct pw_uuid *out)
+{
+	static const char member[] = "\"host\":\"";
+	const char *at = memmem(json, len, member, sizeof member - 1);
+
+	if (!at || len - (size_t)(at - json) < sizeof member - 1 + PW_UUID_TEXT)
+		return false;
+	return pw_uuid_parse(at + sizeof member - 1, PW_UUID_TEXT - 1, out);
+}
+
+bool record_host(const struct record *rec, struct pw_uuid *out)
+{
+	if (!rec->is_item)
+		return event_host(rec->json, rec->json_len, out);
+	*out = rec->item.host;
+	return true;
+}
+
 /* The feed. */
 
 static void write_item(struct jsonw *w, const struct record_item *it)

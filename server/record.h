@@ -57,6 +57,10 @@ enum pw_status record_next(struct record_reader *rd, struct record *out, struct 
 
 /* Writes the record's members and leaves the object open, for more of them. */
 void record_begin(struct jsonw *w, const struct record *rec);
+/* Whose host's it is; false: of none. */
+bool record_host(const struct record *rec, struct pw_uuid *out) PW_MUST_CHECK;
+bool event_host(const char *json, size_t len, struct pw_uuid *out) PW_MUST_CHECK; /* the same of an event's text */
+
 /* As the feed shows it: without the private part (a hash) of a new token. */
 void record_write(struct jsonw *w, const struct record *rec);
 

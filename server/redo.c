@@ -523,6 +523,7 @@ static void begin_leases(struct service *sv)
 	for (size_t i = 0; i < ledger_host_count(sv->ledger); i++) {
 		struct host_note *note = host_note(ledger_host_at(sv->ledger, i));
 
+		note->last_event = sv->revision;
 		if (note->unreachable)
 			lease_expire(&note->lease, &sv->leases);
 		else

@@ -71,6 +71,8 @@ struct request {
 	uint64_t registration; /* host_operations: the host's that it began under. 0: not decided yet */
 	bool settled;          /* what it asked for is done: only its answer is still to be kept, if it can be */
 	bool resumed;          /* the handler is called again after a wait */
+	bool of_host;          /* what it waits for is an event of wait_host; else any change */
+	struct pw_uuid wait_host;
 	/* Set by prepare where the body names a holder (boot_id, epoch): is he still the one? False: answered. A kept
 	 * answer is given again to him alone. NULL: what the answer speaks of is not taken away by a fence. */
 	bool (*still_holds)(struct service *sv, struct request *r);

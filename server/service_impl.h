@@ -60,6 +60,7 @@ struct host_note {
 	struct lease lease;
 	bool unreachable;       /* said so in the feed */
 	uint64_t registrations; /* since this server started */
+	uint64_t last_event;    /* none of its events is of a later revision */
 };
 
 struct quarantine_note {     /* why and when, for the list; the ledger knows which frames */
@@ -74,6 +75,7 @@ struct request_list {
 	struct request *head, **tail;
 };
 
+#define STIRRED_MAX 64
 struct service {
 	const struct config *config;
 	struct store *store;
@@ -112,10 +114,12 @@ struct service {
 
 	/* The writer's own. */
 	struct records records;
-	bool group_broken; /* the store failed within the group, or the server stops */
-	bool group_cut;    /* for the latter */
-	bool group_writes; /* answers were saved: there is something to commit even without records */
-	bool stored;       /* the request that is being applied has put something into the store */
+	bool group_broken;                   /* the store failed within the group, or the server stops */
+	bool group_cut;                      /* for the latter */
+	bool group_writes;                   /* answers were saved: there is something to commit even without records */
+	struct pw_uuid stirred[STIRRED_MAX]; /* hosts that this group has events of */
+	size_t stirred_count;                /* more than STIRRED_MAX: any host */
+	bool stored;                         /* the request that is being applied has put something into the store */
 	struct pw_err group_err;
 	int64_t group_time_ms;
 	uint64_t next_tick_ms;

@@ -121,14 +121,16 @@ static void write_result(struct jsonw *w, const struct item_result *res, const s
 	jsonw_close(w, '}');
 }
 
+/* first: by which the agent knows these events as its own. */
 static void answer_results(struct service *sv, struct request *r, const struct item_result *results, size_t n,
-			   size_t refused)
+			   size_t refused, uint64_t first)
 {
 	struct jsonw w;
 
 	jsonw_init(&w);
 	jsonw_open(&w, '{');
 	jsonw_m_u64(&w, "revision", sv->revision);
+	jsonw_m_u64(&w, "first", first);
 	jsonw_m_u64(&w, "accepted", n - refused);
 	jsonw_m_u64(&w, "rejected", refused);
 	jsonw_key(&w, "results");
@@ -207,6 +209,7 @@ static void apply(struct service *sv, struct request *r, struct host *h, const s
 		  struct item_result *results)
 {
 	size_t refused = ledger_apply_batch(sv->ledger, h, b->items, b->count, b->atomic, results);
+	uint64_t first = next_revision(sv);
 	size_t bad = 0;
 
 	if (b->atomic && refused) {
@@ -224,7 +227,7 @@ static void apply(struct service *sv, struct request *r, struct host *h, const s
 	if (refused)
 		note_refusals(sv, r, h, b, results, b->count);
 	metrics_count(COUNT_TRANSITIONS, b->count - refused);
-	answer_results(sv, r, results, b->count, refused);
+	answer_results(sv, r, results, b->count, refused, first);
 	ledger_results_release(sv->ledger, results, b->count);
 }
 

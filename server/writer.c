@@ -211,15 +211,55 @@ void event_begin(struct jsonw *w, const char *type, const struct request *r)
 	jsonw_m_str(w, "actor", actor_of(r));
 }
 
+/* The next revision is an event of that host: who waits for one will be woken. */
+static void stir(struct service *sv, const struct pw_uuid *host)
+{
+	struct host *h = ledger_host(sv->ledger, host);
+
+	if (h && h->note)
+		host_note(h)->last_event = next_revision(sv);
+	for (size_t i = sv->stirred_count; i > 0 && i <= STIRRED_MAX; i--)
+		if (pw_uuid_equal(&sv->stirred[i - 1], host))
+			return;
+	if (sv->stirred_count < STIRRED_MAX)
+		sv->stirred[sv->stirred_count] = *host;
+	if (sv->stirred_count <= STIRRED_MAX)
+		sv->stirred_count++;
+}
+
+static bool is_stirred(const struct service *sv, const struct pw_uuid *host)
+{
+	for (size_t i = 0; i < sv->stirred_count && i < STIRRED_MAX; i++)
+		if (pw_uuid_equal(&sv->stirred[i], host))
+			return true;
+	return sv->stirred_count > STIRRED_MAX;
+}
+
+/* What the group had of its hosts is taken back. */
+static void settle_stirred(struct service *sv, uint64_t revision)
+{
+	for (size_t i = 0; i < sv->stirred_count && i < STIRRED_MAX; i++) {
+		struct host *h = ledger_host(sv->ledger, &sv->stirred[i]);
+
+		if (h && h->note && host_note(h)->last_event > revision)
+			host_note(h)->last_event = revision;
+	}
+}
+
 uint64_t event_end(struct service *sv, struct jsonw *w)
 {
+	struct pw_uuid host;
+
 	jsonw_close(w, '}');
+	if (!w->failed && event_host(w->data, w->used, &host))
+		stir(sv, &host);
 	record_event(&sv->records, w);
 	return ++sv->revision;
 }
 
 uint64_t event_item(struct service *sv, const struct request *r, const struct host *h, const struct item *it)
 {
+	stir(sv, &h->id);
 	record_item(&sv->records, &(struct record_item){ h->id, actor_of(r), *it });
 	return ++sv->revision;
 }
@@ -406,6 +446,22 @@ static void group_refuse(struct service *sv, struct request *head, const struct 
 				       err->msg);
 }
 
+/* Those for whom the group has news; who waits for another host sleeps on. With `mutex` held. */
+static struct request *waiters_stirred(struct service *sv)
+{
+	struct request *r = list_take(&sv->waiters);
+	struct request_list woken;
+
+	list_init(&woken);
+	while (r) {
+		struct request *following = r->next;
+
+		list_push(r->of_host && !is_stirred(sv, &r->wait_host) ? &sv->waiters : &woken, r);
+		r = following;
+	}
+	return woken.head;
+}
+
 /* The group is through: durable, or taken back. */
 static void group_end(struct service *sv, struct request *head, bool failed, bool news)
 {
@@ -417,7 +473,7 @@ static void group_end(struct service *sv, struct request *head, bool failed, boo
 		sv->group_failed = sv->group;
 	readers = list_take(&sv->readers);
 	if (news)
-		waiters = list_take(&sv->waiters);
+		waiters = waiters_stirred(sv);
 	pthread_mutex_unlock(&sv->mutex);
 	for (struct request *r = readers; failed && r; r = r->next)
 		answer_drop(r);
@@ -461,6 +517,7 @@ static struct request *group_run(struct service *sv, struct request *head)
 	pthread_rwlock_wrlock(&sv->lock);
 	sv->group++;
 	sv->uncommitted = true;
+	sv->stirred_count = 0;
 	rest = group_apply(sv, head);
 	if (!head)
 		hosts_tick(sv);
@@ -474,6 +531,7 @@ static struct request *group_run(struct service *sv, struct request *head)
 	if (st != PW_OK) {
 		ledger_rollback(sv->ledger, 0);
 		sv->revision = before;
+		settle_stirred(sv, before);
 	}
 	ledger_commit(sv->ledger);
 	sv->durable = sv->revision;

@@ -236,6 +236,7 @@ enum pw_status agent_init(struct agent *a, const struct agent_options *o, struct
 	if (st != PW_OK)
 		return st;
 	init_locks(a);
+	own_init(&a->own);
 	a->backend = b;
 	return PW_OK;
 }
@@ -246,6 +247,7 @@ void agent_release(struct agent *a)
 		return;
 	a->backend->ops->close(a->backend);
 	seq_release(&a->seq);
+	own_release(&a->own);
 	heard_keep(&a->heard);
 	heard_release(&a->heard);
 	json_decref(a->unknown);
@@ -387,6 +389,7 @@ void agent_stand_registered(struct agent *a)
 {
 	pthread_mutex_lock(&a->mu);
 	a->standing = STANDING_REGISTERED;
+	a->registrations++;
 	__atomic_store_n(&a->poll_stop, (sig_atomic_t)a->stopping, __ATOMIC_RELAXED);
 	wake_all(a);
 	pthread_mutex_unlock(&a->mu);

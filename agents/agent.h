@@ -14,6 +14,7 @@
 #include "agents/backend.h"
 #include "agents/heard.h"
 #include "agents/options.h"
+#include "agents/own.h"
 #include "agents/seq.h"
 #include "api/client.h"
 
@@ -43,6 +44,7 @@ struct agent {
 	pthread_mutex_t work;
 	struct seq seq;                         /* of batches */
 	struct heard heard;                     /* what the ledger said last */
+	struct own own;                         /* which of its revisions are this agent's */
 	json_t *unknown;                        /* what there is to report of unknown VMs, by their ids; owned */
 	bool unknown_told;                      /* and the ledger was told */
 	uint64_t stuck_reported;                /* a hash of the stuck frames that are in quarantine already */
@@ -53,7 +55,8 @@ struct agent {
 	pthread_cond_t changed; /* CLOCK_MONOTONIC */
 	enum agent_standing standing;
 	uint64_t epoch;
-	uint64_t watch_after; /* events up to this revision are in what the last resync compared */
+	uint64_t registrations; /* since the start */
+	uint64_t watch_after;   /* events up to this revision are in what the last resync compared */
 	unsigned lease_seconds;
 	bool stopping, resync_wanted;
 	volatile sig_atomic_t poll_stop; /* ends the long poll early */

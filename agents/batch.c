@@ -124,14 +124,17 @@ static enum pw_status send_body(struct worker *w, json_t *body, uint64_t seq, st
 {
 	char path[96], key[96];
 	struct client_reply r = { 0 };
-	uint64_t revision;
+	uint64_t revision, first;
 	enum pw_status st;
 
 	snprintf(path, sizeof path, "/v1/hosts/%s/transitions", w->agent->host);
 	snprintf(key, sizeof key, "%s-%" PRIu64, w->agent->host, seq);
 	st = remote_call(w, "POST", path, body, key, &r, t);
-	if (st == PW_OK && json_u64_member(r.json, "revision", &revision))
+	if (st == PW_OK && json_u64_member(r.json, "revision", &revision)) {
 		heard_see(&w->agent->heard, revision);
+		if (json_u64_member(r.json, "first", &first))
+			own_add(&w->agent->own, first, revision, NULL);
+	}
 	if (st == PW_OK && !batch_read(r.json, v, n))
 		st = pw_fail(&t->err, PW_INVALID, "the answer to batch %" PRIu64 " is not one", seq);
 	if (st != PW_OK && r.problem == PROBLEM_STALE_BATCH)

@@ -6,6 +6,8 @@
 
 #include "agents/machine.h"
 
+#define RESYNC_SECONDS_MAX 604800 /* a week */
+
 enum option_kind { OPTION_TEXT, OPTION_NUMBER, OPTION_SWITCH, OPTION_LEVEL, OPTION_UUID };
 struct option_row {
 	const char *flag, *argument; /* argument NULL: a switch */
@@ -34,6 +36,7 @@ static const struct option_row table[] = {
 	{ "--guest-script", "FILE", OPTION_TEXT, AT(guest_script), NULL, "what emulated guests do (cca), line by line as FILE grows: VM ripas GFN COUNT EMPTY|RAM [keep] [accept=PAGES]" },
 	{ "--load", "SPEC", OPTION_TEXT, AT(load), NULL, "make load: vms=N,pages=N,rate=N,seed=N (each may be left out)" },
 	{ "--load-token-file", "FILE", OPTION_TEXT, AT(load_token_file), NULL, "an operator's token for --load (default: the agent's own)" },
+	{ "--resync-seconds", "N", OPTION_NUMBER, AT(resync_seconds), NULL, "compare each VM with the ledger at least so often, spread out; 0: only when something changed (default 300)" },
 	{ "--seed", "N", OPTION_NUMBER, AT(seed), NULL, "seed of what is random in the emulated machine" },
 	{ "--once", NULL, OPTION_SWITCH, AT(once), NULL, "register, resync, and exit" },
 	{ "--dump", NULL, OPTION_SWITCH, AT(dump), NULL, "print what the emulated machine in DIR has, and exit (beside its agent, if one runs)" },
@@ -116,7 +119,9 @@ static enum pw_status parse_environment(char *(*env)(const char *), struct agent
 enum pw_status options_parse(int argc, char *const *argv, char *(*env)(const char *), struct agent_options *out,
 			     struct pw_err *err)
 {
-	struct agent_options o = { .server = "http://127.0.0.1:8470", .backend = "emulated", .log_level = ALOG_INFO };
+	struct agent_options o = {
+		.server = "http://127.0.0.1:8470", .backend = "emulated", .resync_seconds = 300, .log_level = ALOG_INFO
+	};
 	enum pw_status st = parse_environment(env, &o, err);
 
 	for (int i = 1; i < argc && st == PW_OK; i++) {
@@ -136,6 +141,8 @@ enum pw_status options_parse(int argc, char *const *argv, char *(*env)(const cha
 	}
 	if (st != PW_OK)
 		return st;
+	if (o.resync_seconds > RESYNC_SECONDS_MAX)
+		return pw_fail(err, PW_INVALID, "--resync-seconds is at most %d", RESYNC_SECONDS_MAX);
 	if (!o.cert != !o.key)
 		return pw_fail(err, PW_INVALID, "--cert and --key come together");
 	*out = o;

@@ -14,7 +14,7 @@ struct agent_options { /* text is borrowed from argv and the environment */
 	const char *server, *token_file, *token, *load_token_file, *ca, *cert, *key;
 	const char *host; /* NULL: made, and kept in the state folder */
 	const char *name, *backend, *arch;
-	uint64_t frames, base_pfn, seed;
+	uint64_t frames, base_pfn, seed, resync_seconds;
 	const char *boot_id, *state, *fault, *guest_script, *load, *metrics;
 	enum alog_level log_level;
 	bool once, dump, help, version;

@@ -15,6 +15,7 @@
 #include "agents/machine.h"
 #include "agents/ops.h"
 #include "agents/resync.h"
+#include "agents/watch.h"
 
 /* A machine whose state is gone has been switched off: whoever begins anew has another boot. */
 static void forget_boot(const struct agent_options *o, const char *machine)
@@ -173,11 +174,9 @@ static int run(struct agent *a, const struct load_spec *load, const char *load_t
 		bool wanted, started;
 		pthread_t id;
 	} threads[] = {
-		{ operations_loop, a, true, false, 0 },
-		{ agent_heartbeats, a, true, false, 0 },
-		{ guests_loop, a, true, false, 0 },
-		{ load_loop, &job, load != NULL, false, 0 },
-		{ figures_loop, a, a->options->metrics != NULL, false, 0 },
+		{ operations_loop, a, true, false, 0 },      { agent_heartbeats, a, true, false, 0 },
+		{ guests_loop, a, true, false, 0 },          { watch_loop, a, true, false, 0 },
+		{ load_loop, &job, load != NULL, false, 0 }, { figures_loop, a, a->options->metrics != NULL, false, 0 },
 	};
 	int signal_number, e = 0, code = check_registration(a);
 

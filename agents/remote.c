@@ -276,8 +276,9 @@ static json_t *credentials(struct agent *a)
 	return json_pack("{s:s, s:I}", "boot_id", a->boot_id, "epoch", (json_int_t)agent_epoch(a));
 }
 
-/* body is consumed; NULL: there was no memory for it. *revision (may be NULL): member of the answer. */
-static enum pw_status send_body(struct worker *w, const char *method, const char *path, json_t *body,
+/* body is consumed; NULL: there was no memory for it. makes: the type of event that it makes, at the revision in the
+ * answer, or NULL. *revision (may be NULL): that revision. */
+static enum pw_status send_body(struct worker *w, const char *method, const char *path, json_t *body, const char *makes,
 				uint64_t *revision, struct trouble *t)
 {
 	struct client_reply r = { 0 };
@@ -289,6 +290,8 @@ static enum pw_status send_body(struct worker *w, const char *method, const char
 	st = remote_call(w, method, path, body, NULL, &r, t);
 	if (st == PW_OK && json_u64_member(r.json, "revision", &seen)) {
 		heard_see(&w->agent->heard, seen);
+		if (makes)
+			own_add(&w->agent->own, seen, seen, makes);
 		if (revision)
 			*revision = seen;
 	}
@@ -297,9 +300,9 @@ static enum pw_status send_body(struct worker *w, const char *method, const char
 	return st;
 }
 
-static enum pw_status post(struct worker *w, const char *path, json_t *body, struct trouble *t)
+static enum pw_status post(struct worker *w, const char *path, json_t *body, const char *makes, struct trouble *t)
 {
-	return send_body(w, "POST", path, body, NULL, t);
+	return send_body(w, "POST", path, body, makes, NULL, t);
 }
 
 enum pw_status remote_event_at(struct worker *w, const struct pw_uuid *vm, enum vm_event e, enum told told,
@@ -317,7 +320,7 @@ enum pw_status remote_event_at(struct worker *w, const struct pw_uuid *vm, enum 
 	}
 	if (revision)
 		*revision = 0;
-	return send_body(w, "POST", path, body, revision, t);
+	return send_body(w, "POST", path, body, "vm.lifecycle", revision, t);
 }
 
 enum pw_status remote_event(struct worker *w, const struct pw_uuid *vm, enum vm_event e, struct trouble *t)
@@ -355,7 +358,7 @@ enum pw_status remote_adopt(struct worker *w, const struct backend_vm_spec *spec
 		json_decref(body);
 		body = NULL;
 	}
-	return post(w, "/v1/vms", body, t);
+	return post(w, "/v1/vms", body, "vm.created", t);
 }
 
 /* A boot id is printable ASCII: what a query does not take as it is, is written as %XX. */
@@ -379,8 +382,8 @@ enum pw_status remote_slot_put(struct worker *w, const struct pw_uuid *vm, const
 	pw_uuid_format(vm, text);
 	snprintf(path, sizeof path, "/v1/vms/%s/slots/%" PRIu32, text, s->number);
 	return send_body(w, "PUT", path,
-			 json_pack("{s:I, s:I}", "base_gfn", (json_int_t)s->base, "pages", (json_int_t)s->pages), NULL,
-			 t);
+			 json_pack("{s:I, s:I}", "base_gfn", (json_int_t)s->base, "pages", (json_int_t)s->pages),
+			 "slot.added", NULL, t);
 }
 
 enum pw_status remote_slot_delete(struct worker *w, const struct pw_uuid *vm, uint32_t number, struct trouble *t)
@@ -412,7 +415,7 @@ enum pw_status remote_unknown(struct worker *w, json_t *items, struct trouble *t
 		json_decref(body);
 		body = NULL;
 	}
-	return send_body(w, "PUT", path, body, NULL, t);
+	return send_body(w, "PUT", path, body, NULL, NULL, t);
 }
 
 enum pw_status remote_result(struct worker *w, const char *operation, json_t *problem, struct trouble *t)
@@ -430,7 +433,7 @@ enum pw_status remote_result(struct worker *w, const char *operation, json_t *pr
 		json_decref(body);
 		body = NULL;
 	}
-	return post(w, path, body, t);
+	return post(w, path, body, NULL, t);
 }
 
 enum pw_status remote_quarantine(struct worker *w, json_t *items, struct trouble *t)
@@ -445,7 +448,7 @@ enum pw_status remote_quarantine(struct worker *w, json_t *items, struct trouble
 		json_decref(body);
 		body = NULL;
 	}
-	return post(w, path, body, t);
+	return post(w, path, body, "quarantine.added", t);
 }
 
 static json_t *exit_items(const struct backend_exit *x)

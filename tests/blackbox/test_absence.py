@@ -177,6 +177,31 @@ class Restored(Fleet):
                 self.assertTrue([e for e in self.events("vm.lifecycle") if e["vm"] == vm and e.get("adopted")])
                 agent.kill()
 
+    def test_a_vm_made_anew_in_an_older_ledger_is_no_end(self):
+        """Its creation is later, by number, than the ledger's last word on the guest; but that was another history."""
+        agent, other = self.agent("anew", "tdx"), Host(self.admin)
+        backup = self.backup()
+        vm = self.guest(agent)
+        word = self.admin.get("/v1/vms/" + vm)["revision"]
+        for _ in range(200):
+            Vm(other, slots=[])
+        self.operate(vm, "share", gfn=3, count=1)
+        running = self.hardware(agent)
+        self.assertEqual(agent.stop(), 0)
+        self.restored(backup)
+        other.client = self.admin
+        while self.admin.get("/v1/summary")["revision"] <= word:
+            Vm(other, slots=[])
+        made = self.admin.post("/v1/vms", {"id": vm, "host": agent.host, "arch": "tdx",
+                                           "slots": [{"slot": 0, "base_gfn": 0, "pages": PAGES}]})
+        self.assertGreater(made["ended"], word)
+        agent.start()
+        agent.wait_ready()
+        self.assertEqual(self.hardware(agent), running)
+        self.equal(agent, vm)
+        self.assertEqual([v["reason"] for v in self.violations(vm)], ["normal"])
+        self.assertEqual(len(self.events("ledger.restored")), 1)
+
     def test_frames_in_quarantine_meanwhile_are_disputed_and_stay(self):
         agent = self.agent("disputed", "snp")
         backup = self.backup()

@@ -44,7 +44,7 @@ static enum pw_status unbind(struct ledger *l, struct pool *p, uint64_t pfn, uin
 		struct vm *vm = ledger_vm_by_number(l, frame_entry_vm(tree_get(&p->owners, f.pfn)));
 		struct tree_run run = { f.gfn, f.count, tree_get(&vm->pages, f.gfn) };
 
-		if (vm_change_run(l, vm, &run, GFN_ENTRY_OUT) != PW_OK)
+		if (vm_change_run(l, vm, &run, gfn_entry_after(vm, run.entry, GFN_SECURE_OUT, 0, 0)) != PW_OK)
 			return PW_NO_MEMORY;
 	}
 	return PW_OK;

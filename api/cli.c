@@ -150,6 +150,7 @@ static enum cli_exit exit_of(enum pw_status st)
 	case PW_DENIED:
 	case PW_NO_MEMORY:
 	case PW_STORAGE:
+	case PW_UNKNOWN:
 	case PW_BACKEND:
 	case PW_STATUS_COUNT: break;
 	}

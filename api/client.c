@@ -303,6 +303,8 @@ static enum pw_status status_of(const struct client_reply *r)
 {
 	if (r->problem == PROBLEM_STORAGE)
 		return PW_STORAGE;
+	if (r->problem == PROBLEM_OUTCOME_UNKNOWN)
+		return PW_NETWORK; /* as after a lost answer: the same key learns it */
 	if (r->problem == PROBLEM_NO_MEMORY)
 		return PW_NO_MEMORY;
 	if (r->problem == PROBLEM_BACKEND || r->problem == PROBLEM_DRIFT)

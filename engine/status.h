@@ -18,6 +18,7 @@
 	X(PW_DENIED, "denied")       /* the caller may not                    */ \
 	X(PW_NO_MEMORY, "no-memory") /* an allocation failed or hit its limit */ \
 	X(PW_STORAGE, "storage")     /* the disk or the database failed       */ \
+	X(PW_UNKNOWN, "unknown")     /* done or not: nobody can tell yet      */ \
 	X(PW_BACKEND, "backend")     /* the hardware or its driver failed     */ \
 	X(PW_NETWORK, "network")     /* the other side could not be reached   */
 

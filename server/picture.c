@@ -372,6 +372,8 @@ static enum pw_status trim(struct service *sv, struct pw_err *err)
 	const struct config *c = sv->config;
 	uint64_t through = 0, by_size;
 
+	if (store_in_doubt(sv->store))
+		return PW_OK; /* nothing is written before that is settled */
 	if (c->retain_hours)
 		through = store_revision_before(sv->store, clock_utc_ms() - (int64_t)c->retain_hours * 3600 * 1000);
 	if (c->retain_bytes) {

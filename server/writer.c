@@ -428,22 +428,28 @@ static enum pw_status group_commit(struct service *sv, uint64_t first, struct pw
 	return st;
 }
 
+static void refuse_one(struct request *r, const struct pw_err *err)
+{
+	if (err->status == PW_UNKNOWN)
+		answer_problem(r, PROBLEM_OUTCOME_UNKNOWN, "%s", err->msg);
+	else
+		answer_problem(r, err->status == PW_NO_MEMORY ? PROBLEM_NO_MEMORY : PROBLEM_STORAGE,
+			       "nothing was changed: %s", err->msg);
+}
+
 static void group_refuse(struct service *sv, struct request *head, const struct pw_err *err)
 {
-	bool memory = err->status == PW_NO_MEMORY;
-
 	for (struct request *r = head; sv->group_cut && r; r = r->next)
 		if (!r->settled)
 			answer_problem(r, PROBLEM_NOT_READY, "nothing was changed: %s", err->msg);
 	if (sv->group_cut)
 		return;
-	if (!memory && !atomic_exchange(&sv->disk_refuses, true))
+	if (err->status != PW_NO_MEMORY && !atomic_exchange(&sv->disk_refuses, true))
 		log_line(LOG_ERROR_, "the disk refuses changes", "error", err->msg, NULL);
 	metrics_count(COUNT_COMMIT_FAILURES, 1);
 	for (; head; head = head->next)
 		if (!head->settled)
-			answer_problem(head, memory ? PROBLEM_NO_MEMORY : PROBLEM_STORAGE, "nothing was changed: %s",
-				       err->msg);
+			refuse_one(head, err);
 }
 
 /* Those for whom the group has news; who waits for another host sleeps on. With `mutex` held. */
@@ -485,6 +491,21 @@ static void group_end(struct service *sv, struct request *head, bool failed, boo
 	resume_all(waiters);
 }
 
+/* In doubt about a commit nothing is decided: the ledger may lack what the journal has. Each request may be one that
+ * was in that commit, sent again. */
+static bool group_may_decide(struct service *sv)
+{
+	struct pw_err err;
+
+	if (!store_in_doubt(sv->store))
+		return true;
+	pw_fail(&err, PW_UNKNOWN,
+		"the disk failed in an earlier commit, and what became of it is not known yet; until it is, nothing"
+		" else is decided");
+	group_break(sv, &err);
+	return false;
+}
+
 /* Applies requests until the group's records are many; returns the rest, cut off. */
 static struct request *group_apply(struct service *sv, struct request *head)
 {
@@ -518,8 +539,8 @@ static struct request *group_run(struct service *sv, struct request *head)
 	sv->group++;
 	sv->uncommitted = true;
 	sv->stirred_count = 0;
-	rest = group_apply(sv, head);
-	if (!head)
+	rest = group_may_decide(sv) ? group_apply(sv, head) : NULL;
+	if (!head && !sv->group_broken)
 		hosts_tick(sv);
 	pthread_rwlock_unlock(&sv->lock);
 

@@ -58,6 +58,7 @@ struct store {
 	struct stmts group, answer, violation, trim;
 	struct turn turn;
 	bool in_group, failed;     /* under the turn */
+	_Atomic bool in_doubt;     /* a commit failed, and may have happened all the same; changed under the turn */
 	struct place head, newest; /* committed; with what the open group appended. under the turn */
 	uint64_t wal_retry;        /* no checkpoint by the writer below so many pages. under the turn */
 
@@ -92,9 +93,10 @@ enum pw_status journal_connect(const char *dir, int flags, struct db *out, struc
 /* Makes the names in a directory durable. */
 enum pw_status dir_sync(const char *dir, struct pw_err *err) PW_MUST_CHECK;
 
-/* A transaction on the writer's connection. Under the turn. */
+/* A transaction on the writer's connection. Under the turn. PW_UNKNOWN: the store is in doubt. */
 enum pw_status writer_begin(struct store *s, struct pw_err *err) PW_MUST_CHECK;
-enum pw_status writer_commit(struct store *s, struct pw_err *err) PW_MUST_CHECK; /* rolled back on failure */
+/* On failure it was rolled back, and surely did not happen; but for PW_UNKNOWN: from then on the store is in doubt. */
+enum pw_status writer_commit(struct store *s, struct pw_err *err) PW_MUST_CHECK;
 /* Is there a group that still can be committed? PW_CONFLICT if not. */
 enum pw_status group_check(const struct store *s, struct pw_err *err) PW_MUST_CHECK;
 /* Passes on the status of a part of a group, and remembers a failure. */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "store/inner.h"
+#include "store/tail.h"
 
 #define WAL_TOO_HIGH ((uint64_t)2 * WAL_HIGH) /* nobody else moves anything: the writer moves all */
 #define WAL_RETRY    ((1u << 20) / JOURNAL_PAGE)
@@ -90,11 +91,29 @@ enum pw_status journal_load_span(struct store *s, struct pw_err *err)
 	return PW_OK;
 }
 
-enum pw_status writer_begin(struct store *s, struct pw_err *err)
+static enum pw_status begin_in_doubt(struct store *s, struct pw_err *err)
 {
 	struct query q = query_begin(&s->group, BEGIN);
 
 	return query_run(&q, "beginning a transaction", err);
+}
+
+enum pw_status writer_begin(struct store *s, struct pw_err *err)
+{
+	if (!atomic_load(&s->in_doubt))
+		return begin_in_doubt(s, err);
+	return pw_fail(err, PW_UNKNOWN,
+		       JOURNAL_FILE ": an earlier commit failed, and the disk did not let it be taken"
+				    " back: whether it happened is not known yet");
+}
+
+/* A commit has failed: its frames may be in the log, whole. */
+static bool take_back(struct store *s)
+{
+	bool gone = begin_in_doubt(s, NULL) == PW_OK && tail_void(&s->writer);
+
+	db_rollback(&s->writer);
+	return gone;
 }
 
 enum pw_status writer_commit(struct store *s, struct pw_err *err)
@@ -102,9 +121,23 @@ enum pw_status writer_commit(struct store *s, struct pw_err *err)
 	struct query q = query_begin(&s->group, COMMIT);
 	enum pw_status st = query_run(&q, "committing", err);
 
-	if (st != PW_OK)
-		db_rollback(&s->writer);
-	return st;
+	if (st == PW_OK) {
+		atomic_store(&s->in_doubt, false); /* an earlier one's frames are overwritten, durably */
+		return PW_OK;
+	}
+	db_rollback(&s->writer);
+	if (!atomic_load(&s->in_doubt) && take_back(s))
+		return st;
+	atomic_store(&s->in_doubt, true);
+	(void)pw_wrap(err, "whether it happened is not known yet");
+	if (err)
+		err->status = PW_UNKNOWN;
+	return PW_UNKNOWN;
+}
+
+bool store_in_doubt(const struct store *s)
+{
+	return atomic_load(&s->in_doubt);
 }
 
 static void group_end(struct store *s)
@@ -214,9 +247,14 @@ enum pw_status store_probe(struct store *s, struct pw_err *err)
 	enum pw_status st;
 
 	turn_take(&s->turn);
-	q = query_begin(&s->group, PROBE);
-	st = query_run(&q, "probing", err);
-	if (st != PW_OK)
+	st = begin_in_doubt(s, err);
+	if (st == PW_OK) {
+		q = query_begin(&s->group, PROBE);
+		st = query_run(&q, "probing", err);
+	}
+	if (st == PW_OK)
+		st = writer_commit(s, err);
+	else
 		db_rollback(&s->writer);
 	turn_give(&s->turn);
 	return st;

@@ -10,6 +10,7 @@
 
 #include "store/inner.h"
 #include "store/schema.h"
+#include "store/tail.h"
 
 #define WAL_READY  (8 << 20) /* bytes of WAL that are written before they are needed */
 
@@ -161,6 +162,8 @@ static enum pw_status open_journal(struct store *s, struct pw_err *err)
 	enum pw_status st = journal_connect(s->dir, flags | SQLITE_OPEN_CREATE, &s->writer, err);
 
 	if (st == PW_OK)
+		st = tail_adopt(&s->writer, err);
+	if (st == PW_OK)
 		st = schema_upgrade(&s->writer, SCHEMA_JOURNAL, schema_newest(SCHEMA_JOURNAL), err);
 	if (st == PW_OK)
 		st = stmts_prepare(&s->group, &s->writer, &group_sql, err);
@@ -203,6 +206,8 @@ static enum pw_status open_ledger(struct store *s, struct pw_err *err)
 	st = db_open(&s->painter, s->dir, LEDGER_FILE, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, err);
 	if (st == PW_OK)
 		st = db_exec(&s->painter, ledger_setup, err);
+	if (st == PW_OK)
+		st = tail_adopt(&s->painter, err);
 	if (st == PW_OK)
 		st = schema_upgrade(&s->painter, SCHEMA_LEDGER, schema_newest(SCHEMA_LEDGER), err);
 	if (st == PW_OK)

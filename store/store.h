@@ -41,13 +41,19 @@ enum pw_status store_begin(struct store *s, struct pw_err *err) PW_MUST_CHECK;
 /* Appends the group's row; at most one a group. PW_CONFLICT unless first is the last revision + 1. */
 enum pw_status store_append(struct store *s, const struct journal_row *row, struct pw_err *err) PW_MUST_CHECK;
 /*
- * After a failure of anything in a group, only store_rollback remains (PW_NOT_FOUND is no failure). A failed commit has
- * been rolled back, as far as anyone in this process sees; should the process die before the next write that succeeds
- * (store_probe is one), the next start may find the group after all.
+ * After a failure of anything in a group, only store_rollback remains (PW_NOT_FOUND is no failure). A failed commit did
+ * not happen: no later start finds anything of it, since what it left in the log was made void, durably.
+ * PW_UNKNOWN  not even that was possible. The group is rolled back as far as anyone in this process sees, but the next
+ *             start may find it: the store is in doubt.
  */
 enum pw_status store_commit(struct store *s, struct pw_err *err) PW_MUST_CHECK;
 void store_rollback(struct store *s);
-/* A tiny durable write outside of any group: does the disk accept again? */
+/*
+ * In doubt nothing is begun (PW_UNKNOWN), until store_probe could make the failed commit void; or until a new start has
+ * found out what became of it. Any thread.
+ */
+bool store_in_doubt(const struct store *s);
+/* A tiny durable write outside of any group: does the disk accept again? It also is what ends a doubt. */
 enum pw_status store_probe(struct store *s, struct pw_err *err) PW_MUST_CHECK;
 
 /*

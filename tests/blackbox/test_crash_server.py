@@ -103,7 +103,7 @@ class Worker:
         self.model, self.pending, self.unanswered, self.last_keyed, self.last_batch = Model(), None, None, None, None
         self.seq, self.names, self.acknowledged, self.error = 0, 0, 0, None
         self.operations, self.secrets, self.dead_secrets = {}, {}, []
-        self.refused, self.refusals = None, 0  # by the disk; after a kill -9 the last one may turn out to be there
+        self.unknown, self.refusals = None, 0  # by the disk; after a kill -9 the unknown one may turn out to be there
         self.host = world.own[index]
         self.seen = {}  # vm -> fingerprints of every acknowledged state
 
@@ -325,9 +325,10 @@ class Worker:
 
     def settle(self, request, answer):
         """An answer has come: the model follows it."""
-        if answer.status == 503 and answer.slug in ("not-ready", "storage") and answer["retryable"]:
-            if answer.slug == "storage":
-                self.refused, self.refusals = request, self.refusals + 1
+        if answer.status == 503 and answer.slug in ("not-ready", "storage", "outcome-unknown") and answer["retryable"]:
+            self.refusals += answer.slug != "not-ready"
+            if answer.slug == "outcome-unknown" and self.unknown is None:
+                self.unknown = request  # the ones after it were not even tried
             return
         if answer.status not in (200, 201, 202, 204) or answer.json and answer.json.get("rejected"):
             raise AssertionError(f"{request.method} {request.path} {request.body}: {answer}")
@@ -336,7 +337,7 @@ class Worker:
 
     def note(self, request, answer):
         self.acknowledged += 1
-        self.refused = None
+        self.unknown = None
         request.answer = answer
         self.learn(request, answer)
         for vm, held in self.model.vms.items():
@@ -450,9 +451,9 @@ class World:
             stop.set()
             for thread in threads:
                 thread.join()
-        for worker in self.workers:
-            if worker.error:
-                raise worker.error
+            for worker in self.workers:  # before a failure of `end`, which may follow from it
+                if worker.error:
+                    raise worker.error
 
     # After a crash.
 
@@ -522,7 +523,7 @@ class World:
         outcome = [0, 0]
         for worker in self.workers:
             if crashed and worker.pending is None:
-                worker.pending = worker.refused
+                worker.pending = worker.unknown
             self.settle(worker, vms, tokens, quarantined, outcome)
         for worker, vm, seen, revision in self.reads:
             self.case.assertLessEqual(revision, self.newest, "a read showed a revision that is gone")
@@ -546,7 +547,7 @@ class World:
             return ({i: vms[i] for i in mine}, {n for n in tokens if n.startswith(f"w{worker.index}-")},
                     {q for q in quarantined if q in own})
 
-        request, worker.pending, worker.refused = worker.pending, None, None
+        request, worker.pending, worker.unknown = worker.pending, None, None
         without = worker.model.view()
         if actual(worker.model) == without:
             outcome[1] += request is not None

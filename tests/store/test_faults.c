@@ -37,7 +37,7 @@ static const struct fault_case {
 
 static bool is_disk_trouble(enum pw_status st)
 {
-	return st == PW_STORAGE || st == PW_NO_MEMORY;
+	return st == PW_STORAGE || st == PW_NO_MEMORY || st == PW_UNKNOWN;
 }
 
 /* A group with a row, an answer and a violation. */
@@ -85,6 +85,13 @@ static void expect_newest(uint64_t newest)
 	cr_assert(v.broken == 0 && v.newest == newest, "broken at %" PRIu64, v.broken);
 }
 
+/* A disk that takes a write again ends what its failure has left open. */
+static void disk_is_well(void)
+{
+	if (store_in_doubt(d.s))
+		cr_assert_eq(store_probe(d.s, &err), PW_OK, "%s", err.msg);
+}
+
 static void sweep_group(const struct fault_case *c)
 {
 	uint64_t newest = store_newest(d.s);
@@ -101,6 +108,7 @@ static void sweep_group(const struct fault_case *c)
 		if (st == PW_OK)
 			newest++;
 		expect_newest(newest);
+		disk_is_well();
 		if (st != PW_OK && nth % 2) {
 			store_dir_reopen(&d);
 			expect_newest(newest);
@@ -136,57 +144,6 @@ Test(faults, commit_flushes_once)
 	for (uint64_t r = 2; r < 12; r++)
 		cr_assert_eq(group(r), PW_OK);
 	cr_assert_eq(faulty_vfs_count(FAULT_SYNC) - before, 10);
-}
-
-static void copy_file(const char *from, const char *to, const char *name)
-{
-	static char bytes[1 << 20];
-	char path[2][STORE_PATH + 32];
-	FILE *f[2];
-	size_t n;
-
-	snprintf(path[0], sizeof path[0], "%s/%s", from, name);
-	snprintf(path[1], sizeof path[1], "%s/%s", to, name);
-	f[0] = fopen(path[0], "rb");
-	f[1] = fopen(path[1], "wb");
-	cr_assert(f[0] && f[1]);
-	while ((n = fread(bytes, 1, sizeof bytes, f[0])) > 0)
-		cr_assert_eq(fwrite(bytes, 1, n, f[1]), n);
-	fclose(f[0]);
-	fclose(f[1]);
-}
-
-/* What a start after a crash at this moment would find: the files as they are, without the memory that they share. */
-static uint64_t newest_after_a_crash(void)
-{
-	struct store_dir crashed;
-	struct verify_report v;
-	uint64_t newest;
-
-	store_dir_make(&crashed);
-	store_close(crashed.s);
-	crashed.s = NULL;
-	copy_file(d.path, crashed.path, "journal.db");
-	copy_file(d.path, crashed.path, "journal.db-wal");
-	store_dir_reopen(&crashed);
-	newest = store_newest(crashed.s);
-	cr_assert_eq(store_verify(crashed.path, &v, &err), PW_OK, "%s", err.msg);
-	cr_assert(v.broken == 0 && v.newest == newest);
-	store_dir_remove(&crashed);
-	return newest;
-}
-
-Test(faults, group_that_failed_is_gone_for_good_after_the_next_write)
-{
-	for (uint64_t r = 1; r <= 3; r++)
-		cr_assert_eq(group(r), PW_OK);
-	faulty_vfs_arm(FAULT_SYNC, 1, SQLITE_IOERR_FSYNC, FAULT_ONCE);
-	cr_assert_eq(group(4), PW_STORAGE);
-	cr_assert(faulty_vfs_disarm());
-	cr_assert_leq(newest_after_a_crash(), 4);
-	cr_assert_geq(newest_after_a_crash(), 3);
-	cr_assert_eq(store_probe(d.s, &err), PW_OK, "%s", err.msg);
-	cr_assert_eq(newest_after_a_crash(), 3);
 }
 
 static enum pw_status open_again(void)
@@ -341,6 +298,7 @@ static void sweep_trim(const struct fault_case *c)
 		fired = faulty_vfs_disarm();
 		cr_assert(st == PW_OK || (fired && is_disk_trouble(st)), "call %u: %s", nth, err.msg);
 		expect_chain(newest);
+		disk_is_well();
 		if (nth % 4 == 0)
 			store_dir_reopen(&d);
 		expect_chain(newest);

@@ -11,13 +11,14 @@
 #define INDEX_VERSION 3007000
 #define INDEX_REGION  32768 /* bytes of the index that are mapped at once */
 #define LOG_HEADER    32
+#define LOG_SALT      16 /* where in the header */
 #define FRAME_HEADER  24
 #define PIECE         65536 /* the unix VFS writes less than 128 KiB at once */
 
 struct index_header { /* in the machine's byte order */
 	uint32_t version, unused, change;
 	uint8_t is_init, big_endian;
-	uint16_t page_size; /* 1: 65536 */
+	uint16_t page_size; /* 0: there was no commit since this index was made */
 	uint32_t frames;    /* up to the last commit */
 	uint32_t pages, checksum[2];
 	uint8_t salt[8];
@@ -44,19 +45,28 @@ static bool read_index(struct db *db, struct index_header *out)
 	return out->version == INDEX_VERSION && out->is_init;
 }
 
+/* By which salt a start would know the frames of the tail. The first commit of an index makes up one, and puts it into
+ * the index only at its end. */
+static bool tail_salt(struct tail *t, const struct index_header *h)
+{
+	memcpy(t->salt, h->salt, sizeof t->salt);
+	return h->page_size || t->size < LOG_HEADER ||
+	       t->log->pMethods->xRead(t->log, t->salt, sizeof t->salt, LOG_SALT) == SQLITE_OK;
+}
+
 static bool tail_find(struct db *db, struct tail *t)
 {
 	struct index_header h;
+	int64_t page_size;
 
 	t->log = NULL;
-	if (!read_index(db, &h) ||
+	if (!read_index(db, &h) || db_number(db, "PRAGMA page_size", &page_size, NULL) != PW_OK ||
 	    sqlite3_file_control(db->h, "main", SQLITE_FCNTL_JOURNAL_POINTER, &t->log) != SQLITE_OK || !t->log ||
 	    !t->log->pMethods || t->log->pMethods->xFileSize(t->log, &t->size) != SQLITE_OK)
 		return false;
-	t->frame = FRAME_HEADER + (h.page_size == 1 ? 65536 : h.page_size);
+	t->frame = FRAME_HEADER + page_size;
 	t->begins = h.frames ? LOG_HEADER + t->frame * h.frames : 0;
-	memcpy(t->salt, h.salt, sizeof t->salt);
-	return true;
+	return tail_salt(t, &h);
 }
 
 /* Where frame n of the tail begins, from 1; -1: the file does not have all of it. */

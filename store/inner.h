@@ -107,6 +107,11 @@ void writer_bound_wal(struct store *s);
 /* *out: what the hash chain says of this row behind `before`. */
 void journal_hash(const uint8_t before[STORE_HASH], const struct journal_row *row, uint8_t out[STORE_HASH]);
 
+/*
+ * verify.c: the chain from the oldest row to the head: that no row is missing; and the hashes of all rows that are not
+ * in the picture, and of the newest ones that hold so many bytes of records.
+ */
+enum pw_status journal_check(struct store *s, uint64_t hashed, struct pw_err *err) PW_MUST_CHECK;
 /* Loads head and trimmed from the tables. */
 enum pw_status journal_load_span(struct store *s, struct pw_err *err) PW_MUST_CHECK;
 /* Loads the picture's revision. */

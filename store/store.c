@@ -12,10 +12,11 @@
 #include "store/schema.h"
 #include "store/tail.h"
 
-#define WAL_READY  (8 << 20) /* bytes of WAL that are written before they are needed */
+#define HASHED_AT_START ((uint64_t)256 << 20) /* bytes of the newest records; half a second */
+#define WAL_READY       (8 << 20)             /* bytes of WAL that are written before they are needed */
 
-#define TEXT_(x)   #x
-#define TEXT_OF(x) TEXT_(x)
+#define TEXT_(x)        #x
+#define TEXT_OF(x)      TEXT_(x)
 static const char journal_setup[] = "PRAGMA page_size = " TEXT_OF(JOURNAL_PAGE) ";"
 										"PRAGMA journal_mode = WAL;"
 										"PRAGMA wal_autocheckpoint = 0;"
@@ -252,6 +253,8 @@ enum pw_status store_open(const char *dir, struct store **out, struct pw_err *er
 		st = open_reader(s, &s->readers[i], err);
 	if (st == PW_OK)
 		st = open_ledger(s, err);
+	if (st == PW_OK)
+		st = journal_check(s, HASHED_AT_START, err);
 	if (st == PW_OK)
 		st = dir_sync(dir, err);
 	if (st != PW_OK)

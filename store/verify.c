@@ -5,10 +5,11 @@
 
 #include "store/inner.h"
 
-enum { CHAIN, ROWS };
+enum { CHAIN, LINKS, ROWS };
 static const char *const text[] = {
 	[CHAIN] = "SELECT revision, number, ends, hash FROM chain",
-	[ROWS] = "SELECT first, last, time_ms, number, ends, hash, records FROM journal ORDER BY first",
+	[LINKS] = "SELECT first, last, number, ends, hash, length(records) FROM journal ORDER BY first",
+	[ROWS] = "SELECT first, last, time_ms, number, ends, hash, records FROM journal WHERE first > ? ORDER BY first",
 };
 static const struct sql_table verify_sql = { text, PW_ARRAY_LEN(text) };
 
@@ -53,27 +54,99 @@ static bool row_follows(struct query *q, struct place *at)
 	return true;
 }
 
+/* The rows after *at, with their hashes; *at moves on to the last one that holds. */
+static enum pw_status walk_rows(struct stmts *s, struct place *at, bool *holds, struct pw_err *err)
+{
+	struct query q = query_begin(s, ROWS);
+	enum pw_status st;
+
+	*holds = true;
+	bind_u64(&q, at->revision);
+	while (*holds && (st = query_step(&q, "reading the journal", err)) == PW_OK)
+		*holds = row_follows(&q, at);
+	query_end(&q);
+	return !*holds || st == PW_NOT_FOUND ? PW_OK : st;
+}
+
+/* Does the row of q follow `at`, its records and hash aside? If so, *at moves on to it. */
+static bool link_follows(struct query *q, struct place *at)
+{
+	uint64_t first = row_u64(q, 0, INT64_MAX);
+	struct place next = { .revision = row_u64(q, 1, INT64_MAX),
+			      .number = row_u64(q, 2, INT64_MAX),
+			      .ends = row_u64(q, 3, INT64_MAX) };
+
+	row_bytes(q, 4, next.hash, sizeof next.hash);
+	if (first != at->revision + 1 || next.revision < first || next.number != at->number + 1 ||
+	    next.ends != at->ends + row_u64(q, 5, INT64_MAX) || q->bad)
+		return false;
+	*at = next;
+	return true;
+}
+
+/* The rows after *at up to `until`: that none is missing, which needs no look at what they record. */
+static enum pw_status walk_links(struct stmts *s, const struct place *until, struct place *at, bool *holds,
+				 struct pw_err *err)
+{
+	struct query q = query_begin(s, LINKS);
+	enum pw_status st = PW_OK;
+
+	*holds = true;
+	while (*holds && at->revision < until->revision && at->ends < until->ends &&
+	       (st = query_step(&q, "reading the journal", err)) == PW_OK)
+		*holds = link_follows(&q, at);
+	query_end(&q);
+	return !*holds || st == PW_NOT_FOUND ? PW_OK : st;
+}
+
 static enum pw_status walk(struct stmts *s, struct verify_report *out, struct pw_err *err)
 {
-	struct place at;
-	struct query q;
+	struct place at, begins;
 	enum pw_status st = read_chain(s, &at, err);
+	bool holds = true;
 
 	if (st != PW_OK)
 		return st;
-	*out = (struct verify_report){ .oldest = at.revision + 1 };
-	q = query_begin(s, ROWS);
-	while ((st = query_step(&q, "reading the journal", err)) == PW_OK) {
-		if (!row_follows(&q, &at)) {
-			out->broken = at.revision + 1;
-			break;
-		}
-		out->rows++;
-	}
-	query_end(&q);
-	out->newest = at.revision;
+	begins = at;
+	st = walk_rows(s, &at, &holds, err);
+	*out = (struct verify_report){ .rows = at.number - begins.number,
+				       .oldest = begins.revision + 1,
+				       .newest = at.revision,
+				       .broken = holds ? 0 : at.revision + 1 };
 	memcpy(out->head, at.hash, sizeof out->head);
-	return st == PW_NOT_FOUND ? PW_OK : st;
+	return st;
+}
+
+static enum pw_status check(struct store *s, struct stmts *q, uint64_t hashed, struct pw_err *err)
+{
+	struct place at, until = { .revision = atomic_load(&s->painted) };
+	enum pw_status st = read_chain(q, &at, err);
+	bool holds = true;
+
+	until.ends = s->head.ends > hashed ? s->head.ends - hashed : 0;
+	if (st == PW_OK)
+		st = walk_links(q, &until, &at, &holds, err);
+	if (st == PW_OK && holds)
+		st = walk_rows(q, &at, &holds, err);
+	if (st != PW_OK || holds)
+		return st;
+	return pw_fail(err, PW_STORAGE,
+		       JOURNAL_FILE ": revision %" PRIu64
+				    " is missing or is not what was written, so nothing after it can"
+				    " be trusted; --verify checks all of it; restore a backup",
+		       at.revision + 1);
+}
+
+enum pw_status journal_check(struct store *s, uint64_t hashed, struct pw_err *err)
+{
+	struct stmts q = { 0 };
+	enum pw_status st = stmts_prepare(&q, &s->writer, &verify_sql, err);
+
+	if (st == PW_OK)
+		st = check(s, &q, hashed, err);
+	for (size_t i = 0; i < verify_sql.count; i++)
+		sqlite3_finalize(q.q[i]);
+	return st;
 }
 
 enum pw_status store_verify(const char *dir, struct verify_report *out, struct pw_err *err)

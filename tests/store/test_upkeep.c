@@ -205,6 +205,47 @@ Test(upkeep, verify_finds_the_row_that_was_tampered_with)
 	}
 }
 
+Test(upkeep, start_stops_at_the_row_that_was_tampered_with)
+{
+	for (size_t i = 0; i < PW_ARRAY_LEN(tampering); i++) {
+		store_dir_remove(&d);
+		store_dir_make(&d);
+		store_fill(d.s, 1, 12);
+		if (i % 2)
+			paint(12);
+		store_close(d.s);
+		d.s = NULL;
+		store_tamper(d.path, "journal.db", tampering[i]);
+		cr_assert_eq(store_open(d.path, &d.s, &err), PW_STORAGE, "%s", tampering[i]);
+		cr_assert(strstr(err.msg, "revision 7 is missing") && strstr(err.msg, "--verify"), "%s", err.msg);
+		d.s = NULL;
+	}
+}
+
+/* Without a look at the records, as of rows that are old and in the picture. */
+Test(upkeep, links_alone_show_a_row_that_is_missing)
+{
+	static const char *const breaks[] = {
+		"DELETE FROM journal WHERE first = 7",
+		"DELETE FROM journal WHERE first BETWEEN 7 AND 9",
+		"UPDATE journal SET number = number + 1 WHERE first = 7",
+		"UPDATE journal SET ends = ends + 1 WHERE first = 7",
+		"UPDATE journal SET records = x'' WHERE first = 7",
+		SWAP_ROWS,
+	};
+
+	for (size_t i = 0; i < PW_ARRAY_LEN(breaks); i++) {
+		store_dir_remove(&d);
+		store_dir_make(&d);
+		store_fill(d.s, 1, 12);
+		paint(12);
+		cr_assert_eq(journal_check(d.s, 0, &err), PW_OK, "%s", err.msg);
+		store_tamper(d.path, "journal.db", breaks[i]);
+		cr_assert_eq(journal_check(d.s, 0, &err), PW_STORAGE, "%s", breaks[i]);
+		cr_assert(strstr(err.msg, "revision 7 is missing"), "%s", err.msg);
+	}
+}
+
 Test(upkeep, verify_finds_a_missing_start)
 {
 	store_fill(d.s, 1, 12);

@@ -180,6 +180,7 @@ void summary_act(struct service *sv, struct request *r)
 	jsonw_init(&w);
 	jsonw_open(&w, '{');
 	write_totals(&w, sv, &t);
+	jsonw_m_u64(&w, "unknown_vms", sv->unknown.count);
 	jsonw_m_u64(&w, "violations_last_hour", *(uint64_t *)r->job);
 	jsonw_m_u64(&w, "revision", sv->revision);
 	jsonw_close(&w, '}');
@@ -214,6 +215,8 @@ static void write_gauges(struct metrics_text *m, const struct service *sv, const
 	metrics_gauge(m, "pagewarden_frames_bound", "Bound frames of all local pools", (double)t->bound);
 	metrics_gauge(m, "pagewarden_frames_quarantined", "Quarantined frames of all local pools",
 		      (double)t->quarantined);
+	metrics_gauge(m, "pagewarden_unknown_vms", "VMs that hosts have and the ledger does not own",
+		      (double)sv->unknown.count);
 	metrics_gauge(m, "pagewarden_revision", "Last durable revision", (double)sv->durable);
 	metrics_gauge(m, "pagewarden_picture_revision", "Revision of the last saved picture", (double)sv->pictured);
 	metrics_gauge(m, "pagewarden_engine_bytes", "Memory of the engine", (double)sv->mem.used);

@@ -35,6 +35,11 @@ Test(options, both_spellings_of_a_value_work)
 	cr_assert(o.frames == 4096 && o.base_pfn == 256 && o.once && o.log_level == ALOG_ERROR);
 	cr_assert_str_eq(o.server, "http://127.0.0.1:8470");
 	cr_assert_str_eq(o.backend, "emulated");
+	cr_assert_eq(o.resync_seconds, 300);
+	cr_assert_eq(PARSE(empty, &o, &err, "--resync-seconds", "0"), PW_OK, "%s", err.msg);
+	cr_assert_eq(o.resync_seconds, 0);
+	cr_assert_eq(PARSE(empty, &o, &err, "--resync-seconds=604801"), PW_INVALID);
+	cr_assert(strstr(err.msg, "--resync-seconds"), "%s", err.msg);
 }
 
 Test(options, flags_win_over_the_environment)

@@ -219,6 +219,8 @@ class Restored(Fleet):
         self.assertEqual((state, len(pages)), ("secure", len(running[vm][1]) - len(taken)))
         report, = self.unknown(agent)
         self.assertEqual((report["vm"], report["reason"], report["disputed_pages"]), (vm, "disputed", len(taken)), report)
+        self.assertEqual(self.admin.get("/v1/summary")["unknown_vms"], 1)
+        self.assertIn(b"pagewarden_unknown_vms 1\n", self.admin.get("/metrics").raw)
         self.assertEqual([(r["pfn"], r["count"]) for r in report["disputed"]], [(taken[0], len(taken))])
         self.assertEqual({v["reason"] for v in self.violations(vm)}, {"absent", "disputed"})
         for again in (self.server.crash, self.server.restart):  # the report is kept like anything that was answered

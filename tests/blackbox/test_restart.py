@@ -148,6 +148,23 @@ class Restart(Case):
         self.server.crash()
         self.same_as(before)
 
+    def test_the_record_of_ends_outlives_restarts(self):
+        """Of VMs and of slots: what agents give guests up for (L11)."""
+        host = Host(self.admin, name="ends")
+        vm, gone = Vm(host, state="secure"), Vm(host)
+        self.assert_ok(self.admin.delete(f"{vm.path}/slots/0?force=true"), 204)
+        self.assert_ok(self.admin.delete(gone.path), 204)
+        paths = (vm.path, gone.path)
+        before = [self.admin.get(path) for path in paths]
+        self.assertEqual([e["slot"] for e in before[0]["slots_ended"]], [0], before[0])
+        self.assertLess(before[0]["ended"], before[0]["slots_ended"][0]["ended"])
+        self.assertGreater(before[1]["ended"], before[0]["ended"])
+        for again in (self.server.crash, self.server.restart, self.server.crash):
+            again()
+            after = [self.server.client().get(path) for path in paths]
+            self.assertEqual([(a.status, a.json.get("ended"), a.json.get("slots_ended")) for a in after],
+                             [(b.status, b.json.get("ended"), b.json.get("slots_ended")) for b in before])
+
     def test_changes_after_a_picture_are_in_the_next_one(self):
         self.server.restart()
         admin, (first, second, *_), secure = self.server.client(), self.world.hosts, self.world.vms[0]

@@ -178,6 +178,8 @@ static enum pw_status follow_states(struct resync *rs, const struct seen_vm *s, 
 	enum told told = s->ledger == PRESENCE_NONE ? TOLD_AS_NEWS : TOLD_AS_ADOPTED; /* its creation said so */
 	enum pw_status st = PW_OK;
 
+	if (s->hardware == PRESENCE_NORMAL)
+		st = remote_event_at(rs->w, &s->id, VM_START, TOLD_AS_NEWS, revision, t);
 	if (s->hardware == PRESENCE_TRANSIENT || s->hardware == PRESENCE_SECURE)
 		st = remote_event_at(rs->w, &s->id, VM_INIT_START, told, revision, t);
 	if (st == PW_OK && s->hardware == PRESENCE_SECURE)

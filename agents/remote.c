@@ -239,6 +239,7 @@ bool remote_vm_read(json_t *json, struct remote_vm *out)
 		remote_vm_release(&vm);
 		return false;
 	}
+	vm.on_hardware = json_is_true(json_object_get(json, "on_hardware"));
 	if (!json_u64_member(json, "revision", &vm.revision))
 		vm.revision = 0;
 	if (!json_u64_member(json, "ended", &vm.ended))

@@ -36,6 +36,7 @@ struct slot_end {
 struct remote_vm {
 	struct pw_uuid id, host;
 	enum vm_state state;
+	bool on_hardware; /* the ledger says that hardware may have it */
 	unsigned shared_bit;
 	struct slot *slots; /* sorted by base; owned */
 	size_t slot_count;

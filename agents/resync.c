@@ -189,13 +189,24 @@ static enum pw_status settle(struct resync *rs, struct seen_vm *s, struct pw_err
 	return report(rs, s, UNKNOWN_DISPUTED, detail, err);
 }
 
+/* Of an ordinary VM the ledger keeps whether hardware has it: it is told what hardware says. */
+static enum pw_status agree_plain(struct resync *rs, struct seen_vm *s, struct trouble *t)
+{
+	bool there = s->hardware == PRESENCE_NORMAL;
+	enum pw_status st = PW_OK;
+
+	if (s->ledger == PRESENCE_NORMAL && s->vm.on_hardware != there)
+		st = remote_event(rs->w, &s->id, there ? VM_START : VM_TERMINATE, t);
+	return st == PW_OK && there ? agree(rs, s, t) : st;
+}
+
 static enum pw_status apply(struct resync *rs, struct seen_vm *s, enum vm_repair repair, struct trouble *t)
 {
 	struct backend *b = rs->w->agent->backend;
 	enum pw_status st = PW_OK;
 
 	switch (repair) {
-	case VM_REPAIR_NOTHING: return s->hardware == PRESENCE_NORMAL ? agree(rs, s, t) : PW_OK;
+	case VM_REPAIR_NOTHING: return agree_plain(rs, s, t);
 	case VM_REPAIR_PAGES: return agree(rs, s, t);
 	case VM_REPAIR_DESTROY: return end_hardware(rs, s, t);
 	case VM_REPAIR_KEEP: return keep_elsewhere(rs, s, &t->err);

@@ -89,6 +89,39 @@ class Operations(OnAgents):
             self.operate(vm, "terminate")
 
 
+class PlainVms(OnAgents):
+    def on_hardware(self, vm):
+        return self.admin.get("/v1/vms/" + vm)["on_hardware"]
+
+    def test_the_ledger_knows_whether_hardware_has_one(self):
+        """An emulated machine outlives its agent; kvm's guests end with it."""
+        for agent in self.each_agent():
+            vm = self.vm(agent)
+            self.assertFalse(self.on_hardware(vm))
+            self.operate(vm, "launch", plain=True)
+            self.assertTrue(self.on_hardware(vm))
+            self.assert_problem(self.admin.delete("/v1/vms/" + vm), 409, "vm-busy")
+            agent.kill()
+            agent.start()
+            agent.wait_ready()
+            self.assertEqual(self.on_hardware(vm), agent.arch != "kvm")
+            if agent.arch != "kvm":
+                self.operate(vm, "terminate")
+            self.assert_ok(self.admin.delete("/v1/vms/" + vm), 204)
+
+    def test_a_launch_that_fails_leaves_none(self):
+        for arch in ARCHES:
+            agent = Agent(self, "fails-" + arch, arch)
+            agent.start("--fault", "create_vm:1,run_vm:1")
+            agent.wait_ready()
+            vm = self.vm(agent)
+            for params in ({"resident": 4}, {"plain": True}):
+                self.assertEqual(self.ended(vm, "launch", **params)["state"], "failed")
+                self.assertFalse(self.on_hardware(vm), params)
+            self.assert_ok(self.admin.delete("/v1/vms/" + vm), 204)
+            self.assertEqual(agent.stop(), 0)
+
+
 class Plugging(OnAgents):
     """Memory that comes and goes while the VM runs."""
 

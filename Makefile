@@ -9,6 +9,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 JOBS    ?= $(shell nproc)
 FUZZ_SECONDS ?= 10
+SOAK_SECONDS ?= 600
 ifeq ($(MAKELEVEL),0)
 MAKEFLAGS += -j$(JOBS) --no-print-directory
 endif
@@ -42,7 +43,7 @@ slow     := $(wildcard tests/blackbox/test_crash*.py tests/blackbox/test_slow*.p
 all_c    := $(src) $(wildcard tests/*/*.c tests/*/*/*.c)
 all_h    := $(wildcard $(addsuffix /*.h,$(dirs)) tests/*/*.h)
 
-.PHONY: build help run test check unit units mutants lint clang-build objects asan tsan threaded-run fuzz fuzz-run coverage cov-run lint-text bench install uninstall deps clean FORCE
+.PHONY: build help run test check unit units mutants lint clang-build objects asan tsan threaded-run fuzz fuzz-run coverage cov-run lint-text soak bench install uninstall deps clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -130,6 +131,9 @@ threaded := $(filter $(addprefix $B/tests/,store/% api/% server/% agents/%),$(un
 threaded-run: build $(filter $B/%,$(threaded))
 	@TSAN_OPTIONS="atexit_sleep_ms=50 suppressions=$(CURDIR)/tests/tsan.supp $$TSAN_OPTIONS" \
 		$(runner) --timeout $(TIMEOUT) $(threaded)
+
+soak: build ## the model of tests/model against everything for SOAK_SECONDS (600); SEED repeats a run
+	@PAGEWARDEN_BUILD=$B SOAK_SECONDS=$(SOAK_SECONDS) SEED=$(SEED) $(PYTHON) tests/soak.py
 
 fuzz: ## each parser's fuzzer for FUZZ_SECONDS (10)
 	@$(MAKE) B=$B/fuzz CC=$(CLANG) SAN='-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all' OPT='-O1 -g' fuzz-run

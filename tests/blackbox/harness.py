@@ -131,7 +131,8 @@ class Client:
 class Server:
     """One pagewardend and its data. Stopped and removed by `close`."""
 
-    def __init__(self, *flags):
+    def __init__(self, *flags, env=None):
+        self.env = dict(os.environ, **env) if env else None
         self.folder = tempfile.mkdtemp(prefix="pagewarden-bb-")
         self.data = os.path.join(self.folder, "data")
         self.flags, self.process, self.port = flags, None, 0
@@ -149,7 +150,7 @@ class Server:
         with open(os.path.join(self.folder, "log"), "ab") as log:
             self.process = subprocess.Popen(
                 [PAGEWARDEND, "--data", self.data, "--listen", f"127.0.0.1:{self.port}", *self.flags, *more],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=self.env)
         line = self.process.stdout.readline().decode().strip()
         self.process.stdout.close()
         if not line.startswith("listening on http://"):

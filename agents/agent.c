@@ -305,6 +305,7 @@ static enum pw_status take_revision(struct agent *a, json_t *host, struct pw_err
 		     revision, seen);
 		pthread_mutex_lock(&a->work);
 		st = heard_restart(&a->heard, revision, err);
+		own_forget(&a->own, UINT64_MAX); /* its revisions will be others' */
 		pthread_mutex_unlock(&a->work);
 	}
 	heard_see(&a->heard, revision);

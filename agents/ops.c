@@ -179,8 +179,10 @@ static enum pw_status hardware_end(struct worker *w, const struct pw_uuid *vm, e
 	st = report_stuck(w, t);
 	if (st == PW_OK)
 		st = b->ops->destroy_vm(b, vm, &t->err);
-	if (st == PW_OK)
+	if (st == PW_OK) {
 		heard_drop(&w->agent->heard, vm);
+		unknown_clear(w->agent, vm); /* whatever was disputed of it */
+	}
 	if (st != PW_OK)
 		agent_want_resync(w->agent); /* its frames are free, and the ledger does not know yet */
 	return st;
@@ -190,7 +192,9 @@ enum pw_status vm_end(struct worker *w, const struct pw_uuid *vm, struct trouble
 {
 	enum pw_status st = hardware_end(w, vm, VM_TERMINATE, t);
 
-	return st == PW_OK ? remote_event(w, vm, VM_TERMINATE, t) : st;
+	if (st == PW_OK)
+		st = remote_event(w, vm, VM_TERMINATE, t);
+	return st == PW_OK ? unknown_report(w, t) : st;
 }
 
 static enum pw_status op_terminate(struct op_run *r)

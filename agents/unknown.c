@@ -109,6 +109,9 @@ enum pw_status unknown_report(struct worker *w, struct trouble *t)
 		json_decref(items);
 		return pw_fail(&t->err, PW_NO_MEMORY, "no memory for a report of unknown VMs");
 	}
+	if (json_array_size(items) < json_object_size(a->unknown))
+		alog(ALOG_WARNING, "not all unknown VMs are reported", "%d of %zu", UNKNOWN_VMS_MAX,
+		     json_object_size(a->unknown));
 	st = remote_unknown(w, items, t);
 	json_decref(items);
 	a->unknown_told = st == PW_OK;

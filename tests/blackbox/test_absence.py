@@ -5,6 +5,7 @@ operator's word.
 Hardware is read with `--dump`, beside its agent.
 """
 import os
+import random
 import shutil
 import subprocess
 import time
@@ -143,7 +144,8 @@ class Restored(Fleet):
             self.assertEqual(self.hardware(agent), running[agent], "a guest was touched")
             self.eventually(lambda: self.assertEqual(self.ledger(gone)[0], "normal"))
             self.assertEqual(self.unknown(agent), [])
-            self.assertEqual([v["reason"] for v in self.violations(after[agent])], ["absent"])
+            reasons = {v["reason"] for v in self.violations(after[agent])}  # a dispute may be seen, and settled a moment later
+            self.assertTrue({"absent"} <= reasons <= {"absent", "disputed"}, reasons)
         said = self.events("ledger.restored")
         self.assertEqual(len(said), 1, said)
         self.assertGreater(said[0]["revision_seen"], said[0]["ledger_revision"])
@@ -176,6 +178,38 @@ class Restored(Fleet):
                 self.assertEqual([v["reason"] for v in self.violations(vm)], ["normal"])
                 self.assertTrue([e for e in self.events("vm.lifecycle") if e["vm"] == vm and e.get("adopted")])
                 agent.kill()
+
+    def test_older_ledgers_again_and_again_under_load(self):
+        """Restored while five machines are busy and an agent may die: when all is quiet, ledger and hardware are equal."""
+        seed = int(os.environ.get("SEED", random.SystemRandom().randrange(1 << 32)))
+        rng = random.Random(seed)
+        print(f"{self.id()}: SEED={seed}", flush=True)
+        load = lambda: ("--load", f"vms=2,pages=1024,rate=100,seed={rng.randrange(1000)}")
+        agents = [self.agent("load-" + arch, arch, *load()) for arch in ARCHES]
+        for turn in range(4):
+            time.sleep(rng.uniform(0.5, 1.5))
+            path = self.assert_ok(self.admin.post("/v1/backups", {"name": f"turn-{turn}"}), 201)["path"]
+            time.sleep(rng.uniform(0.5, 1.5))
+            victim = rng.choice([None, *agents])
+            if victim:
+                victim.kill()
+            self.restored(path)
+            if victim:
+                victim.start(*load())
+        for agent in agents:
+            agent.wait_ready()
+            self.assertEqual(agent.stop(), 0, agent.log()[-2000:])
+            agent.start()
+            agent.wait_ready()
+        self.eventually(lambda: self.assertEqual(
+            {k: v for k, v in self.admin.get("/v1/summary")["operations"].items() if k in ("pending", "running")},
+            {"pending": 0, "running": 0}))
+        self.assertEqual(self.admin.items("/v1/unknown-vms"), [])
+        for agent in agents:
+            self.equal(agent, *(vm for vm, (state, _) in self.hardware(agent).items() if state != "normal"))
+            self.assertEqual(agent.stop(), 0, agent.log()[-2000:])
+            found = agent.compare()
+            self.assertEqual((found["differences"], found["violations"], found["disputed"]), (0, 0, 0), found["text"])
 
     def test_a_vm_made_anew_in_an_older_ledger_is_no_end(self):
         """Its creation is later, by number, than the ledger's last word on the guest; but that was another history."""

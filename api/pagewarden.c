@@ -67,7 +67,7 @@ static const struct command {
 	  BIT(OPTION_POOL) | BIT(OPTION_COUNT_) | BIT(OPTION_REASON) | BIT(OPTION_LIMIT), cli_quarantine, REMOTE },
 	{ "summary", "", "the fleet in numbers", 0, 0, 0, cli_summary, REMOTE },
 	{ "backup", "NAME", "copy the server's data into DATA/backups/NAME", 1, 1, 0, cli_backup, REMOTE },
-	{ "verify", "", "does the chain of the journal's hashes hold?", 0, 0, 0, cli_verify, REMOTE },
+	{ "verify", "", "verify the journal's hash chain and the tables' checksum", 0, 0, 0, cli_verify, REMOTE },
 	{ "replay", "FILE...", "recorded scenarios of any architecture, against its model", 1, INT_MAX, 0, cli_replay,
 	  LOCAL },
 	{ "measure", "snp|tdx", "the launch digest that a guest will have", 1, 1,

@@ -41,19 +41,24 @@ static int verify(const struct config *c)
 {
 	struct verify_report report;
 	struct pw_err err = { 0 };
+	bool damaged;
 
 	if (store_verify(c->data, &report, &err) != PW_OK)
 		return complain(&err, EXIT_FAILED);
-	printf("%s rows=%" PRIu64 " oldest=%" PRIu64 " newest=%" PRIu64 " head=", report.broken ? "broken" : "ok",
+	damaged = report.broken || report.picture == PICTURE_DAMAGED;
+	printf("%s rows=%" PRIu64 " oldest=%" PRIu64 " newest=%" PRIu64 " head=", damaged ? "broken" : "ok",
 	       report.rows, report.oldest, report.newest);
 	for (size_t i = 0; i < sizeof report.head; i++)
 		printf("%02x", report.head[i]);
 	if (report.broken)
 		printf(" broken_at=%" PRIu64, report.broken);
+	printf(" picture=%s picture_revision=%" PRIu64, picture_verdict_name(report.picture), report.picture_revision);
+	if (report.picture == PICTURE_DAMAGED)
+		printf(" (%s)", report.picture_fault);
 	printf("\n");
 	if (fflush(stdout) != 0)
 		return EXIT_FAILED;
-	return report.broken ? EXIT_DAMAGE : EXIT_DONE;
+	return damaged ? EXIT_DAMAGE : EXIT_DONE;
 }
 
 static enum pw_status make_data_dir(const char *path, struct pw_err *err)

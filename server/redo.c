@@ -537,6 +537,13 @@ enum pw_status service_load(struct service *sv, struct pw_err *err)
 	int64_t began = clock_monotonic_ms();
 	uint64_t pictured = sv->revision;
 
+	if (st == PW_OK && store_picture_lost(sv->store))
+		log_line(LOG_ERROR_, "the picture was put aside as ledger.db.damaged and is made anew from the journal",
+			 "error", store_picture_lost(sv->store), NULL);
+	if (st == PW_OK && !store_picture_is_sealed(sv->store)) {
+		log_line(LOG_INFO_, "the picture has no checksum yet: the next one will be whole and have it", NULL);
+		atomic_store(&sv->repaint, true);
+	}
 	if (st == PW_OK)
 		st = replay(sv, err);
 	if (st == PW_OK)

@@ -304,13 +304,17 @@ enum handled verify_post(struct service *sv, struct request *r)
 	sodium_bin2hex(head, sizeof head, report.head, sizeof report.head);
 	jsonw_init(&w);
 	jsonw_open(&w, '{');
-	jsonw_m_bool(&w, "ok", report.broken == 0);
+	jsonw_m_bool(&w, "ok", report.broken == 0 && report.picture != PICTURE_DAMAGED);
 	jsonw_m_u64(&w, "rows", report.rows);
 	jsonw_m_u64(&w, "oldest", report.oldest);
 	jsonw_m_u64(&w, "newest", report.newest);
 	if (report.broken)
 		jsonw_m_u64(&w, "broken", report.broken);
 	jsonw_m_str(&w, "head", head);
+	jsonw_m_str(&w, "picture", picture_verdict_name(report.picture));
+	jsonw_m_u64(&w, "picture_revision", report.picture_revision);
+	if (report.picture == PICTURE_DAMAGED)
+		jsonw_m_str(&w, "picture_fault", report.picture_fault);
 	jsonw_close(&w, '}');
 	return answer_json(r, 200, &w);
 }

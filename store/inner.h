@@ -12,6 +12,7 @@
  */
 #ifndef PW_STORE_INNER_H
 #define PW_STORE_INNER_H
+#include "store/checksum.h"
 #include "store/db.h"
 #include "store/store.h"
 
@@ -73,6 +74,9 @@ struct store {
 	struct db painter;
 	struct stmts save, load;
 	_Atomic uint64_t painted; /* the picture's revision */
+	struct sums sums;         /* of the painter's tables, if sealed */
+	bool sealed;              /* the sums are right: all rows were written under this schema */
+	char lost[256];           /* why the picture that was there was put aside; "": it was not */
 
 	pthread_mutex_t trim_lock; /* while held, no row leaves the journal */
 
@@ -114,6 +118,12 @@ void journal_hash(const uint8_t before[STORE_HASH], const struct journal_row *ro
 enum pw_status journal_check(struct store *s, uint64_t hashed, struct pw_err *err) PW_MUST_CHECK;
 /* Loads head and trimmed from the tables. */
 enum pw_status journal_load_span(struct store *s, struct pw_err *err) PW_MUST_CHECK;
+#define JOURNAL_HASH_AT                                                                                   \
+	"SELECT hash FROM (SELECT last, hash FROM journal WHERE first <= ?1 ORDER BY first DESC LIMIT 1)" \
+	" WHERE last = ?1 UNION ALL SELECT hash FROM chain WHERE revision = ?1"
+/* The hash of the row that ends with a revision; zeros if there is no such row. Any thread but the writer's. */
+enum pw_status journal_hash_at(struct store *s, uint64_t revision, uint8_t out[STORE_HASH],
+			       struct pw_err *err) PW_MUST_CHECK;
 /* Loads the picture's revision. */
 enum pw_status picture_load_revision(struct store *s, struct pw_err *err) PW_MUST_CHECK;
 

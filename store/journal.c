@@ -21,12 +21,13 @@ static const char *const group_text[] = {
 };
 const struct sql_table group_sql = { group_text, PW_ARRAY_LEN(group_text) };
 
-enum { FORWARD, BACK };
+enum { FORWARD, BACK, HASH_AT };
 static const char *const read_text[] = {
 	[FORWARD] = "SELECT first, last, time_ms, hash, records FROM journal"
 		    " WHERE first >= coalesce((SELECT max(first) FROM journal WHERE first <= ?1), 0) AND last > ?1"
 		    " ORDER BY first",
 	[BACK] = "SELECT first, last, time_ms, hash, records FROM journal WHERE first < ? ORDER BY first DESC",
+	[HASH_AT] = JOURNAL_HASH_AT,
 };
 const struct sql_table journal_read_sql = { read_text, PW_ARRAY_LEN(read_text) };
 
@@ -317,4 +318,22 @@ enum pw_status store_read(struct store *s, uint64_t after, journal_fn fn, void *
 enum pw_status store_read_back(struct store *s, uint64_t before, journal_fn fn, void *ctx, struct pw_err *err)
 {
 	return read_rows(s, BACK, before, fn, ctx, err);
+}
+
+enum pw_status journal_hash_at(struct store *s, uint64_t revision, uint8_t out[STORE_HASH], struct pw_err *err)
+{
+	struct reader *r = reader_take(s);
+	struct query q = query_begin(&r->journal, HASH_AT);
+	enum pw_status st;
+
+	memset(out, 0, STORE_HASH);
+	bind_u64(&q, revision);
+	st = query_step(&q, "reading a row's hash", err);
+	if (st == PW_OK) {
+		row_bytes(&q, 0, out, STORE_HASH);
+		st = row_check(&q, "journal", err);
+	}
+	query_end(&q);
+	reader_give(s, r);
+	return st == PW_NOT_FOUND ? PW_OK : st;
 }

@@ -2,11 +2,11 @@
 
 #include "store/extent.h"
 #include "store/inner.h"
+#include "store/schema.h"
 
 enum {
 	BEGIN,
 	COMMIT,
-	REVISION,
 	FORGET_TOKENS,
 	FORGET_OPERATIONS,
 	FORGET_QUARANTINE,
@@ -44,7 +44,6 @@ enum {
 static const char *const text[] = {
 	[BEGIN] = "BEGIN IMMEDIATE",
 	[COMMIT] = "COMMIT",
-	[REVISION] = "UPDATE meta SET revision = ?",
 	[FORGET_TOKENS] = "DELETE FROM token",
 	[FORGET_OPERATIONS] = "DELETE FROM operation",
 	[FORGET_QUARANTINE] = "DELETE FROM quarantine",
@@ -460,35 +459,60 @@ static enum pw_status put_unknown(struct store *s, const struct picture *p, stru
 	return st;
 }
 
-static enum pw_status put_revision(struct store *s, const struct picture *p, struct pw_err *err)
+/* A picture whose rows all were written under this schema has a checksum; one that was migrated gets it once it is
+ * whole. */
+static enum pw_status put_seal(struct store *s, const struct picture *p, struct pw_err *err)
 {
-	struct query q = query_begin(&s->save, REVISION);
+	struct seal seal = { .revision = p->revision };
+	enum pw_status st;
 
-	bind_u64(&q, p->revision);
-	return query_run(&q, "saving the picture's revision", err);
+	if (p->full || s->sealed) {
+		seal.schema = schema_newest(SCHEMA_LEDGER);
+		st = journal_hash_at(s, p->revision, seal.journal_hash, err);
+		if (st != PW_OK)
+			return st;
+		seal_make(&s->sums, &seal);
+	}
+	return checksum_save(&s->painter, &s->sums, &seal, err);
+}
+
+/* Within a transaction. */
+static enum pw_status put_all(struct store *s, const struct picture *p, struct pw_err *err)
+{
+	static enum pw_status (*const parts[])(struct store *, const struct picture *, struct pw_err *) = {
+		drop_vms,    put_hosts,      put_pools,      put_attachments, put_vms,  put_slots,   put_vcpus,
+		put_extents, put_quarantine, put_operations, put_tokens,      put_ends, put_unknown, put_seal,
+	};
+	enum pw_status st;
+
+	s->sums.paused = p->full; /* the sums of empty tables are known */
+	st = forget(s, p, err);
+	if (p->full)
+		s->sums = (struct sums){ 0 };
+	for (size_t i = 0; st == PW_OK && i < PW_ARRAY_LEN(parts); i++)
+		st = parts[i](s, p, err);
+	return st;
 }
 
 enum pw_status store_save_picture(struct store *s, const struct picture *p, struct pw_err *err)
 {
-	static enum pw_status (*const parts[])(struct store *, const struct picture *, struct pw_err *) = {
-		forget,         drop_vms,   put_hosts, put_pools,   put_attachments,
-		put_vms,        put_slots,  put_vcpus, put_extents, put_quarantine,
-		put_operations, put_tokens, put_ends,  put_unknown, put_revision,
-	};
+	struct sums before = s->sums;
 	enum pw_status st;
 
 	if (!p->full && p->revision < atomic_load(&s->painted))
 		return pw_fail(err, PW_CONFLICT, "picture: revision %" PRIu64 " is older than the one that is there",
 			       p->revision);
 	st = run(s, BEGIN, "beginning a picture", err);
-	for (size_t i = 0; st == PW_OK && i < PW_ARRAY_LEN(parts); i++)
-		st = parts[i](s, p, err);
+	if (st == PW_OK)
+		st = put_all(s, p, err);
 	if (st == PW_OK)
 		st = run(s, COMMIT, "committing a picture", err);
 	if (st != PW_OK) {
 		db_rollback(&s->painter);
+		s->sums = before;
 		return st;
 	}
+	s->sealed = s->sealed || p->full;
 	atomic_store(&s->painted, p->revision);
 	return PW_OK;
 }

@@ -204,6 +204,16 @@ static const char *const ledger_steps[] = {
 	"ALTER TABLE vm ADD COLUMN on_hardware INTEGER NOT NULL DEFAULT 0 CHECK (on_hardware IN (0, 1));"
 	"UPDATE vm SET on_hardware = 1 WHERE state <> 'normal';"
 	"PRAGMA user_version = 7;",
+	/* The picture's checksum. */
+	"ALTER TABLE meta ADD COLUMN schema INTEGER NOT NULL DEFAULT 0 CHECK (schema >= 0);" /* of the sums; 0: none */
+	"ALTER TABLE meta ADD COLUMN journal_hash BLOB NOT NULL DEFAULT x'';" /* of the row that ends with revision */
+	"ALTER TABLE meta ADD COLUMN seal BLOB NOT NULL DEFAULT x'';"
+	"CREATE TABLE checksum ("
+	" name TEXT PRIMARY KEY,"
+	" rows INTEGER NOT NULL CHECK (rows >= 0),"
+	" sum BLOB NOT NULL CHECK (length(sum) = 32)"
+	") STRICT, WITHOUT ROWID;"
+	"PRAGMA user_version = 8;",
 };
 
 static const struct {

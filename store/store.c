@@ -2,7 +2,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <sodium.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -200,22 +202,106 @@ static enum pw_status open_reader(struct store *s, struct reader *r, struct pw_e
 	return st;
 }
 
-static enum pw_status open_ledger(struct store *s, struct pw_err *err)
+/* Is the picture what was saved, and of this journal? PW_CONFLICT: it is not. */
+static enum pw_status check_picture(struct store *s, bool *sealed, struct pw_err *err)
+{
+	static const uint8_t none[STORE_HASH];
+	uint8_t hash[STORE_HASH];
+	int64_t version;
+	struct seal seal = { 0 };
+	struct sums sums;
+	enum pw_status st = db_number(&s->painter, "PRAGMA user_version", &version, err);
+
+	*sealed = false;
+	if (st != PW_OK || version < CHECKSUM_SINCE || version > schema_newest(SCHEMA_LEDGER))
+		return st;
+	st = checksum_check(&s->painter, (uint64_t)version, &sums, &seal, err);
+	if (st == PW_OK)
+		st = journal_hash_at(s, seal.revision, hash, err);
+	if (st != PW_OK)
+		return st;
+	if (seal.schema == (uint64_t)version && memcmp(hash, seal.journal_hash, sizeof hash) != 0 &&
+	    memcmp(hash, none, sizeof hash) != 0 && memcmp(seal.journal_hash, none, sizeof hash) != 0)
+		return pw_fail(err, PW_CONFLICT, LEDGER_FILE ": it was made of another " JOURNAL_FILE " than this");
+	*sealed = seal.schema == schema_newest(SCHEMA_LEDGER) || seal.revision == 0;
+	s->sums = sums;
+	return PW_OK;
+}
+
+static enum pw_status connect_ledger(struct store *s, struct pw_err *err)
 {
 	enum pw_status st;
 
 	st = db_open(&s->painter, s->dir, LEDGER_FILE, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, err);
 	if (st == PW_OK)
 		st = db_exec(&s->painter, ledger_setup, err);
+	return st == PW_OK ? tail_adopt(&s->painter, err) : st;
+}
+
+/* A picture that is not what was saved: the journal is the truth, and makes a new one if it has all of it. */
+static enum pw_status put_picture_aside(struct store *s, struct pw_err *err)
+{
+	char from[PATH_MAX], to[PATH_MAX];
+
+	if (s->trimmed.revision)
+		return pw_fail(err, PW_STORAGE,
+			       "%.160s; the journal begins after revision %" PRIu64
+			       " and cannot make it anew; restore a"
+			       " backup",
+			       s->lost, s->trimmed.revision);
+	db_close(&s->painter);
+	if ((size_t)snprintf(from, sizeof from, "%s/" LEDGER_FILE, s->dir) >= sizeof from ||
+	    (size_t)snprintf(to, sizeof to, "%s/" LEDGER_FILE ".damaged", s->dir) >= sizeof to)
+		return pw_fail(err, PW_INVALID, LEDGER_FILE ": the path is too long");
+	if (rename(from, to) != 0)
+		return pw_fail(err, PW_STORAGE, "%.160s; it cannot be renamed: %s", s->lost, strerror(errno));
+	return connect_ledger(s, err);
+}
+
+static enum pw_status check_or_put_aside(struct store *s, struct pw_err *err)
+{
+	struct pw_err why = { 0 };
+	enum pw_status st = check_picture(s, &s->sealed, &why);
+
+	if (st == PW_CONFLICT) {
+		snprintf(s->lost, sizeof s->lost, "%s", why.msg);
+		return put_picture_aside(s, err);
+	}
+	if (st != PW_OK && err)
+		*err = why;
+	return st;
+}
+
+static enum pw_status open_ledger(struct store *s, struct pw_err *err)
+{
+	int64_t version = 0;
+	enum pw_status st = connect_ledger(s, err);
+
 	if (st == PW_OK)
-		st = tail_adopt(&s->painter, err);
+		st = check_or_put_aside(s, err);
+	if (st == PW_OK)
+		st = db_number(&s->painter, "PRAGMA user_version", &version, err);
 	if (st == PW_OK)
 		st = schema_upgrade(&s->painter, SCHEMA_LEDGER, schema_newest(SCHEMA_LEDGER), err);
-	if (st == PW_OK)
-		st = stmts_prepare(&s->save, &s->painter, &picture_save_sql, err);
+	if (st == PW_OK && version < schema_newest(SCHEMA_LEDGER))
+		st = check_picture(s, &s->sealed, err); /* as it is now: rows of an older schema have no checksum */
+	if (st != PW_OK)
+		return st;
+	sums_follow(&s->painter, &s->sums);
+	st = stmts_prepare(&s->save, &s->painter, &picture_save_sql, err);
 	if (st == PW_OK)
 		st = stmts_prepare(&s->load, &s->painter, &picture_load_sql, err);
 	return st == PW_OK ? picture_load_revision(s, err) : st;
+}
+
+const char *store_picture_lost(const struct store *s)
+{
+	return s->lost[0] ? s->lost : NULL;
+}
+
+bool store_picture_is_sealed(const struct store *s)
+{
+	return s->sealed;
 }
 
 static struct store *store_new(const char *dir)

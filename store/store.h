@@ -275,6 +275,15 @@ struct picture_reader {
 enum pw_status store_load_picture(struct store *s, const struct picture_reader *r, uint64_t *revision,
 				  struct pw_err *err) PW_MUST_CHECK;
 
+/*
+ * ledger.db has a checksum over each row and column of it, its revision and the journal's hash there. A picture that is
+ * not what was saved stops store_open (PW_STORAGE), unless the journal still has all that it was made of: then the file
+ * is put aside as ledger.db.damaged and there is no picture. Why, in words; NULL: that did not happen.
+ */
+const char *store_picture_lost(const struct store *s);
+/* False: an older program saved it, and it has no checksum before a full one was saved. */
+bool store_picture_is_sealed(const struct store *s);
+
 /* --- Upkeep. Painter thread. --- */
 
 /* Moves committed WAL content into the files, off the commit path. */
@@ -291,12 +300,21 @@ uint64_t store_revision_keeping(struct store *s, uint64_t max_bytes);
 /* A consistent copy of both files into the new directory dest, while all goes on. PW_CONFLICT: dest exists. */
 enum pw_status store_backup(struct store *s, const char *dest, uint64_t *revision, struct pw_err *err) PW_MUST_CHECK;
 
-/* Checks the hash chain from the oldest row on, and that revisions have no gap. Opens dir by itself, read-only. */
+/* Checks the hash chain from the oldest row on, that revisions have no gap, and the picture's checksum. Opens dir by
+ * itself, read-only. */
 struct verify_report {
 	uint64_t rows, oldest, newest; /* what held */
 	uint64_t broken;               /* the first revision that no good row holds; 0: none. newest is before it */
 	uint8_t head[STORE_HASH];
+	enum picture_verdict {
+		PICTURE_OK,
+		PICTURE_UNSEALED, /* saved by an older program, or there is none: it has no checksum */
+		PICTURE_DAMAGED
+	} picture;
+	uint64_t picture_revision;
+	char picture_fault[192]; /* of a damaged one */
 };
+const char *picture_verdict_name(enum picture_verdict v);
 enum pw_status store_verify(const char *dir, struct verify_report *out, struct pw_err *err) PW_MUST_CHECK;
 
 #endif

@@ -1,13 +1,15 @@
 #include "store/store.h"
 
 #include <sodium.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "store/inner.h"
 
-enum { CHAIN, LINKS, ROWS };
+enum { CHAIN, LINKS, ROWS, HASH_AT };
 static const char *const text[] = {
 	[CHAIN] = "SELECT revision, number, ends, hash FROM chain",
+	[HASH_AT] = JOURNAL_HASH_AT,
 	[LINKS] = "SELECT first, last, number, ends, hash, length(records) FROM journal ORDER BY first",
 	[ROWS] = "SELECT first, last, time_ms, number, ends, hash, records FROM journal WHERE first > ? ORDER BY first",
 };
@@ -101,7 +103,7 @@ static enum pw_status walk_links(struct stmts *s, const struct place *until, str
 
 static enum pw_status walk(struct stmts *s, struct verify_report *out, struct pw_err *err)
 {
-	struct place at, begins;
+	struct place at = { 0 }, begins;
 	enum pw_status st = read_chain(s, &at, err);
 	bool holds = true;
 
@@ -119,7 +121,7 @@ static enum pw_status walk(struct stmts *s, struct verify_report *out, struct pw
 
 static enum pw_status check(struct store *s, struct stmts *q, uint64_t hashed, struct pw_err *err)
 {
-	struct place at, until = { .revision = atomic_load(&s->painted) };
+	struct place at = { 0 }, until = { .revision = atomic_load(&s->painted) };
 	enum pw_status st = read_chain(q, &at, err);
 	bool holds = true;
 
@@ -149,6 +151,74 @@ enum pw_status journal_check(struct store *s, uint64_t hashed, struct pw_err *er
 	return st;
 }
 
+const char *picture_verdict_name(enum picture_verdict v)
+{
+	switch (v) {
+	case PICTURE_OK: return "ok";
+	case PICTURE_UNSEALED: return "unsealed";
+	case PICTURE_DAMAGED: break;
+	}
+	return "damaged";
+}
+
+static void picture_is_damaged(struct verify_report *out, const char *why)
+{
+	out->picture = PICTURE_DAMAGED;
+	snprintf(out->picture_fault, sizeof out->picture_fault, "%.190s", why);
+}
+
+/* A journal that was trimmed past the picture, or that ends before it, is the start's business. */
+static enum pw_status check_binding(struct stmts *journal, const struct seal *seal, struct verify_report *out,
+				    struct pw_err *err)
+{
+	struct query q = query_begin(journal, HASH_AT);
+	uint8_t hash[STORE_HASH];
+	enum pw_status st;
+
+	bind_u64(&q, seal->revision);
+	st = query_step(&q, "reading a row's hash", err);
+	if (st == PW_OK) {
+		row_bytes(&q, 0, hash, sizeof hash);
+		if (memcmp(hash, seal->journal_hash, sizeof hash) != 0 &&
+		    !sodium_is_zero(seal->journal_hash, sizeof hash))
+			picture_is_damaged(out, LEDGER_FILE ": it was made of another " JOURNAL_FILE " than this");
+	}
+	query_end(&q);
+	return st == PW_NOT_FOUND ? PW_OK : st;
+}
+
+static enum pw_status check_picture(const char *dir, struct stmts *journal, struct verify_report *out,
+				    struct pw_err *err)
+{
+	struct db db = { 0 };
+	struct seal seal = { 0 };
+	struct pw_err why;
+	struct sums sums;
+	int64_t version = 0;
+	enum pw_status st = db_open(&db, dir, LEDGER_FILE, SQLITE_OPEN_READONLY, err);
+
+	if (st == PW_OK)
+		st = db_exec(&db, "BEGIN", err); /* sums and tables of one moment */
+	if (st == PW_OK)
+		st = db_number(&db, "PRAGMA user_version", &version, err);
+	out->picture = PICTURE_UNSEALED;
+	if (st == PW_OK && version >= CHECKSUM_SINCE) {
+		st = checksum_check(&db, (uint64_t)version, &sums, &seal, &why);
+		out->picture_revision = seal.revision;
+		if (st == PW_OK && seal.schema == (uint64_t)version) {
+			out->picture = PICTURE_OK;
+			st = check_binding(journal, &seal, out, err);
+		} else if (st == PW_CONFLICT) {
+			picture_is_damaged(out, why.msg);
+			st = PW_OK;
+		} else if (st != PW_OK && err) {
+			*err = why;
+		}
+	}
+	db_close(&db);
+	return st;
+}
+
 enum pw_status store_verify(const char *dir, struct verify_report *out, struct pw_err *err)
 {
 	struct verify_report report = { 0 };
@@ -163,6 +233,8 @@ enum pw_status store_verify(const char *dir, struct verify_report *out, struct p
 		st = stmts_prepare(&s, &db, &verify_sql, err);
 	if (st == PW_OK)
 		st = walk(&s, &report, err);
+	if (st == PW_OK)
+		st = check_picture(dir, &s, &report, err);
 	db_close(&db);
 	if (st == PW_OK)
 		*out = report;

@@ -65,9 +65,9 @@ class Run:
         with self.fleet.lock:
             if not agents and self.rng.random() < 0.15:
                 self.world.stop_server()
-            elif not agents and self.rng.random() < 0.5:
-                self.world.refuse_syncs(self.rng.choice((1, 2, 3, 5)), self.rng.uniform(0.01, 0.15))
-                if self.rng.random() < 0.7:  # the power goes at once
+            elif not agents and self.rng.random() < 0.7:
+                self.world.refuse_syncs(self.rng.choice((1, 1, 1, 2, 3)), self.rng.uniform(0.01, 0.15))
+                if self.rng.random() < 0.85:  # the power goes at once
                     self.world.kill_server(lambda: os.unlink(self.world.sync_fails))
                 else:
                     os.unlink(self.world.sync_fails)

@@ -193,12 +193,20 @@ report() {
 		"$(jq -nc --argjson host "$host" --argjson item "$2" '{boot_id: $host.boot_id, epoch: $host.epoch, items: [$item]}')"
 }
 
-# lifecycle VM EVENT: an event of a VM, in the name of its host's holder, who alone may end what is alive.
-lifecycle() {
-	local host
-	host=$(api GET "/v1/hosts/$(api GET "/v1/vms/$1" | jq -r .host)")
-	api POST "/v1/vms/$1/lifecycle" \
-		"$(jq -nc --argjson host "$host" --arg event "$2" '{event: $event, boot_id: $host.boot_id, epoch: $host.epoch}')" >/dev/null
+# idle_vm NAME HOST ARCH: a VM that runs and has no frame yet; its id.
+idle_vm() {
+	local vm operation
+	vm=$(new_vm "$1" "$2" "$3" 64)
+	operation=$(launch "$vm" '{"resident": 0, "guest": {"idle": true}}')
+	[ "$(jq -r .state <<<"$operation")" = succeeded ] || die "launch of $1: $(jq -r '.problem.detail // .state' <<<"$operation")"
+	echo "$vm"
+}
+
+# vm_operation VM KIND: asks for it and waits until it has ended.
+vm_operation() {
+	local op
+	op=$(api POST "/v1/vms/$1/operations" "{\"kind\": \"$2\"}" | jq -er .id)
+	api GET "/v1/operations/$op?wait=10" >"$run/operation"
 }
 
 # --- The main job ---
@@ -270,55 +278,50 @@ resident_run() { # the first resident run of a VM, as JSON
 refuse_same_host() {
 	title '4a. Refused: the same frame twice on one host'
 	local pfn other answer
-	other=$(new_vm thief "$host_a" "$arch_a" 64)
-	lifecycle "$other" init_start
+	other=$(idle_vm thief "$host_a" "$arch_a")
 	for _ in {1..5}; do # demo-a is running: it may have shared the page, and given up the frame, since we looked
 		pfn=$(resident_run "$vm_a" | jq .frame.pfn) || die 'demo-a has no resident page'
 		answer=$(report "$host_a" "$(claim "$other" page_in 0 1 local "$pfn")")
 		[ "$(jq .rejected <<<"$answer")" = 0 ] || break
-		lifecycle "$other" init_abort
-		lifecycle "$other" init_start
 	done
 	say "demo-a has frame $pfn of host-a; another VM of host-a claims it for its gfn 0"
 	problem "$(jq -c '.results[0].problem' <<<"$answer")"
-	lifecycle "$other" terminate
 	show who-owns host-a "$pfn"
 }
 
 refuse_shared_pool() {
 	title '4b. Refused: one frame of a shared pool by two hosts'
-	local body vm_c answer extra
+	local body vm_c answer extra host
 	body=$(jq -nc --arg boot "$(uuid)" '{name: "host-c", boot_id: $boot, backends: [{arch: "pef", kind: "emulated"}],
 		pools: [{pool: "local", base_pfn: 0, frames: 65536, page_shift: 16}]}')
-	api PUT "/v1/hosts/$host_c" "$body" >/dev/null
+	host=$(api PUT "/v1/hosts/$host_c" "$body")
 	body=$(jq -nc --arg b "$host_b" --arg c "$host_c" '{base_pfn: 0, frames: 4096, page_shift: 16, hosts: [$b, $c]}')
 	api PUT /v1/pools/cxl-demo "$body" >/dev/null
 	say 'the pool cxl-demo (CXL memory behind a switch, say) is attached to host-b and to host-c'
 	say '(host-c is registered by the API and has no agent: after its lease of 15 s it counts as unreachable)'
-	extra=$(new_vm far-b "$host_b" pef 64)
+	extra=$(idle_vm far-b "$host_b" pef)
 	vm_c=$(new_vm far-c "$host_c" pef 64)
-	lifecycle "$extra" init_start
-	lifecycle "$vm_c" init_start
-	answer=$(report "$host_b" "$(claim "$extra" page_in 0 8 cxl-demo 100)")
-	say "host-b claims frames 100 to 107: $(jq -r 'if .accepted == 1 then "accepted" else "refused" end' <<<"$answer")"
-	say 'host-c claims frames 104 to 111'
+	api POST "/v1/vms/$vm_c/lifecycle" '{"event": "init_start"}' >/dev/null
 	answer=$(report "$host_c" "$(claim "$vm_c" page_in 0 8 cxl-demo 104)")
+	say "host-c claims frames 104 to 111: $(jq -r 'if .accepted == 1 then "accepted" else "refused" end' <<<"$answer")"
+	say 'host-b claims frames 100 to 107'
+	answer=$(report "$host_b" "$(claim "$extra" page_in 0 8 cxl-demo 100)")
 	problem "$(jq -c '.results[0].problem' <<<"$answer")"
 	show frames --pool cxl-demo
-	lifecycle "$extra" terminate
-	lifecycle "$vm_c" terminate
+	vm_operation "$extra" terminate
+	api POST "/v1/vms/$vm_c/lifecycle" \
+		"$(jq -nc --argjson host "$host" '{event: "terminate", boot_id: $host.boot_id, epoch: $host.epoch}')" >/dev/null
 }
 
 refuse_hardware() {
 	title '4c. Refused, though hardware would do it: RMPUPDATE over the page of another SNP guest'
 	local host=${host_of[snp]} other pfn answer
-	other=$(new_vm thief-snp "$host" snp 64)
-	lifecycle "$other" init_start
+	other=$(idle_vm thief-snp "$host" snp)
 	pfn=$(resident_run "$vm_snp" | jq .frame.pfn) || die 'demo-snp has no resident page'
 	say "demo-snp has frame $pfn, $(api GET "/v1/hosts/$host/frames?pfn=$pfn&count=1" | jq -r '.items[0].arch_state') in the RMP; host-snp's agent asks for it in the name of another VM"
 	answer=$(report "$host" "$(claim "$other" snp.rmpupdate 0 1 local "$pfn")" "$run/host-snp.token")
 	problem "$(jq -c '.results[0].problem' <<<"$answer")"
-	lifecycle "$other" terminate
+	vm_operation "$other" terminate
 	show who-owns host-snp "$pfn"
 }
 

@@ -193,6 +193,19 @@ class Units(unittest.TestCase):
             self.assertEqual([line for line in lines if "is not executable" not in line], [])
 
 
+class Demo(Folder):
+    def test_it_shows_each_refusal(self):
+        build = os.path.abspath(os.path.dirname(PAGEWARDEND))
+        got = run(os.path.join(DEPLOY, "demo.sh"), timeout=240,
+                  env={"B": build, "DATA": os.path.join(self.folder, "run"), "PORT": "0", "SECONDS_UP": "1"})
+        self.assertEqual(got.returncode, 0, got.stdout + got.stderr)
+        parts = got.stdout.split("\n4")[1:]
+        self.assertEqual([part[:2] for part in parts], ["a.", "b.", "c.", "d."], got.stdout)
+        for part in parts:
+            if "skipped: this machine has no /dev/kvm" not in part:
+                self.assertIn("refused: frame-conflict", part)
+
+
 class Openapi(unittest.TestCase):
     def test_the_document_names_every_path_of_the_contract(self):
         server = Server()

@@ -1,11 +1,12 @@
 /* The ledger's record of what ended: deleted VMs, and deleted slots of VMs. Agents give hardware up on this evidence
  * alone (law L11), so it is kept for a while, bounded in number and age; what is forgotten only means that a guest is
  * kept and reported. Written by the writer thread, undoable, and part of journal and picture. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "server/service_impl.h"
 
-enum { ENDS_MAX = 16384, ENDS_A_TICK = 64, END_SHOWN_MAX = 256 };
+enum { ENDS_MAX = 16384, END_SHOWN_MAX = 256 };
 static const int64_t end_life_ms = (int64_t)30 * 24 * 3600 * 1000;
 
 int ends_compare(const void *key, const void *item)
@@ -83,29 +84,60 @@ void write_slot_ends(struct jsonw *w, const struct service *sv, const struct vm 
 	jsonw_close(w, ']');
 }
 
-static struct end *oldest_end(const struct service *sv)
+static int compare_revisions(const void *a, const void *b)
 {
-	struct end *oldest = NULL;
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
 
+	return x < y ? -1 : x > y;
+}
+
+/* Below which revision there are more than may be kept. 0: nowhere, or there is no memory to find out. */
+static uint64_t too_many_below(const struct service *sv)
+{
+	uint64_t *revisions, at = 0;
+
+	if (sv->ends.count <= ENDS_MAX)
+		return 0;
+	revisions = malloc(sv->ends.count * sizeof *revisions);
+	if (!revisions)
+		return 0;
+	for (size_t i = 0; i < sv->ends.count; i++)
+		revisions[i] = ((const struct end *)sv->ends.items[i])->revision;
+	qsort(revisions, sv->ends.count, sizeof *revisions, compare_revisions);
+	at = revisions[sv->ends.count - ENDS_MAX];
+	free(revisions);
+	return at;
+}
+
+static uint64_t too_old_below(const struct service *sv, int64_t now_ms)
+{
+	uint64_t below = 0;
+
+	for (size_t i = 0; i < sv->ends.count; i++) {
+		const struct end *e = sv->ends.items[i];
+
+		if (e->time_ms + end_life_ms < now_ms && e->revision >= below)
+			below = e->revision + 1;
+	}
+	return below;
+}
+
+/* Oldest first, however many came since the last tick: one revision says for the picture which are gone. */
+void ends_tick(struct service *sv, int64_t now_ms)
+{
+	uint64_t many = too_many_below(sv), old = too_old_below(sv, now_ms), below = many > old ? many : old;
+	size_t kept = 0;
+
+	if (!below)
+		return;
 	for (size_t i = 0; i < sv->ends.count; i++) {
 		struct end *e = sv->ends.items[i];
 
-		if (!oldest || e->revision < oldest->revision)
-			oldest = e;
+		if (e->revision < below)
+			pw_mem_free(&sv->mem, e, sizeof *e);
+		else
+			sv->ends.items[kept++] = e;
 	}
-	return oldest;
-}
-
-/* Oldest first: then one revision says for the picture which are gone. */
-void ends_tick(struct service *sv, int64_t now_ms)
-{
-	for (unsigned left = ENDS_A_TICK; left > 0; left--) {
-		struct end *e = oldest_end(sv);
-
-		if (!e || (sv->ends.count <= ENDS_MAX && e->time_ms + end_life_ms >= now_ms))
-			return;
-		sv->ends_from = e->revision + 1;
-		index_remove(&sv->ends, e);
-		pw_mem_free(&sv->mem, e, sizeof *e);
-	}
+	sv->ends.count = kept;
+	sv->ends_from = below;
 }

@@ -202,7 +202,8 @@ static const char *const ledger_steps[] = {
 	"PRAGMA user_version = 6;",
 	/* Hardware may have the VM. */
 	"ALTER TABLE vm ADD COLUMN on_hardware INTEGER NOT NULL DEFAULT 0 CHECK (on_hardware IN (0, 1));"
-	"UPDATE vm SET on_hardware = 1 WHERE state <> 'normal';"
+	"UPDATE vm SET on_hardware = 1 WHERE state <> 'normal'"
+	" OR id IN (SELECT vm FROM operation WHERE kind = 'launch' AND state = 'running');"
 	"PRAGMA user_version = 7;",
 	/* The picture's checksum. */
 	"ALTER TABLE meta ADD COLUMN schema INTEGER NOT NULL DEFAULT 0 CHECK (schema >= 0);" /* of the sums; 0: none */

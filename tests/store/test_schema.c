@@ -105,7 +105,14 @@ Test(schema, a_vm_that_was_not_normal_before_the_column_is_on_hardware)
 		"INSERT INTO vm VALUES (1, '00000000-0000-4000-8000-000000000002',"
 		" '00000000-0000-4000-8000-000000000001', 'v', 'snp', 'transient', 1, 0, 1),"
 		" (2, '00000000-0000-4000-8000-000000000003', '00000000-0000-4000-8000-000000000001', 'w', 'snp',"
-		" 'normal', 1, 0, 1);";
+		" 'normal', 1, 0, 1),"
+		" (4, '00000000-0000-4000-8000-000000000004', '00000000-0000-4000-8000-000000000001', 'x', 'snp',"
+		" 'normal', 1, 0, 1);"
+		"INSERT INTO operation VALUES (1, '00000000-0000-4000-8000-000000000005',"
+		" '00000000-0000-4000-8000-000000000004', '00000000-0000-4000-8000-000000000001', 'launch', 'running', '{}',"
+		" '', 1, 1, 1, 0, 2), (2, '00000000-0000-4000-8000-000000000006',"
+		" '00000000-0000-4000-8000-000000000003', '00000000-0000-4000-8000-000000000001', 'launch', 'pending', '{}',"
+		" '', 1, 1, 0, 0, 3);";
 	struct db db = { 0 };
 	int64_t n;
 
@@ -114,7 +121,7 @@ Test(schema, a_vm_that_was_not_normal_before_the_column_is_on_hardware)
 	cr_assert_eq(db_exec(&db, rows, &err), PW_OK, "%s", err.msg);
 	cr_assert_eq(schema_upgrade(&db, SCHEMA_LEDGER, schema_newest(SCHEMA_LEDGER), &err), PW_OK, "%s", err.msg);
 	cr_assert_eq(db_number(&db, "SELECT sum(number) FROM vm WHERE on_hardware", &n, &err), PW_OK, "%s", err.msg);
-	cr_assert_eq(n, 1);
+	cr_assert_eq(n, 1 + 4, "that, and the one whose launch was handed out");
 	db_close(&db);
 }
 

@@ -115,6 +115,7 @@ enum pw_status operation_add(struct service *sv, const struct operation *o, stru
 	*out = copy;
 	if (copy->state != OPERATION_RUNNING || !operation_is_end(copy->kind) || leaving_update(sv, &copy->vm) == PW_OK)
 		return PW_OK;
+	copy->params = copy->problem = NULL; /* the caller's still */
 	ledger_rollback(sv->ledger, before);
 	return PW_NO_MEMORY;
 }

@@ -76,6 +76,12 @@ bool holder_may_release(const struct service *sv, struct request *r, const struc
 	return refuse_alive(r, vm->host, advice);
 }
 
+bool reboot_allowed(const struct service *sv, struct request *r, const struct host *h, const char *boot_id)
+{
+	return r->who.role == ROLE_AGENT || strcmp(h->boot_id, boot_id) == 0 || !host_is_alive(sv, h) ||
+	       refuse_alive(r, h, " and may run VMs: that it booted anew is for its agent to say; fence it");
+}
+
 bool fence_allowed(const struct service *sv, struct request *r, const struct host *h, bool force)
 {
 	return force || !host_is_alive(sv, h) || refuse_alive(r, h, " and may run VMs: wait until its lease has ended");

@@ -370,6 +370,8 @@ void host_put_act(struct service *sv, struct request *r)
 		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while registering the host");
 		return;
 	}
+	if (n > 0 && !reboot_allowed(sv, r, known, b->boot_id))
+		goto out;
 	if (do_host(sv, &id, b, &put, &why) != PROBLEM_NONE) {
 		answer_refusal(r, &why);
 		goto out;

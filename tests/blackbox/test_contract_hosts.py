@@ -47,6 +47,24 @@ class Registration(Case):
         events = self.admin.get(f"/v1/events?after={mark}&limit=1000")["items"]
         self.assertTrue([e for e in events if e["type"] == "host.rebooted" and e.get("host") == host.id], events)
 
+    def test_that_a_host_which_is_alive_booted_anew_is_for_its_agent_to_say(self):
+        """An admin's mistake would free frames that hardware has (L5)."""
+        host = Host(self.admin)
+        vm, anew = Vm(host, state="secure"), dict(host.body(), boot_id=OTHER_BOOT)
+        self.accepted(host.send(vm.item("page_in", 0, 10, 0)))
+        before = vm.get()
+        self.assert_problem(self.admin.put(host.path, anew), 409, "host-alive", host=host.id)
+        self.assertEqual((vm.get(), host.frames(0, 10)[0]["count"]), (before, 10))
+        self.assertEqual(self.assert_ok(self.admin.put(host.path, dict(host.body(), name="other")))["epoch"], host.epoch)
+        self.assert_ok(self.admin.post(host.path + "/fence", {"force": True}))
+        self.assertEqual(self.assert_ok(self.admin.put(host.path, anew))["epoch"], host.epoch + 2)
+        self.assertEqual(self.assert_ok(self.admin.put(host.path, dict(anew, boot_id=BOOT)))["epoch"], host.epoch + 3,
+                         "hardware has no VM of it")
+        host.epoch += 3
+        vm.must("init_start")
+        self.assertEqual(self.assert_ok(host.agent().put(host.path, anew))["epoch"], host.epoch + 1)
+        self.assertEqual(vm.get()["state"], "normal")
+
     def test_a_pool_may_grow(self):
         host = Host(self.admin, frames=100)
         host.pool["frames"] = 200

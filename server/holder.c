@@ -51,14 +51,14 @@ bool holder_is_sound(struct request *r, const struct vm *vm, const struct holder
 	return !by->boot_id || host_is_held(r, vm->host, by->boot_id, by->epoch);
 }
 
-static bool refuse_alive(struct request *r, const struct host *h, const char *instead)
+/* `rest` of the sentence says what to do instead. */
+static bool refuse_alive(struct request *r, const struct host *h, const char *rest)
 {
 	char host[PW_UUID_TEXT];
 	struct refusal why;
 
 	pw_uuid_format(&h->id, host);
-	(void)refuse(&why, PROBLEM_HOST_ALIVE, "host %s is alive%s, or force it if the host is powered off", host,
-		     instead);
+	(void)refuse(&why, PROBLEM_HOST_ALIVE, "host %s is alive %s", host, rest);
 	why.host = h->id;
 	answer_refusal(r, &why);
 	return false;
@@ -67,22 +67,36 @@ static bool refuse_alive(struct request *r, const struct host *h, const char *in
 bool holder_may_release(const struct service *sv, struct request *r, const struct vm *vm, const struct holder *by,
 			const char *instead)
 {
-	char advice[128];
+	char rest[160];
 
 	if (by->boot_id || by->force || !host_is_alive(sv, vm->host))
 		return true;
-	snprintf(advice, sizeof advice, " and may have this: ask for operation %s, name the host's boot_id and epoch",
+	snprintf(rest, sizeof rest,
+		 "and may have this: ask for operation %s, name the host's boot_id and epoch,"
+		 " or force it if the host is powered off",
 		 instead);
-	return refuse_alive(r, vm->host, advice);
+	return refuse_alive(r, vm->host, rest);
 }
 
 bool reboot_allowed(const struct service *sv, struct request *r, const struct host *h, const char *boot_id)
 {
 	return r->who.role == ROLE_AGENT || strcmp(h->boot_id, boot_id) == 0 || !host_is_alive(sv, h) ||
-	       refuse_alive(r, h, " and may run VMs: that it booted anew is for its agent to say; fence it");
+	       refuse_alive(r, h,
+			    "and may run VMs: that it booted anew is for its agent to say; if it is powered off,"
+			    " fence it first");
+}
+
+bool unbinding_allowed(const struct service *sv, struct request *r, const struct host *h)
+{
+	return !host_is_alive(sv, h) ||
+	       refuse_alive(r, h,
+			    "and VMs of it have some of these frames: name its boot_id and epoch, or fence it if it is"
+			    " powered off");
 }
 
 bool fence_allowed(const struct service *sv, struct request *r, const struct host *h, bool force)
 {
-	return force || !host_is_alive(sv, h) || refuse_alive(r, h, " and may run VMs: wait until its lease has ended");
+	return force || !host_is_alive(sv, h) ||
+	       refuse_alive(r, h,
+			    "and may run VMs: wait until its lease has ended, or force it if the host is powered off");
 }

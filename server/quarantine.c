@@ -317,6 +317,15 @@ static void answer_items(struct request *r, uint64_t revision, const struct fram
 	answer_json(r, 200, &w);
 }
 
+/* Has the change that was just made, and is not recorded yet, taken frames from a VM? */
+static bool took_frames(const struct service *sv)
+{
+	for (size_t i = 0; i < ledger_vm_count(sv->ledger); i++)
+		if (ledger_vm_at(sv->ledger, i)->revision == next_revision(sv))
+			return true;
+	return false;
+}
+
 /* The VMs that have lost frames by the change that is being recorded. */
 static void write_owners(struct jsonw *w, const struct service *sv)
 {
@@ -364,6 +373,7 @@ bool frames_prepare(struct service *sv, struct request *r)
 void quarantine_act(struct service *sv, struct request *r)
 {
 	const struct frames_body *b = &((struct frames_job *)r->job)->b;
+	undo_mark mark = ledger_mark(sv->ledger);
 	struct refusal why;
 	struct host *h;
 
@@ -372,6 +382,8 @@ void quarantine_act(struct service *sv, struct request *r)
 	h = arg_host(sv, r, 0);
 	if (do_quarantine(sv, h, b, sv->group_time_ms, next_revision(sv), &why) != PROBLEM_NONE)
 		answer_refusal(r, &why);
+	else if (!b->boot_id && took_frames(sv) && !unbinding_allowed(sv, r, h))
+		ledger_rollback(sv->ledger, mark);
 	else
 		say_frames(sv, r, "quarantine.added", h, b);
 }

@@ -280,6 +280,8 @@ bool holder_may_release(const struct service *sv, struct request *r, const struc
  * host's agent, while its lease lives. */
 bool reboot_allowed(const struct service *sv, struct request *r, const struct host *h,
 		    const char *boot_id) PW_MUST_CHECK;
+/* May one who does not name the holder take frames from the host's VMs? 409 host-alive while its lease lives. */
+bool unbinding_allowed(const struct service *sv, struct request *r, const struct host *h) PW_MUST_CHECK;
 /* May an admin say that the host is powered off? 409 host-alive while its lease lives, unless forced. */
 bool fence_allowed(const struct service *sv, struct request *r, const struct host *h, bool force) PW_MUST_CHECK;
 

@@ -98,6 +98,13 @@ class Fleet(Case):
                 return found
             after = answer["next"]
 
+    def put_away(self, agent, pfn, count=1):
+        """Quarantine of frames, in the name of the host's holder."""
+        host = self.admin.get(f"/v1/hosts/{agent.host}")
+        self.assert_ok(self.admin.post(f"/v1/hosts/{agent.host}/quarantine", {
+            "boot_id": host["boot_id"], "epoch": host["epoch"],
+            "items": [{"pool": "local", "pfn": pfn, "count": count, "reason": "a test's"}]}))
+
     def unknown(self, agent):
         return self.admin.items(f"/v1/unknown-vms?host={agent.host}")
 
@@ -244,8 +251,7 @@ class Restored(Fleet):
         taken = sorted(running[vm][1].values())[10:14]
         agent.kill()
         self.restored(backup)
-        self.assert_ok(self.admin.post(f"/v1/hosts/{agent.host}/quarantine", {"items": [
-            {"pool": "local", "pfn": taken[0], "count": len(taken), "reason": "a test's"}]}))
+        self.put_away(agent, taken[0], len(taken))
         agent.start()
         agent.wait_ready()
         self.assertEqual(self.hardware(agent), running)
@@ -336,8 +342,7 @@ class Decisions(Fleet):
         running = self.hardware(agent)
         taken = sorted(running[vm][1].values())[3]
         agent.kill()
-        frame = {"items": [{"pool": "local", "pfn": taken, "count": 1, "reason": "a test's"}]}
-        self.assert_ok(self.admin.post(f"/v1/hosts/{agent.host}/quarantine", frame))
+        self.put_away(agent, taken)
         agent.start()
         agent.wait_ready()
         self.assertEqual([u["disputed_pages"] for u in self.unknown(agent)], [1])
@@ -355,8 +360,7 @@ class Decisions(Fleet):
         vm = self.guest(agent)
         agent.kill()
         pfn = sorted(self.hardware(agent)[vm][1].values())[0]
-        self.assert_ok(self.admin.post(f"/v1/hosts/{agent.host}/quarantine", {"items": [
-            {"pool": "local", "pfn": pfn, "count": 1, "reason": "a test's"}]}))
+        self.put_away(agent, pfn)
         agent.start()
         agent.wait_ready()
         self.operate(vm, "end")

@@ -314,6 +314,20 @@ class Quarantine(Case):
                          [(0, 2, True), (2, 2, False), (4, 4, True)])
         self.assertEqual([r["pfn"] for r in host.frames()], [100, 104])
 
+    def test_bound_frames_of_a_host_which_is_alive_are_the_holders_to_put_away(self):
+        """Put away and released again they would be free, and hardware still has them (L5)."""
+        host = Host(self.admin)
+        vm = Vm(host, state="secure")
+        self.accepted(host.send(vm.item("page_in", 0, 8, 100)))
+        before, revision = (vm.get(), vm.runs(0, 8)), self.admin.get("/v1/events?after=0&limit=1000")["next"]
+        unnamed = {"items": self.items((50, 1), (102, 2))}
+        self.assert_problem(self.admin.post(host.path + "/quarantine", unnamed), 409, "host-alive", host=host.id)
+        self.assertEqual((vm.get(), vm.runs(0, 8)), before)
+        self.assertEqual(self.admin.get(host.path + "/quarantine")["items"], [])
+        self.assertEqual(self.admin.get(f"/v1/events?after={revision}")["items"], [])
+        self.assert_ok(self.admin.post(host.path + "/quarantine", {"items": self.items((50, 1), (108, 2))}))
+        self.assert_ok(self.put_away(host, (102, 2)))
+
     def test_survives_a_restart_and_ends_with_a_new_boot(self):
         host = Host(self.admin)
         vm = Vm(host, state="secure")

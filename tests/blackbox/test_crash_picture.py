@@ -53,7 +53,7 @@ class Scene:
     def quarantine(self, pfn, count, pool="local", release=False):
         item = {"pool": pool, "pfn": pfn, "count": count}
         path = self.host.path + ("/quarantine/release" if release else "/quarantine")
-        return self.admin.post(path, {"items": [item if release else dict(item, reason="it burns")]})
+        return self.admin.post(path, dict(self.host.current(), items=[item if release else dict(item, reason="it burns")]))
 
     def reboot(self):
         self.host.boot = OTHER_BOOT

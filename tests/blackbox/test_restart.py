@@ -87,7 +87,7 @@ class World:
         items = [{"pool": "local", "pfn": 25, "count": 10, "reason": "would not come back"},
                  {"pool": "cxl-0", "pfn": (1 << 30) + 6, "count": 1, "reason": "stuck"},
                  {"pool": "local", "pfn": 17, "count": 1}]
-        self.must(self.admin.post(first.path + "/quarantine", {"items": items}))
+        self.must(self.admin.post(first.path + "/quarantine", dict(first.current(), items=items)))
         self.must(self.admin.post(first.path + "/quarantine/release",
                                   {"items": [{"pool": "local", "pfn": 28, "count": 2}]}))
         rebooted = Host(self.admin, name="rebooted")
@@ -172,8 +172,8 @@ class Restart(Case):
             owner.client = admin
         secure.host.client = admin
         self.world.accept(first.send(secure.item("page_in", 800, 8, 3000)))
-        self.world.must(admin.post(first.path + "/quarantine", {"items": [
-            {"pool": "local", "pfn": 3001, "count": 2, "reason": "again"}]}))
+        self.world.must(admin.post(first.path + "/quarantine", dict(first.current(), items=[
+            {"pool": "local", "pfn": 3001, "count": 2, "reason": "again"}])))
         self.world.must(admin.delete("/v1/vms/" + self.world.vms.pop(3).id))
         before = self.world.look(admin)
         self.server.restart()
@@ -294,8 +294,8 @@ class Groups(Case):
         vm = Vm(host, state="secure")
         self.accepted(host.send(vm.item("page_in", 3, 4, 8)))
         before = vm.get()["revision"]
-        made = self.assert_ok(self.admin.post(host.path + "/quarantine", {"items": [
-            {"pool": "local", "pfn": 9, "count": 2, "reason": "stuck"}]}))
+        made = self.assert_ok(self.admin.post(host.path + "/quarantine", dict(host.current(), items=[
+            {"pool": "local", "pfn": 9, "count": 2, "reason": "stuck"}])))
         self.assertEqual(vm.get()["revision"], made["revision"])
         self.assertGreater(made["revision"], before)
         newest = self.admin.get(vm.path + "/history?gfn=4")["items"][0]

@@ -550,8 +550,11 @@ class Played(Orders, Speaker):
                 return refused("forbidden")
             if "boot_id" in body and not self.model.is_current(host, body["boot_id"], body["epoch"]):
                 return refused("host-fenced")
-            why = (self.model.unquarantine if release else self.model.quarantine)(host, body["items"])
-            return refused(why) if why else Want(200)
+            change = self.model.unquarantine if release else self.model.quarantine
+            takes = not release and any(pfn + n in pool.owner for n in range(count))
+            return self.release(None, host, "boot_id" in body, lambda: change(host, body["items"]), 200, takes)
+        if not release and "boot_id" not in body and bound and self.alive(host) is None:
+            return None
         path = f"/v1/hosts/{host.id}/quarantine" + ("/release" if release else "")
         return self.ask(Request(who, "POST", path, body), predict)
 

@@ -78,7 +78,7 @@ static void sum_row(struct table_sum *s, crypto_generichash_state *h, enum sum_w
 	uint64_t carry = way == SUM_GOES;
 
 	crypto_generichash_final(h, hash, sizeof hash);
-	for (unsigned i = 0; i < 4; i++) {
+	for (size_t i = 0; i < 4; i++) {
 		uint64_t v = get64(hash + 8 * i), before = s->sum[i], with;
 
 		v = way == SUM_GOES ? ~v : v; /* a - b is a + ~b + 1 */
@@ -136,7 +136,7 @@ void sums_follow(struct db *db, struct sums *s)
 
 static void sum_bytes(const struct table_sum *s, uint8_t out[CHECKSUM_BYTES])
 {
-	for (unsigned i = 0; i < 4; i++)
+	for (size_t i = 0; i < 4; i++)
 		put64(out + 8 * i, s->sum[i]);
 }
 

@@ -170,9 +170,9 @@ class Speaker(threading.Thread):
         for item in listed["items"]:
             key = (host_id, "local") if item["pool"] == "local" else ("", item["pool"])
             kept.setdefault(key, set()).update(range(item["pfn"], item["pfn"] + item["count"]))
-        own = (host_id, "local")
-        if kept.get(own, set()) != set(self.model.pools[own].quarantine):
-            return f"GET {path}/quarantine: {listed}, not {sorted(self.model.pools[own].quarantine)}"
+        for key in ((host_id, "local"), ("", self.pool)):
+            if kept.get(key, set()) != set(self.model.pools[key].quarantine):
+                return f"GET {path}/quarantine: {listed}, not {key[1]} {sorted(self.model.pools[key].quarantine)}"
         return self.pool_differs(host_id, "local", path + "/frames")
 
     def pool_differs(self, host, name, path):

@@ -452,7 +452,9 @@ static enum pw_status find_budget(struct op_run *r, struct launch_budget *out)
 	enum pw_status st;
 
 	if (!launch_budget(r->op->params, vm_pages(&r->vm), out))
-		return pw_fail(&r->t->err, PW_INVALID, "params.resident is neither pages of this VM nor a fraction");
+		return pw_fail(&r->t->err, PW_INVALID,
+			       "params.resident is neither a fraction nor a number of the VM's %" PRIu64 " pages",
+			       vm_pages(&r->vm));
 	if (out->must)
 		return PW_OK;
 	st = free_frames(r, &room);
@@ -542,6 +544,23 @@ static enum pw_status launch_plain(struct op_run *r)
 	return st;
 }
 
+/* What runs as an ordinary VM has memory that nobody claimed, and a launch that failed would end it. */
+static enum pw_status refuse_ordinary(struct op_run *r)
+{
+	struct refusal why;
+
+	refuse(&why, PROBLEM_OPERATION_STATE,
+	       "hardware runs this VM as an ordinary one (it was launched with \"plain\"): terminate it first");
+	return trouble_refuse(r->t, &why);
+}
+
+static bool runs_ordinary(const struct op_run *r)
+{
+	const struct heard_vm *heard = heard_of(&r->w->agent->heard, &r->op->vm);
+
+	return r->on_hardware && r->hardware == VM_NORMAL && heard && heard->plain;
+}
+
 static enum pw_status op_launch(struct op_run *r)
 {
 	enum pw_status st;
@@ -552,6 +571,8 @@ static enum pw_status op_launch(struct op_run *r)
 		return refuse_event(r, VM_INIT_START);
 	if (json_is_true(json_object_get(r->op->params, "plain")))
 		return launch_plain(r);
+	if (runs_ordinary(r))
+		return refuse_ordinary(r);
 	st = ripas_plan_read(r->op->params, &r->ripas, &r->t->err);
 	if (st != PW_OK)
 		return st;

@@ -109,6 +109,21 @@ class PlainVms(OnAgents):
                 self.operate(vm, "terminate")
             self.assert_ok(self.admin.delete("/v1/vms/" + vm), 204)
 
+    def test_one_that_runs_is_not_launched_as_another(self):
+        """It would lose what it has in memory, and its launch could fail. Nor does a malformed launch end it."""
+        for agent in self.each_agent():
+            vm = self.vm(agent)
+            self.operate(vm, "launch", plain=True, guest={"rate": 200})
+            for params in ({}, {"resident": 4}, {"resident": 100000}):
+                refused = self.ended(vm, "launch", **params)
+                self.assertEqual((refused["state"], refused["problem"]["type"]), ("failed", "/problems/operation-state"), refused)
+                self.assertIn("terminate it first", refused["problem"]["detail"])
+                self.assertTrue(self.on_hardware(vm))
+            self.assertEqual(self.admin.get("/v1/vms/" + vm)["state"], "normal")
+            self.operate(vm, "terminate")
+            self.operate(vm, "launch", resident=4, guest={"idle": True})
+            self.operate(vm, "terminate")
+
     def test_a_launch_that_fails_leaves_none(self):
         for arch in ARCHES:
             agent = Agent(self, "fails-" + arch, arch)

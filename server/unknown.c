@@ -10,6 +10,8 @@
 
 DECODE_JOB(unknown)
 
+enum { REPORTS_MAX = 16384 }; /* of all hosts */
+
 int unknown_compare(const void *key, const void *item)
 {
 	const struct unknown *a = key, *b = item;
@@ -250,6 +252,20 @@ static bool drop_others(struct service *sv, struct request *r, const struct host
 	return true;
 }
 
+/* A host that reports no more than before is always heard. */
+static bool has_room(const struct service *sv, struct request *r, const struct host *h, const struct unknown_body *b)
+{
+	size_t own = 0;
+
+	for (size_t i = 0; i < sv->unknown.count; i++)
+		own += pw_uuid_equal(&((const struct unknown *)sv->unknown.items[i])->host, &h->id);
+	if (b->count <= own || sv->unknown.count - own + b->count <= REPORTS_MAX)
+		return true;
+	answer_problem(r, PROBLEM_LIMIT, "at most %d VMs can be reported as unknown, by all hosts together",
+		       REPORTS_MAX);
+	return false;
+}
+
 bool unknown_prepare(struct service *sv, struct request *r)
 {
 	return query_known(r, no_query) && prepare_unknown(sv, r);
@@ -261,7 +277,7 @@ void unknown_put_act(struct service *sv, struct request *r)
 	const struct host *h = arg_host(sv, r, 0);
 	bool ok;
 
-	if (!h || !may_act_for(r, &h->id) || !host_is_held(r, h, b->boot_id, b->epoch))
+	if (!h || !may_act_for(r, &h->id) || !host_is_held(r, h, b->boot_id, b->epoch) || !has_room(sv, r, h, b))
 		return;
 	ok = drop_others(sv, r, h, b);
 	for (size_t i = 0; ok && i < b->count; i++)

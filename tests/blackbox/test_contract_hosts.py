@@ -285,6 +285,25 @@ class Pools(Case):
         self.assert_problem(self.admin.get(self.path + "/frames?pfn=0&count=1"), 404, "pool-not-found")
 
 
+class UnknownVms(Case):
+    def report(self, host, count):
+        items = [{"vm": new_id(), "reason": "absent", "detail": "none", "arch": "pef", "state": "secure", "pages": 4,
+                  "disputed_pages": 0, "disputed": []} for _ in range(count)]
+        return self.admin.put(host.path + "/unknown-vms", dict(host.current(), items=items))
+
+    def test_all_hosts_together_report_no_more_than_a_limit(self):
+        hosts = [Host(self.admin) for _ in range(17)]
+        for host in hosts[:16]:
+            self.assert_ok(self.report(host, 1024), 204)
+        self.assert_problem(self.report(hosts[16], 1), 409, "limit-exceeded")
+        self.assert_problem(self.report(hosts[0], 1025), 400, "invalid-request")
+        self.assert_ok(self.report(hosts[0], 1024), 204)
+        self.assert_ok(self.report(hosts[0], 1000), 204)
+        self.assert_problem(self.report(hosts[16], 25), 409, "limit-exceeded")
+        self.assert_ok(self.report(hosts[16], 24), 204)
+        self.assertEqual(self.admin.get("/v1/summary")["unknown_vms"], 16384)
+
+
 class Quarantine(Case):
     def items(self, *pfns, pool="local"):
         return [{"pool": pool, "pfn": p, "count": n, "reason": "undelegate failed"} for p, n in pfns]

@@ -70,7 +70,16 @@ static bool to_share(struct reader *r, json_t *v, void *at)
 	return json_fault_value(r, v, type_texts[PARAM_SHARE]);
 }
 
-/* One run: `members` of an array, the first two of them pages. */
+static bool read_ripas(struct reader *r, json_t *v)
+{
+	const char *name = json_string_value(v);
+
+	if (name && (strcmp(name, "EMPTY") == 0 || strcmp(name, "RAM") == 0))
+		return true;
+	return json_fault_value(r, v, "\"EMPTY\" or \"RAM\"");
+}
+
+/* One run: `members` of an array, the first two of them pages, the third what their RIPAS is. */
 static bool read_run(struct reader *r, json_t *v, size_t members)
 {
 	uint64_t first, count;
@@ -87,52 +96,39 @@ static bool read_run(struct reader *r, json_t *v, size_t members)
 	if (count > TREE_PAGES - first)
 		return json_fault(r, "the run [%" PRIu64 ", %" PRIu64 "] ends past 2^40", first, count);
 	json_leave(r);
+	if (members < 3)
+		return true;
+	json_enter_at(r, 2);
+	if (!read_ripas(r, json_array_get(v, 2)))
+		return false;
+	json_leave(r);
 	return true;
 }
 
-static bool read_ripas(struct reader *r, json_t *v)
+static bool read_runs(struct reader *r, json_t *v, size_t members)
 {
-	const char *name = json_string_value(v);
+	json_t *run;
+	size_t i;
 
-	if (name && (strcmp(name, "EMPTY") == 0 || strcmp(name, "RAM") == 0))
-		return true;
-	return json_fault_value(r, v, "\"EMPTY\" or \"RAM\"");
+	if (!json_check_array(r, v, 0, OPERATION_RUNS_MAX))
+		return false;
+	json_array_foreach (v, i, run) {
+		json_enter_at(r, i);
+		if (!read_run(r, run, members))
+			return false;
+		json_leave(r);
+	}
+	return true;
 }
 
 static bool to_runs(struct reader *r, json_t *v, void *at)
 {
-	json_t *run;
-	size_t i;
-
-	if (!json_check_array(r, v, 0, OPERATION_RUNS_MAX))
-		return false;
-	json_array_foreach (v, i, run) {
-		json_enter_at(r, i);
-		if (!read_run(r, run, 2))
-			return false;
-		json_leave(r);
-	}
-	return true;
+	return read_runs(r, v, 2);
 }
 
 static bool to_ripas(struct reader *r, json_t *v, void *at)
 {
-	json_t *run;
-	size_t i;
-
-	if (!json_check_array(r, v, 0, OPERATION_RUNS_MAX))
-		return false;
-	json_array_foreach (v, i, run) {
-		json_enter_at(r, i);
-		if (!read_run(r, run, 3))
-			return false;
-		json_enter_at(r, 2);
-		if (!read_ripas(r, json_array_get(run, 2)))
-			return false;
-		json_leave(r);
-		json_leave(r);
-	}
-	return true;
+	return read_runs(r, v, 3);
 }
 
 static bool to_rate(struct reader *r, json_t *v, void *at)

@@ -40,15 +40,15 @@ bool force_allowed(struct request *r, bool force)
 	return false;
 }
 
-bool holder_is_sound(struct request *r, const struct vm *vm, const struct holder *by)
+bool holder_is_sound(struct request *r, const struct host *h, const struct holder *by)
 {
-	if (!may_act_for(r, &vm->host->id) || !force_allowed(r, by->force))
+	if (!may_act_for(r, &h->id) || !force_allowed(r, by->force))
 		return false;
 	if (r->who.role == ROLE_AGENT && !by->boot_id) {
 		answer_problem(r, PROBLEM_INVALID_REQUEST, "an agent gives boot_id and epoch");
 		return false;
 	}
-	return !by->boot_id || host_is_held(r, vm->host, by->boot_id, by->epoch);
+	return !by->boot_id || host_is_held(r, h, by->boot_id, by->epoch);
 }
 
 /* `rest` of the sentence says what to do instead. */

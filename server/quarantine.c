@@ -355,13 +355,7 @@ static bool frames_hold(struct service *sv, struct request *r)
 	const struct frames_body *b = &((struct frames_job *)r->job)->b;
 	const struct host *h = arg_host(sv, r, 0);
 
-	if (!h || !may_act_for(r, &h->id))
-		return false;
-	if (!b->boot_id && r->who.role == ROLE_AGENT) {
-		answer_problem(r, PROBLEM_INVALID_REQUEST, "an agent gives boot_id and epoch");
-		return false;
-	}
-	return !b->boot_id || host_is_held(r, h, b->boot_id, b->epoch);
+	return h && holder_is_sound(r, h, &(struct holder){ b->boot_id, b->epoch, false });
 }
 
 bool frames_prepare(struct service *sv, struct request *r)

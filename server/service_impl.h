@@ -271,8 +271,8 @@ struct holder {
 bool query_flag(struct request *r, const char *name, bool *out) PW_MUST_CHECK; /* true or false; absent: false */
 bool holder_from_query(struct request *r, struct holder *out) PW_MUST_CHECK;
 bool force_allowed(struct request *r, bool force) PW_MUST_CHECK;
-/* May it speak of this VM at all? 403, 400, or 409 host-fenced. */
-bool holder_is_sound(struct request *r, const struct vm *vm, const struct holder *by) PW_MUST_CHECK;
+/* May it speak of what this host has at all? 403, 400, or 409 host-fenced. */
+bool holder_is_sound(struct request *r, const struct host *h, const struct holder *by) PW_MUST_CHECK;
 /* May it release what hardware may have? 409 host-alive; `instead` is the kind of operation to ask for. */
 bool holder_may_release(const struct service *sv, struct request *r, const struct vm *vm, const struct holder *by,
 			const char *instead) PW_MUST_CHECK;

@@ -532,7 +532,7 @@ void slot_delete_act(struct service *sv, struct request *r)
 	uint32_t number;
 
 	if (!vm || !arg_slot(r, &number) || !query_known(r, known) || !holder_from_query(r, &by) ||
-	    !holder_is_sound(r, vm, &by) || !if_match(r, vm->revision) || !has_slot(r, vm, number))
+	    !holder_is_sound(r, vm->host, &by) || !if_match(r, vm->revision) || !has_slot(r, vm, number))
 		return;
 	if (!vm->on_hardware || holder_may_release(sv, r, vm, &by, "unplug"))
 		delete_slot(sv, r, vm, number);
@@ -655,7 +655,7 @@ void lifecycle_act(struct service *sv, struct request *r)
 	bool was_there;
 	struct refusal why;
 
-	if (!vm || !holder_is_sound(r, vm, &by) || !if_match(r, vm->revision))
+	if (!vm || !holder_is_sound(r, vm->host, &by) || !if_match(r, vm->revision))
 		return;
 	before = vm->state;
 	was_there = vm->on_hardware;

@@ -133,6 +133,7 @@ char *agent_machine_path(const struct agent_options *o)
 static enum pw_status keep_host(const char *dir, const char *given, struct pw_err *err)
 {
 	char kept[PW_UUID_TEXT + 2], *path = path_join(dir, "host-id");
+	struct pw_uuid id;
 	enum pw_status st;
 
 	if (!path)
@@ -140,6 +141,9 @@ static enum pw_status keep_host(const char *dir, const char *given, struct pw_er
 	st = file_read_line(path, kept, sizeof kept, err);
 	if (st == PW_NOT_FOUND)
 		st = file_write_line(path, given, err);
+	else if (st == PW_OK && !pw_uuid_parse(kept, strlen(kept), &id))
+		st = pw_fail(err, PW_STORAGE, "%s holds no UUID: write into it the id of the host whose state this is",
+			     path);
 	else if (st == PW_OK && strcmp(kept, given) != 0)
 		st = pw_fail(
 			err, PW_CONFLICT,
@@ -167,7 +171,9 @@ static enum pw_status find_host(struct agent *a, struct pw_err *err)
 	if (st != PW_OK)
 		return st;
 	if (!pw_uuid_parse(a->host, strlen(a->host), &id))
-		return pw_fail(err, PW_STORAGE, "%s/host-id holds no UUID", o->state);
+		return pw_fail(err, PW_STORAGE,
+			       "%s/host-id holds no UUID: write into it the id of the host whose state this is",
+			       o->state);
 	return PW_OK;
 }
 

@@ -842,6 +842,39 @@ static enum pw_status run_on_unknown(struct worker *w, const struct operation *o
 	return st;
 }
 
+/* Both sides of the VM as they are now. */
+static enum pw_status look(struct op_run *r)
+{
+	enum pw_status st = read_again(r);
+
+	return st == PW_OK ? hardware_vm(r->b, &r->op->vm, &r->on_hardware, &r->hardware, &r->t->err) : st;
+}
+
+/* A guest that the ledger does not show: of another VM with that id, or one that was ended by force. */
+static bool is_stranger(const struct op_run *r)
+{
+	return r->on_hardware && r->hardware != VM_NORMAL && r->vm.state == VM_NORMAL;
+}
+
+/* No operation takes such a guest for its own, or puts down a new word on it: a comparison says first what it is. It
+ * ends or is adopted; one that stays unknown is left alone. */
+static enum pw_status settle_stranger(struct op_run *r)
+{
+	enum pw_status st = resync_one_vm(r->w, &r->op->vm, r->t);
+	const char *detail = "hardware has a guest that the ledger does not show";
+	struct refusal why;
+
+	if (st == PW_OK)
+		st = look(r);
+	if (st != PW_OK || !is_stranger(r) || r->op->kind == OPERATION_TERMINATE)
+		return st;
+	(void)unknown_has(r->w->agent, &r->op->vm, &detail);
+	refuse(&why, PROBLEM_UNKNOWN_VM, "%.250s", detail);
+	why.vm = r->op->vm;
+	why.reason = "";
+	return trouble_refuse(r->t, &why);
+}
+
 enum pw_status operation_run(struct worker *w, const struct operation *op, struct trouble *t)
 {
 	struct op_run r = { .w = w, .op = op, .b = w->agent->backend, .t = t };
@@ -849,9 +882,9 @@ enum pw_status operation_run(struct worker *w, const struct operation *op, struc
 
 	if (op->kind == OPERATION_ADOPT || op->kind == OPERATION_END)
 		return run_on_unknown(w, op, t);
-	st = remote_vm_get(w, &op->vm, &r.vm, t);
-	if (st == PW_OK)
-		st = hardware_vm(r.b, &op->vm, &r.on_hardware, &r.hardware, &t->err);
+	st = look(&r);
+	if (st == PW_OK && is_stranger(&r))
+		st = settle_stranger(&r);
 	if (st == PW_OK)
 		st = table[op->kind](&r);
 	if (st == PW_OK && op->kind == OPERATION_LAUNCH)

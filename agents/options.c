@@ -72,7 +72,7 @@ static enum pw_status put(const struct option_row *row, const char *value, struc
 	case OPTION_NUMBER:
 		if (to_number(value, at))
 			return PW_OK;
-		return pw_fail(err, PW_INVALID, "%s: '%s' is not a number", row->flag, value);
+		return pw_fail(err, PW_INVALID, "%s: '%s' is not a number from 0 to 2^64 - 1", row->flag, value);
 	case OPTION_LEVEL:
 		if (alog_level_from_name(value, at))
 			return PW_OK;

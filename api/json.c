@@ -428,6 +428,8 @@ bool json_check_array(struct reader *r, json_t *v, size_t lo, size_t hi)
 
 	if (!json_is_array(v))
 		return json_fault_value(r, v, "an array");
+	if (lo == hi && n != lo)
+		return json_fault(r, "%zu elements, where %zu are needed", n, lo);
 	if (n < lo || n > hi)
 		return json_fault(r, "%zu elements, where %zu to %zu are allowed", n, lo, hi);
 	return true;

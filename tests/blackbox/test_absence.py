@@ -404,6 +404,13 @@ class Evidence(Fleet):
         for word in (mine, other, "--host", "--state"):
             self.assertIn(word, refused.stderr)
         agent.host = mine
+        with open(os.path.join(agent.folder, "machine", "host-id"), "w", encoding="ascii") as f:
+            f.write("rubbish\n")
+        refused = subprocess.run(agent.command(), capture_output=True, text=True, check=False, timeout=WAIT_S)
+        self.assertEqual(refused.returncode, 1, refused.stderr)
+        self.assertIn("host-id holds no UUID", refused.stderr)
+        with open(os.path.join(agent.folder, "machine", "host-id"), "w", encoding="ascii") as f:
+            f.write(mine + "\n")
         agent.start()
         agent.wait_ready()
         self.equal(agent, vm)

@@ -38,6 +38,26 @@ class Noticing(Fleet):
         self.eventually(lambda: self.assertEqual(set(self.hardware(agent)), {other}), 5)
         self.equal(agent, other)
 
+    def test_the_guest_that_comes_after_one_that_was_ended_is_a_new_one(self):
+        """Its operation may be there before the agent has heard of the end: nothing of the old guest is in the new one."""
+        for arch in ARCHES:
+            agent = self.agent("after-" + arch, arch)
+            for anew, kind, params in ((False, "launch", {"resident": 8}), (True, "launch", {"resident": 8}), (False, "launch", {"plain": True}),
+                                       (True, "launch", {"plain": True}), (False, "plug", {"slot": 1, "base_gfn": 4096, "pages": 64})):
+                with self.subTest(arch=arch, anew=anew, kind=kind, params=params):
+                    vm = self.guest(agent)
+                    self.assert_ok(self.admin.post(f"/v1/vms/{vm}/lifecycle", {"event": "terminate", "force": True}))
+                    if anew:
+                        slots = [{"slot": 0, "base_gfn": 0, "pages": 64}]
+                        self.assert_ok(self.admin.delete(f"/v1/vms/{vm}?force=true"), 204)
+                        self.assert_ok(self.admin.post("/v1/vms", {"id": vm, "host": agent.host, "arch": arch, "slots": slots}), 201)
+                    self.operate(vm, kind, **params)
+                    state, frames = self.hardware(agent).get(vm, (None, {}))
+                    self.assertEqual((state, len(frames)), {"resident": ("secure", 8), "plain": ("normal", 0), "slot": (None, 0)}[next(iter(params))])
+                    self.operate(vm, "terminate")
+            self.assertEqual(self.unknown(agent), [])
+            self.assertEqual(agent.stop(), 0)
+
     def test_pages_that_somebody_else_changed_in_the_ledger(self):
         agent = self.agent("pages", "tdx")
         vm = self.guest(agent)

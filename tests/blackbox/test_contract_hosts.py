@@ -351,6 +351,9 @@ class Quarantine(Case):
         host = Host(self.admin)
         vm = Vm(host, state="secure")
         self.assert_ok(self.put_away(host, (7, 1)))
+        vm.must("terminate")
+        self.assert_problem(self.admin.put(host.path, dict(host.body(), boot_id=OTHER_BOOT)), 409, "host-alive")
+        vm = Vm(host, state="secure")
         self.server.crash()
         self.refused(host.send(vm.item("page_in", 0, 1, 7)), "frame-quarantined")
         host.boot = OTHER_BOOT

@@ -32,7 +32,7 @@ static const struct option_row table[] = {
 	{ "--base-pfn", "N", OPTION_NUMBER, AT(base_pfn), NULL, "its first frame (default 0)" },
 	{ "--boot-id", "TEXT", OPTION_TEXT, AT(boot_id), NULL, "which boot this is (default: the kernel's; of an emulated machine, kept with its state)" },
 	{ "--state", "DIR", OPTION_TEXT, AT(state), NULL, "where identity, batch numbers and the emulated machine are kept" },
-	{ "--fault", "SPEC", OPTION_TEXT, AT(fault), NULL, "make hardware fail: OP:N[:crash|:delay=MS], e.g. page_in:3; frame:N (emulated): the N-th frame asked back is kept" },
+	{ "--fault", "SPEC", OPTION_TEXT, AT(fault), NULL, "make hardware fail: OP:N[:fail|:crash|:crash-after|:delay=MS], e.g. page_in:3; frame:N (emulated): the N-th frame asked back is kept" },
 	{ "--guest-script", "FILE", OPTION_TEXT, AT(guest_script), NULL, "what emulated guests do (cca), line by line as FILE grows: VM ripas GFN COUNT EMPTY|RAM [keep] [accept=PAGES]" },
 	{ "--load", "SPEC", OPTION_TEXT, AT(load), NULL, "make load: vms=N,pages=N,rate=N,seed=N (each may be left out)" },
 	{ "--load-token-file", "FILE", OPTION_TEXT, AT(load_token_file), NULL, "an operator's token for --load (default: the agent's own)" },

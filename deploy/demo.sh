@@ -33,7 +33,10 @@ stop_all() {
 	[ -z "$status_pid" ] || kill "$status_pid" 2>/dev/null || true
 	if [ ${#pids[@]} -gt 0 ]; then
 		printf '\nstopping\n'
-		for ((i = ${#pids[@]} - 1; i >= 0; i--)); do # agents first: they may still have to tell the server
+		for pid in "${pids[@]:1}"; do # agents first, all at once: they may still have to tell the server
+			kill -TERM "$pid" 2>/dev/null || true
+		done
+		for ((i = ${#pids[@]} - 1; i >= 0; i--)); do
 			pid=${pids[i]}
 			kill -TERM "$pid" 2>/dev/null || continue
 			for _ in {1..100}; do

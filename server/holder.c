@@ -78,15 +78,6 @@ bool holder_may_release(const struct service *sv, struct request *r, const struc
 	return refuse_alive(r, vm->host, rest);
 }
 
-bool reboot_allowed(const struct service *sv, struct request *r, const struct host *h, const char *boot_id)
-{
-	return r->who.role == ROLE_AGENT || strcmp(h->boot_id, boot_id) == 0 || !host_is_alive(sv, h) ||
-	       refuse_alive(
-		       r, h,
-		       "and may have its frames in use: that it booted anew is for its agent to say; if it is powered off,"
-		       " fence it first");
-}
-
 bool unbinding_allowed(const struct service *sv, struct request *r, const struct host *h)
 {
 	return !host_is_alive(sv, h) ||

@@ -306,11 +306,6 @@ static bool say_reset(struct service *sv, const struct request *r, struct vm *co
 	return true;
 }
 
-static bool has_quarantine(const struct host *h)
-{
-	return h->pools[0] && h->pools[0]->quarantined > 0;
-}
-
 static void seen(struct service *sv, const struct host *h)
 {
 	host_note(h)->last_seen_ms = clock_utc_ms();
@@ -375,8 +370,6 @@ void host_put_act(struct service *sv, struct request *r)
 		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while registering the host");
 		return;
 	}
-	if (known && (n > 0 || has_quarantine(known)) && !reboot_allowed(sv, r, known, b->boot_id))
-		goto out;
 	if (do_host(sv, &id, b, &put, &why) != PROBLEM_NONE) {
 		answer_refusal(r, &why);
 		goto out;

@@ -276,10 +276,6 @@ bool holder_is_sound(struct request *r, const struct host *h, const struct holde
 /* May it release what hardware may have? 409 host-alive; `instead` is the kind of operation to ask for. */
 bool holder_may_release(const struct service *sv, struct request *r, const struct vm *vm, const struct holder *by,
 			const char *instead) PW_MUST_CHECK;
-/* May it say that a host with VMs or quarantined frames booted anew, which releases them all? 409 host-alive: another
- * than the host's agent, while its lease lives. */
-bool reboot_allowed(const struct service *sv, struct request *r, const struct host *h,
-		    const char *boot_id) PW_MUST_CHECK;
 /* May one who does not name the holder take frames from the host's VMs? 409 host-alive while its lease lives. */
 bool unbinding_allowed(const struct service *sv, struct request *r, const struct host *h) PW_MUST_CHECK;
 /* May an admin say that the host is powered off? 409 host-alive while its lease lives, unless forced. */

@@ -231,18 +231,8 @@ class Host:
     def body(self):
         return {"name": self.name, "boot_id": self.boot, "backends": self.backends, "pools": [self.pool]}
 
-    def agent(self):
-        """A client with a token of this host's agent."""
-        token = self.client.post("/v1/tokens", {"role": "agent", "host": self.id, "name": "agent"})
-        if token.status != 201:
-            raise AssertionError(f"POST /v1/tokens: {token}")
-        return Client(self.client.port, token["secret"])
-
     def register(self):
-        """That a host which is alive booted anew is for its agent to say."""
         answer = self.client.put(self.path, self.body())
-        if answer.slug == "host-alive":
-            answer = self.agent().put(self.path, self.body())
         if answer.status not in (200, 201):
             raise AssertionError(f"PUT {self.path}: {answer}")
         self.epoch = answer["epoch"]

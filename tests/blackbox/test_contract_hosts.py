@@ -47,24 +47,6 @@ class Registration(Case):
         events = self.admin.get(f"/v1/events?after={mark}&limit=1000")["items"]
         self.assertTrue([e for e in events if e["type"] == "host.rebooted" and e.get("host") == host.id], events)
 
-    def test_that_a_host_which_is_alive_booted_anew_is_for_its_agent_to_say(self):
-        """An admin's mistake would free frames that hardware has (L5)."""
-        host = Host(self.admin)
-        vm, anew = Vm(host, state="secure"), dict(host.body(), boot_id=OTHER_BOOT)
-        self.accepted(host.send(vm.item("page_in", 0, 10, 0)))
-        before = vm.get()
-        self.assert_problem(self.admin.put(host.path, anew), 409, "host-alive", host=host.id)
-        self.assertEqual((vm.get(), host.frames(0, 10)[0]["count"]), (before, 10))
-        self.assertEqual(self.assert_ok(self.admin.put(host.path, dict(host.body(), name="other")))["epoch"], host.epoch)
-        self.assert_ok(self.admin.post(host.path + "/fence", {"force": True}))
-        self.assertEqual(self.assert_ok(self.admin.put(host.path, anew))["epoch"], host.epoch + 2)
-        self.assertEqual(self.assert_ok(self.admin.put(host.path, dict(anew, boot_id=BOOT)))["epoch"], host.epoch + 3,
-                         "hardware has no VM of it")
-        host.epoch += 3
-        vm.must("init_start")
-        self.assertEqual(self.assert_ok(host.agent().put(host.path, anew))["epoch"], host.epoch + 1)
-        self.assertEqual(vm.get()["state"], "normal")
-
     def test_a_pool_may_grow(self):
         host = Host(self.admin, frames=100)
         host.pool["frames"] = 200
@@ -351,9 +333,6 @@ class Quarantine(Case):
         host = Host(self.admin)
         vm = Vm(host, state="secure")
         self.assert_ok(self.put_away(host, (7, 1)))
-        vm.must("terminate")
-        self.assert_problem(self.admin.put(host.path, dict(host.body(), boot_id=OTHER_BOOT)), 409, "host-alive")
-        vm = Vm(host, state="secure")
         self.server.crash()
         self.refused(host.send(vm.item("page_in", 0, 1, 7)), "frame-quarantined")
         host.boot = OTHER_BOOT

@@ -816,13 +816,10 @@ static enum pw_status op_adopt(struct worker *w, const struct pw_uuid *id, struc
 {
 	enum pw_status st = resync_one_vm(w, id, t);
 	struct refusal why;
-	const char *detail;
 
-	if (st != PW_OK || !unknown_has(w->agent, id, &detail))
+	if (st != PW_OK || !unknown_has(w->agent, id, NULL))
 		return st;
-	refuse(&why, PROBLEM_UNKNOWN_VM, "%.250s", detail);
-	why.vm = *id;
-	why.reason = "";
+	unknown_refuse(w->agent, id, "", &why);
 	return trouble_refuse(t, &why);
 }
 
@@ -861,17 +858,13 @@ static bool is_stranger(const struct op_run *r)
 static enum pw_status settle_stranger(struct op_run *r)
 {
 	enum pw_status st = resync_one_vm(r->w, &r->op->vm, r->t);
-	const char *detail = "hardware has a guest that the ledger does not show";
 	struct refusal why;
 
 	if (st == PW_OK)
 		st = look(r);
 	if (st != PW_OK || !is_stranger(r) || r->op->kind == OPERATION_TERMINATE)
 		return st;
-	(void)unknown_has(r->w->agent, &r->op->vm, &detail);
-	refuse(&why, PROBLEM_UNKNOWN_VM, "%.250s", detail);
-	why.vm = r->op->vm;
-	why.reason = "";
+	unknown_refuse(r->w->agent, &r->op->vm, "hardware has a guest that the ledger does not show", &why);
 	return trouble_refuse(r->t, &why);
 }
 

@@ -90,6 +90,26 @@ bool unknown_has(const struct agent *a, const struct pw_uuid *vm, const char **d
 	return item;
 }
 
+void unknown_refuse(const struct agent *a, const struct pw_uuid *vm, const char *what, struct refusal *why)
+{
+	char id[PW_UUID_TEXT];
+	json_t *item;
+	const char *reason, *detail;
+
+	pw_uuid_format(vm, id);
+	item = json_object_get(a->unknown, id);
+	reason = json_string_value(json_object_get(item, "reason"));
+	detail = json_string_value(json_object_get(item, "detail"));
+	refuse(why, PROBLEM_UNKNOWN_VM, "%.250s", detail ? detail : what);
+	why->vm = *vm;
+	why->reason = "";
+	for (int r = 0; reason && r < UNKNOWN_REASON_COUNT; r++)
+		if (strcmp(reason, unknown_reason_name((enum unknown_reason)r)) == 0)
+			why->reason = unknown_reason_name((enum unknown_reason)r);
+	(void)!json_u64_member(item, "pages", &why->pages);
+	(void)!json_u64_member(item, "disputed_pages", &why->frames);
+}
+
 enum pw_status unknown_report(struct worker *w, struct trouble *t)
 {
 	struct agent *a = w->agent;

@@ -30,6 +30,8 @@ enum pw_status unknown_note(struct agent *a, const struct unknown_report *u, str
 void unknown_clear(struct agent *a, const struct pw_uuid *vm);
 /* Is it still? *detail (may be NULL) says why, as long as the list does not change. */
 bool unknown_has(const struct agent *a, const struct pw_uuid *vm, const char **detail);
+/* unknown-vm as the list has it, for an operation that fails for it; `what` if it is not in the list. */
+void unknown_refuse(const struct agent *a, const struct pw_uuid *vm, const char *what, struct refusal *why);
 /* Tells the ledger, if it has not been told. */
 enum pw_status unknown_report(struct worker *w, struct trouble *t) PW_MUST_CHECK;
 

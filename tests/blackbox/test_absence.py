@@ -348,6 +348,8 @@ class Decisions(Fleet):
         self.assertEqual([u["disputed_pages"] for u in self.unknown(agent)], [1])
         failed = self.operate(vm, "adopt", state="failed")
         self.assertIn("1 pages", failed["problem"]["detail"])
+        self.assertEqual((failed["problem"]["reason"], failed["problem"]["disputed_frames"]), ("disputed", 1), failed)
+        self.assertEqual(failed["problem"]["pages"], PAGES // 2)
         self.assert_ok(self.admin.post(f"/v1/hosts/{agent.host}/quarantine/release", {"items": [
             {"pool": "local", "pfn": taken, "count": 1}]}))
         self.operate(vm, "adopt")

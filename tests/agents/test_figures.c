@@ -1,3 +1,4 @@
+/* The agent's file of figures: whole after each write, and replaced only by a whole one. */
 #include "agents/figures.h"
 
 #include <criterion/criterion.h>

@@ -1,3 +1,4 @@
+/* The file of last words: what was told of which VM survives the agent; damage counts as nothing heard. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>

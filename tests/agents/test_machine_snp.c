@@ -7,19 +7,19 @@
 #include "agents/machine_impl.h"
 #include "agents/snp_host.h"
 #include "engine/arch/law.h"
+#include "tests/lib/backend_steps.h"
 
 #define PAGES 4096 /* of a VM */
 #define LARGE ((uint64_t)SNP_LARGE)
 
 static const struct pw_uuid A = { { 1 } }, B = { { 2 } };
-static struct pw_err err;
 
 static struct backend *open_at(uint64_t base, uint64_t frames, const char *fault)
 {
 	struct backend_options o = { .frames = frames, .base_pfn = base, .fault = fault };
 	struct backend *b = NULL;
 
-	cr_assert_eq(machine_open(&machine_snp, &o, &b, &err), PW_OK, "%s", err.msg);
+	cr_assert_eq(machine_open(&machine_snp, &o, &b, &step_err), PW_OK, "%s", step_err.msg);
 	return b;
 }
 
@@ -36,55 +36,6 @@ static struct snp *rmp(struct backend *b)
 static struct pw_mem *memory(struct backend *b)
 {
 	return &machine_of_backend(b)->mem;
-}
-
-static void make_vm(struct backend *b, const struct pw_uuid *id, uint64_t pages)
-{
-	struct slot s = { 0, 0, pages };
-	struct backend_vm_spec spec = { .id = *id, .slots = &s, .slot_count = 1 };
-
-	cr_assert_eq(b->ops->create_vm(b, &spec, &err), PW_OK, "%s", err.msg);
-}
-
-static void event(struct backend *b, const struct pw_uuid *id, enum vm_event e)
-{
-	cr_assert_eq(b->ops->vm_event(b, id, e, &err), PW_OK, "%s", err.msg);
-}
-
-static void make_secure(struct backend *b, const struct pw_uuid *id, uint64_t pages)
-{
-	make_vm(b, id, pages);
-	event(b, id, VM_INIT_START);
-	event(b, id, VM_INIT_DONE);
-}
-
-static enum pw_status try_in(struct backend *b, const struct pw_uuid *id, uint64_t gfn, uint64_t count)
-{
-	uint64_t *pfns = calloc(count, sizeof *pfns);
-	enum pw_status st = b->ops->reserve(b, id, gfn, count, pfns, &err);
-
-	if (st == PW_OK) {
-		st = b->ops->page_in(b, id, gfn, count, pfns, &err);
-		if (st != PW_OK)
-			b->ops->unreserve(b, id, gfn, count, pfns);
-	}
-	free(pfns);
-	return st;
-}
-
-static void in(struct backend *b, const struct pw_uuid *id, uint64_t gfn, uint64_t count)
-{
-	cr_assert_eq(try_in(b, id, gfn, count), PW_OK, "%s", err.msg);
-}
-
-static void out(struct backend *b, const struct pw_uuid *id, uint64_t gfn, uint64_t count)
-{
-	cr_assert_eq(b->ops->page_out(b, id, gfn, count, &err), PW_OK, "%s", err.msg);
-}
-
-static void share(struct backend *b, const struct pw_uuid *id, uint64_t gfn, uint64_t count)
-{
-	cr_assert_eq(b->ops->share(b, id, gfn, count, &err), PW_OK, "%s", err.msg);
 }
 
 static void sound(struct backend *b)
@@ -183,29 +134,29 @@ Test(machine_snp, a_vm_lives_as_kvm_drives_it)
 	uint64_t own = own_taken(b), context;
 	const struct snp_guest *g;
 
-	make_vm(b, &A, PAGES);
+	step_make_vm(b, &A, PAGES);
 	expect(b, &A, 0, PAGES, GFN_NORMAL);
 	cr_assert_eq(rmp(b)->guest_count, 0, "a normal VM has no context");
-	event(b, &A, VM_INIT_START);
+	step_event(b, &A, VM_INIT_START);
 	g = snp_guest(rmp(b), guest(b, &A)->context);
 	cr_assert(g && g->state == SNP_GUEST_LAUNCH && g->asid == guest(b, &A)->asid);
-	in(b, &A, 16, 8);
+	step_in(b, &A, 16, 8);
 	expect(b, &A, 16, 8, GFN_SECURE_RESIDENT);
-	event(b, &A, VM_INIT_DONE);
+	step_event(b, &A, VM_INIT_DONE);
 	context = guest(b, &A)->context;
 	g = snp_guest(rmp(b), context);
 	cr_assert(g && g->state == SNP_GUEST_RUNNING);
 	cr_assert(entry_of(b, guest(b, &A)->vmsa).vmsa);
 	expect(b, &A, 0, 16, GFN_SECURE_OUT);
-	in(b, &A, 0, 16);
+	step_in(b, &A, 0, 16);
 	expect(b, &A, 0, 24, GFN_SECURE_RESIDENT);
 	cr_assert_eq(taken(b), 24);
-	event(b, &A, VM_TERMINATE);
+	step_event(b, &A, VM_TERMINATE);
 	expect(b, &A, 0, PAGES, GFN_NORMAL);
 	cr_assert_eq(taken(b), 0);
 	cr_assert_eq(own_taken(b), own, "contexts, VMSA and metadata pages came back");
 	cr_assert_eq(rmp(b)->guest_count, 0);
-	event(b, &A, VM_INIT_START);
+	step_event(b, &A, VM_INIT_START);
 	cr_assert_eq(guest(b, &A)->context, context, "the lowest frame comes first");
 	done(b);
 }
@@ -214,12 +165,12 @@ Test(machine_snp, aligned_stretches_become_large_pages)
 {
 	struct backend *b = open_at(1000, 8192, NULL);
 
-	make_vm(b, &A, PAGES);
-	event(b, &A, VM_INIT_START);
-	in(b, &A, LARGE, LARGE);
-	event(b, &A, VM_INIT_DONE);
-	in(b, &A, 2 * LARGE, 2 * LARGE);
-	in(b, &A, 5 * LARGE + 1, LARGE);
+	step_make_vm(b, &A, PAGES);
+	step_event(b, &A, VM_INIT_START);
+	step_in(b, &A, LARGE, LARGE);
+	step_event(b, &A, VM_INIT_DONE);
+	step_in(b, &A, 2 * LARGE, 2 * LARGE);
+	step_in(b, &A, 5 * LARGE + 1, LARGE);
 	for (uint64_t i = 1; i < 4; i++)
 		cr_assert_eq(entry_of(b, pfn_of(b, &A, i * LARGE)).size, SNP_2M);
 	cr_assert_eq(entry_of(b, pfn_of(b, &A, 5 * LARGE + 1)).size, SNP_4K);
@@ -233,19 +184,19 @@ Test(machine_snp, a_large_page_is_smashed_when_a_part_of_it_goes)
 	struct backend *b = open_at(0, 8192, NULL);
 	uint64_t pfn;
 
-	make_secure(b, &A, PAGES);
-	in(b, &A, 0, 2 * LARGE);
+	step_make_secure(b, &A, PAGES);
+	step_in(b, &A, 0, 2 * LARGE);
 	pfn = pfn_of(b, &A, 0);
-	share(b, &A, 7, 2);
+	step_share(b, &A, 7, 2);
 	expect(b, &A, 7, 2, GFN_SHARED);
 	expect(b, &A, 0, 7, GFN_SECURE_RESIDENT);
 	expect(b, &A, 9, 2 * LARGE - 9, GFN_SECURE_RESIDENT);
 	cr_assert_eq(entry_of(b, pfn).size, SNP_4K);
 	cr_assert_eq(snp_state(rmp(b), pfn + 7), SNP_HYPERVISOR);
 	cr_assert_eq(entry_of(b, pfn + LARGE).size, SNP_2M, "its neighbour is not");
-	share(b, &A, LARGE, LARGE);
+	step_share(b, &A, LARGE, LARGE);
 	cr_assert_eq(taken(b), LARGE - 2);
-	cr_assert_eq(b->ops->unshare(b, &A, 0, 2 * LARGE, &err), PW_OK);
+	cr_assert_eq(b->ops->unshare(b, &A, 0, 2 * LARGE, &step_err), PW_OK);
 	expect(b, &A, 7, 2, GFN_SECURE_OUT);
 	expect(b, &A, 9, 1, GFN_SECURE_RESIDENT);
 	done(b);
@@ -256,21 +207,21 @@ Test(machine_snp, pages_are_swapped_out_and_in)
 	struct backend *b = open_at(0, 8192, NULL);
 	uint64_t own;
 
-	make_secure(b, &A, PAGES);
+	step_make_secure(b, &A, PAGES);
 	own = own_taken(b);
-	in(b, &A, 3, 100);
-	out(b, &A, 3, 100);
+	step_in(b, &A, 3, 100);
+	step_out(b, &A, 3, 100);
 	expect(b, &A, 3, 100, GFN_SECURE_OUT);
 	cr_assert_eq(taken(b), 0);
 	cr_assert_eq(rmp(b)->md_count, 100);
 	cr_assert_eq(own_taken(b), own + 2, "64 entries a page");
-	in(b, &A, 50, 10);
+	step_in(b, &A, 50, 10);
 	expect(b, &A, 50, 10, GFN_SECURE_RESIDENT);
 	cr_assert_eq(rmp(b)->md_count, 90);
-	share(b, &A, 3, 20);
+	step_share(b, &A, 3, 20);
 	expect(b, &A, 3, 20, GFN_SHARED);
-	in(b, &A, 23, 27);
-	in(b, &A, 60, 43);
+	step_in(b, &A, 23, 27);
+	step_in(b, &A, 60, 43);
 	cr_assert_eq(own_taken(b), own, "empty metadata pages go");
 	cr_assert_eq(rmp(b)->md_count, 0);
 	done(b);
@@ -280,18 +231,18 @@ Test(machine_snp, large_pages_come_back_large_from_swap)
 {
 	struct backend *b = open_at(0, 8192, NULL);
 
-	make_vm(b, &A, PAGES);
-	event(b, &A, VM_INIT_START);
-	in(b, &A, 0, 2 * LARGE);
-	out(b, &A, 0, 2 * LARGE);
+	step_make_vm(b, &A, PAGES);
+	step_event(b, &A, VM_INIT_START);
+	step_in(b, &A, 0, 2 * LARGE);
+	step_out(b, &A, 0, 2 * LARGE);
 	expect(b, &A, 0, 2 * LARGE, GFN_SECURE_OUT);
 	cr_assert_eq(rmp(b)->md_count, 2 * LARGE);
-	in(b, &A, 0, LARGE);
+	step_in(b, &A, 0, LARGE);
 	cr_assert_eq(entry_of(b, pfn_of(b, &A, 0)).size, SNP_2M);
-	in(b, &A, LARGE + 1, 3);
+	step_in(b, &A, LARGE + 1, 3);
 	expect(b, &A, LARGE + 1, 3, GFN_SECURE_RESIDENT);
 	cr_assert_eq(rmp(b)->md_count, LARGE - 3);
-	event(b, &A, VM_INIT_ABORT);
+	step_event(b, &A, VM_INIT_ABORT);
 	cr_assert_eq(rmp(b)->md_count, 0);
 	cr_assert_eq(taken(b), 0);
 	done(b);
@@ -319,7 +270,7 @@ static struct stuck stuck_of(struct backend *b)
 {
 	struct stuck s = { 0 };
 
-	cr_assert_eq(b->ops->read_stuck(b, see_stuck, &s, &err), PW_OK);
+	cr_assert_eq(b->ops->read_stuck(b, see_stuck, &s, &step_err), PW_OK);
 	return s;
 }
 
@@ -330,11 +281,11 @@ Test(machine_snp, a_frame_that_does_not_come_back_is_kept_and_the_others_go)
 	struct stuck s;
 	uint64_t pfn;
 
-	make_secure(b, &A, PAGES);
-	in(b, &A, 0, 2 * LARGE);
+	step_make_secure(b, &A, PAGES);
+	step_in(b, &A, 0, 2 * LARGE);
 	pfn = pfn_of(b, &A, 0);
 	asid = guest(b, &A)->asid;
-	event(b, &A, VM_TERMINATE);
+	step_event(b, &A, VM_TERMINATE);
 	s = stuck_of(b);
 	cr_assert_eq(s.count, 2);
 	cr_assert(s.pfns[0] == pfn + 4 && s.pfns[1] == pfn + 599);
@@ -343,12 +294,12 @@ Test(machine_snp, a_frame_that_does_not_come_back_is_kept_and_the_others_go)
 	cr_assert_eq(rmp(b)->pages[asid], 2);
 	sound(b);
 	for (int i = 0; i < 1100; i++) { /* all ASIDs, and past a flush */
-		make_vm(b, &B, 8);
-		event(b, &B, VM_INIT_START);
+		step_make_vm(b, &B, 8);
+		step_event(b, &B, VM_INIT_START);
 		cr_assert_neq(guest(b, &B)->asid, asid, "its counter is not 0");
-		event(b, &B, VM_INIT_DONE);
-		event(b, &B, VM_TERMINATE);
-		cr_assert_eq(b->ops->destroy_vm(b, &B, &err), PW_OK);
+		step_event(b, &B, VM_INIT_DONE);
+		step_event(b, &B, VM_TERMINATE);
+		cr_assert_eq(b->ops->destroy_vm(b, &B, &step_err), PW_OK);
 	}
 	done(b);
 }
@@ -363,12 +314,12 @@ Test(machine_snp, asids_run_out)
 	for (; st == PW_OK && n < 2000; n++) {
 		id.b[1] = (uint8_t)n;
 		id.b[2] = (uint8_t)(n >> 8);
-		make_vm(b, &id, 1);
-		st = b->ops->vm_event(b, &id, VM_INIT_START, &err);
+		step_make_vm(b, &id, 1);
+		st = b->ops->vm_event(b, &id, VM_INIT_START, &step_err);
 	}
 	cr_assert_eq(st, PW_BUSY);
 	cr_assert_eq(n - 1, rmp(b)->max_asid);
-	cr_assert(strstr(err.msg, "ASIDs"));
+	cr_assert(strstr(step_err.msg, "ASIDs"));
 	done(b);
 }
 
@@ -416,18 +367,18 @@ Test(machine_snp, a_refused_frame_leaves_every_page_as_it_was)
 	struct backend *b = open_at(0, 8192, "frame:300,frame:700,frame:1004");
 	struct picture before;
 
-	make_secure(b, &A, PAGES);
-	in(b, &A, 0, LARGE);
+	step_make_secure(b, &A, PAGES);
+	step_in(b, &A, 0, LARGE);
 	before = picture_of(b);
-	cr_assert_eq(b->ops->share(b, &A, 0, LARGE, &err), PW_BACKEND);
-	cr_assert(strstr(err.msg, "GFN 299") && strstr(err.msg, "FAIL_INUSE"), "%s", err.msg);
+	cr_assert_eq(b->ops->share(b, &A, 0, LARGE, &step_err), PW_BACKEND);
+	cr_assert(strstr(step_err.msg, "GFN 299") && strstr(step_err.msg, "FAIL_INUSE"), "%s", step_err.msg);
 	expect_unchanged(b, &before, "share");
-	cr_assert_eq(b->ops->page_out(b, &A, 0, LARGE, &err), PW_BACKEND);
-	cr_assert(strstr(err.msg, "GFN 399"), "%s", err.msg);
+	cr_assert_eq(b->ops->page_out(b, &A, 0, LARGE, &step_err), PW_BACKEND);
+	cr_assert(strstr(step_err.msg, "GFN 399"), "%s", step_err.msg);
 	expect_unchanged(b, &before, "page_out");
-	cr_assert_eq(b->ops->unmap_slot(b, &A, 0, &err), PW_BACKEND);
+	cr_assert_eq(b->ops->unmap_slot(b, &A, 0, &step_err), PW_BACKEND);
 	expect_unchanged(b, &before, "unmap_slot");
-	share(b, &A, 0, LARGE);
+	step_share(b, &A, 0, LARGE);
 	cr_assert_eq(taken(b), 0);
 	done(b);
 }
@@ -438,28 +389,29 @@ Test(machine_snp, a_frame_that_is_anothers_is_refused_and_both_owners_are_named)
 	uint64_t pfns[6];
 	struct picture before;
 
-	make_vm(b, &A, PAGES);
-	event(b, &A, VM_INIT_START);
+	step_make_vm(b, &A, PAGES);
+	step_event(b, &A, VM_INIT_START);
 	for (int secure = 0; secure < 2; secure++) {
 		struct snp_rmpupdate u = { .assigned = true, .asid = 77, .gfn = 5 };
 		enum snp_code code;
 
-		cr_assert_eq(b->ops->reserve(b, &A, 10, 6, pfns, &err), PW_OK);
+		cr_assert_eq(b->ops->reserve(b, &A, 10, 6, pfns, &step_err), PW_OK);
 		u.pfn = pfns[4];
 		cr_assert(snp_rmpupdate(rmp(b), &u, &code) == PW_OK && code == SNP_OK);
 		before = picture_of(b);
-		cr_assert_eq(b->ops->page_in(b, &A, 10, 6, pfns, &err), PW_BACKEND);
-		cr_assert(strstr(err.msg, "ASID 77, GFN 5") && strstr(err.msg, "GFN 14") && strstr(err.msg, "L1"), "%s",
-			  err.msg);
+		cr_assert_eq(b->ops->page_in(b, &A, 10, 6, pfns, &step_err), PW_BACKEND);
+		cr_assert(strstr(step_err.msg, "ASID 77, GFN 5") && strstr(step_err.msg, "GFN 14") &&
+				  strstr(step_err.msg, "L1"),
+			  "%s", step_err.msg);
 		expect_unchanged(b, &before, "page_in");
 		u.assigned = false;
 		u.asid = 0;
 		u.gfn = 0;
 		cr_assert(snp_rmpupdate(rmp(b), &u, &code) == PW_OK && code == SNP_OK);
-		cr_assert_eq(b->ops->page_in(b, &A, 10, 6, pfns, &err), PW_OK, "%s", err.msg);
-		share(b, &A, 10, 6);
+		cr_assert_eq(b->ops->page_in(b, &A, 10, 6, pfns, &step_err), PW_OK, "%s", step_err.msg);
+		step_share(b, &A, 10, 6);
 		if (!secure)
-			event(b, &A, VM_INIT_DONE);
+			step_event(b, &A, VM_INIT_DONE);
 	}
 	done(b);
 }
@@ -489,25 +441,25 @@ Test(machine_snp, what_fails_half_way_is_undone_exactly)
 	struct backend *b = open_at(0, 8192, NULL);
 	struct picture before;
 
-	make_secure(b, &A, PAGES);
-	in(b, &A, 0, 3 * LARGE);
-	in(b, &A, 3 * LARGE + 1, LARGE - 1);
+	step_make_secure(b, &A, PAGES);
+	step_in(b, &A, 0, 3 * LARGE);
+	step_in(b, &A, 3 * LARGE + 1, LARGE - 1);
 	hold(b, last, true);
 	before = picture_of(b);
-	cr_assert_eq(b->ops->share(b, &A, first, last + 1 - first, &err), PW_BACKEND);
-	cr_assert(strstr(err.msg, "GFN 2047") && strstr(err.msg, "Pre-Swap"), "%s", err.msg);
+	cr_assert_eq(b->ops->share(b, &A, first, last + 1 - first, &step_err), PW_BACKEND);
+	cr_assert(strstr(step_err.msg, "GFN 2047") && strstr(step_err.msg, "Pre-Swap"), "%s", step_err.msg);
 	expect_same(b, &before, "share");
-	cr_assert_eq(b->ops->page_out(b, &A, first, last + 1 - first, &err), PW_BACKEND);
-	cr_assert(strstr(err.msg, "GFN 2047"), "%s", err.msg);
+	cr_assert_eq(b->ops->page_out(b, &A, first, last + 1 - first, &step_err), PW_BACKEND);
+	cr_assert(strstr(step_err.msg, "GFN 2047"), "%s", step_err.msg);
 	expect_same(b, &before, "page_out");
 	cr_assert_eq(entry_of(b, pfn_of(b, &A, 0)).size, SNP_2M, "what was smashed is whole again");
 	hold(b, last, false);
 	hold(b, 2 * LARGE, true);
 	before = picture_of(b);
-	cr_assert_eq(b->ops->page_out(b, &A, first, last + 1 - first, &err), PW_BACKEND);
+	cr_assert_eq(b->ops->page_out(b, &A, first, last + 1 - first, &step_err), PW_BACKEND);
 	expect_same(b, &before, "page_out up to a large page");
 	hold(b, 2 * LARGE, false);
-	out(b, &A, first, last + 1 - first);
+	step_out(b, &A, first, last + 1 - first);
 	expect(b, &A, first, last + 1 - first, GFN_SECURE_OUT);
 	done(b);
 }
@@ -526,28 +478,28 @@ Test(machine_snp, swapping_that_fails_inside_a_large_page_is_undone_exactly)
 	struct backend *b = open_at(0, 8192, NULL);
 	struct picture before;
 
-	make_secure(b, &A, PAGES);
-	in(b, &A, 0, LARGE);
-	in(b, &A, LARGE, 80);
-	out(b, &A, LARGE, 80);
-	in(b, &A, LARGE + 20, 10); /* ten entries of the first page are free */
+	step_make_secure(b, &A, PAGES);
+	step_in(b, &A, 0, LARGE);
+	step_in(b, &A, LARGE, 80);
+	step_out(b, &A, LARGE, 80);
+	step_in(b, &A, LARGE + 20, 10); /* ten entries of the first page are free */
 	lose_metadata(b, 1);
 	before = picture_of(b);
-	cr_assert_eq(b->ops->page_out(b, &A, 0, LARGE, &err), PW_BACKEND);
-	cr_assert(strstr(err.msg, "INVALID_PAGE_STATE"), "%s", err.msg);
+	cr_assert_eq(b->ops->page_out(b, &A, 0, LARGE, &step_err), PW_BACKEND);
+	cr_assert(strstr(step_err.msg, "INVALID_PAGE_STATE"), "%s", step_err.msg);
 	expect_same(b, &before, "SWAP_OUT");
 	cr_assert_eq(entry_of(b, pfn_of(b, &A, 0)).size, SNP_2M);
-	event(b, &A, VM_TERMINATE);
+	step_event(b, &A, VM_TERMINATE);
 	cr_assert_eq(taken(b), 0);
-	event(b, &A, VM_INIT_START);
-	in(b, &A, 0, LARGE);
-	out(b, &A, 0, LARGE);
+	step_event(b, &A, VM_INIT_START);
+	step_in(b, &A, 0, LARGE);
+	step_out(b, &A, 0, LARGE);
 	lose_metadata(b, 3);
 	before = picture_of(b);
-	cr_assert_eq(try_in(b, &A, 0, LARGE), PW_BACKEND);
+	cr_assert_eq(step_try_in(b, &A, 0, LARGE), PW_BACKEND);
 	expect_same(b, &before, "SWAP_IN");
-	cr_assert_eq(try_in(b, &A, 0, (uint64_t)3 * SNP_MD_SLOTS), PW_OK, "%s", err.msg);
-	event(b, &A, VM_INIT_ABORT);
+	cr_assert_eq(step_try_in(b, &A, 0, (uint64_t)3 * SNP_MD_SLOTS), PW_OK, "%s", step_err.msg);
+	step_event(b, &A, VM_INIT_ABORT);
 	cr_assert_eq(taken(b), 0);
 	done(b);
 }
@@ -565,7 +517,7 @@ Test(machine_snp, memory_that_ends_half_way_leaves_no_trace)
 	struct backend *b = open_at(0, FAR * LARGE, NULL);
 	uint64_t pfns[FAR];
 
-	make_secure(b, &A, PAGES);
+	step_make_secure(b, &A, PAGES);
 	for (uint64_t i = 0; i < FAR; i++)
 		pfns[i] = i * LARGE + 1;
 	reserve_these(b, pfns, FAR);
@@ -577,12 +529,12 @@ Test(machine_snp, memory_that_ends_half_way_leaves_no_trace)
 			cr_assert_eq(arena_reserve_sets(&rmp(b)->arena, spare / TREE_RESERVE), PW_OK);
 			cr_assert_eq(arena_reserve_sets(&host(b)->nodes, 60), PW_OK);
 			memory(b)->limit = memory(b)->used + 65536;
-			cr_assert_eq(b->ops->page_in(b, &A, 0, FAR, pfns, &err), PW_NO_MEMORY);
+			cr_assert_eq(b->ops->page_in(b, &A, 0, FAR, pfns, &step_err), PW_NO_MEMORY);
 			memory(b)->limit = 0;
 			expect_unchanged(b, &before, "page_in");
 		}
-		cr_assert_eq(b->ops->page_in(b, &A, 0, FAR, pfns, &err), PW_OK, "%s", err.msg);
-		out(b, &A, 0, FAR);
+		cr_assert_eq(b->ops->page_in(b, &A, 0, FAR, pfns, &step_err), PW_OK, "%s", step_err.msg);
+		step_out(b, &A, 0, FAR);
 		reserve_these(b, pfns, FAR);
 	}
 	done(b);
@@ -603,86 +555,86 @@ static void some_free(void *ctx, void *p)
 
 static enum pw_status op_share(struct backend *b)
 {
-	return b->ops->share(b, &A, 100, 3 * LARGE, &err);
+	return b->ops->share(b, &A, 100, 3 * LARGE, &step_err);
 }
 
 static enum pw_status op_out(struct backend *b)
 {
-	return b->ops->page_out(b, &A, 100, 3 * LARGE, &err);
+	return b->ops->page_out(b, &A, 100, 3 * LARGE, &step_err);
 }
 
 static enum pw_status op_out_loaded(struct backend *b)
 {
-	return b->ops->page_out(b, &A, 100, 2 * LARGE - 100, &err);
+	return b->ops->page_out(b, &A, 100, 2 * LARGE - 100, &step_err);
 }
 
 static enum pw_status op_in(struct backend *b)
 {
-	return try_in(b, &A, 0, 4 * LARGE + 5);
+	return step_try_in(b, &A, 0, 4 * LARGE + 5);
 }
 
 static enum pw_status op_unshare(struct backend *b)
 {
-	return b->ops->unshare(b, &A, 0, PAGES, &err);
+	return b->ops->unshare(b, &A, 0, PAGES, &step_err);
 }
 
 static enum pw_status op_start(struct backend *b)
 {
-	return b->ops->vm_event(b, &A, VM_INIT_START, &err);
+	return b->ops->vm_event(b, &A, VM_INIT_START, &step_err);
 }
 
 static enum pw_status op_done(struct backend *b)
 {
-	return b->ops->vm_event(b, &A, VM_INIT_DONE, &err);
+	return b->ops->vm_event(b, &A, VM_INIT_DONE, &step_err);
 }
 
 static enum pw_status op_unmap(struct backend *b)
 {
-	return b->ops->unmap_slot(b, &A, 0, &err);
+	return b->ops->unmap_slot(b, &A, 0, &step_err);
 }
 
 static enum pw_status op_map(struct backend *b)
 {
-	return b->ops->map_slot(b, &A, &(struct slot){ 1, PAGES, 77 }, &err);
+	return b->ops->map_slot(b, &A, &(struct slot){ 1, PAGES, 77 }, &step_err);
 }
 
 static void set_normal(struct backend *b)
 {
-	make_vm(b, &A, PAGES);
+	step_make_vm(b, &A, PAGES);
 }
 
 static void set_transient(struct backend *b)
 {
 	set_normal(b);
-	event(b, &A, VM_INIT_START);
+	step_event(b, &A, VM_INIT_START);
 }
 
 static void set_loaded(struct backend *b)
 {
 	set_transient(b);
-	in(b, &A, 0, 2 * LARGE);
-	share(b, &A, 3 * LARGE + 4, 9);
-	in(b, &A, 2 * LARGE + 3, 700);
+	step_in(b, &A, 0, 2 * LARGE);
+	step_share(b, &A, 3 * LARGE + 4, 9);
+	step_in(b, &A, 2 * LARGE + 3, 700);
 }
 
 static void set_secure(struct backend *b)
 {
 	set_loaded(b);
-	event(b, &A, VM_INIT_DONE);
+	step_event(b, &A, VM_INIT_DONE);
 }
 
 static void set_swapped(struct backend *b)
 {
 	set_secure(b);
-	out(b, &A, 0, 2 * LARGE + 703);
-	in(b, &A, 4 * LARGE + 6, 3);
+	step_out(b, &A, 0, 2 * LARGE + 703);
+	step_in(b, &A, 4 * LARGE + 6, 3);
 }
 
 static void set_swapped_early(struct backend *b)
 {
 	set_loaded(b);
-	out(b, &A, 0, 2 * LARGE);
-	out(b, &A, 2 * LARGE + 3, 700);
+	step_out(b, &A, 0, 2 * LARGE);
+	step_out(b, &A, 2 * LARGE + 3, 700);
 }
 
 static const struct sweep {
@@ -722,8 +674,8 @@ Test(machine_snp, a_refused_allocation_leaves_no_trace)
 		memory(b)->alloc = some_alloc;
 		memory(b)->free = some_free;
 		fail_at = 0;
-		make_secure(b, &B, 8); /* the first flush of ASIDs is over */
-		event(b, &B, VM_TERMINATE);
+		step_make_secure(b, &B, 8); /* the first flush of ASIDs is over */
+		step_event(b, &B, VM_TERMINATE);
 		sweeps[i].set(b);
 		before = picture_of(b);
 		for (unsigned long n = 1; st != PW_OK; n += n < 40 ? 1 : 7) {
@@ -734,7 +686,7 @@ Test(machine_snp, a_refused_allocation_leaves_no_trace)
 			fail_at = 0;
 			if (st == PW_OK)
 				break;
-			cr_assert_eq(st, PW_NO_MEMORY, "%s: %s", sweeps[i].name, err.msg);
+			cr_assert_eq(st, PW_NO_MEMORY, "%s: %s", sweeps[i].name, step_err.msg);
 			expect_unchanged(b, &before, sweeps[i].name);
 		}
 		cr_assert_eq(st, PW_OK);
@@ -758,12 +710,12 @@ Test(machine_snp, firmware_has_frames_beside_any_pool)
 		const struct snp_range *own = &host(b)->own;
 
 		cr_assert(own->first + own->count <= pools[i].base || own->first >= pools[i].base + pools[i].frames);
-		make_secure(b, &A, 8);
-		in(b, &A, 0, 1);
-		out(b, &A, 0, 1);
-		in(b, &A, 2, 1);
+		step_make_secure(b, &A, 8);
+		step_in(b, &A, 0, 1);
+		step_out(b, &A, 0, 1);
+		step_in(b, &A, 2, 1);
 		cr_assert_eq(taken(b), 1);
-		event(b, &A, VM_TERMINATE);
+		step_event(b, &A, VM_TERMINATE);
 		cr_assert_eq(taken(b), 0);
 		done(b);
 	}
@@ -776,7 +728,7 @@ Test(machine_snp, a_pool_that_leaves_no_room_is_refused)
 	struct pw_mem mem = { 0 };
 	void *model = NULL;
 
-	cr_assert_eq(machine_snp.open(NULL, &pool, &mem, &model, &err), PW_INVALID);
+	cr_assert_eq(machine_snp.open(NULL, &pool, &mem, &model, &step_err), PW_INVALID);
 	cr_assert_null(model);
 	cr_assert_eq(mem.used, 0);
 }
@@ -787,8 +739,8 @@ Test(machine_snp, gfns_past_what_an_entry_names_are_refused)
 	struct slot s = { 0, SNP_GFNS - 1, 2 };
 	struct backend_vm_spec spec = { .id = A, .slots = &s, .slot_count = 1 };
 
-	cr_assert_eq(b->ops->create_vm(b, &spec, &err), PW_BACKEND);
-	cr_assert(strstr(err.msg, "2^39"), "%s", err.msg);
+	cr_assert_eq(b->ops->create_vm(b, &spec, &step_err), PW_BACKEND);
+	cr_assert(strstr(step_err.msg, "2^39"), "%s", step_err.msg);
 	done(b);
 }
 
@@ -797,14 +749,14 @@ Test(machine_snp, a_large_vm_costs_a_handful_of_nodes)
 	const uint64_t gib = (uint64_t)1 << 18;
 	struct backend *b = open_at(1 << 20, 2 * gib, NULL);
 
-	make_vm(b, &A, gib);
-	event(b, &A, VM_INIT_START);
-	in(b, &A, 0, gib / 2);
-	event(b, &A, VM_INIT_DONE);
-	in(b, &A, gib / 2, gib / 2);
+	step_make_vm(b, &A, gib);
+	step_event(b, &A, VM_INIT_START);
+	step_in(b, &A, 0, gib / 2);
+	step_event(b, &A, VM_INIT_DONE);
+	step_in(b, &A, gib / 2, gib / 2);
 	cr_assert_eq(taken(b), gib);
 	cr_assert_lt(rmp(b)->arena.nodes + host(b)->nodes.nodes, 32);
-	event(b, &A, VM_TERMINATE);
+	step_event(b, &A, VM_TERMINATE);
 	cr_assert_eq(taken(b), 0);
 	done(b);
 }
@@ -839,10 +791,10 @@ static void random_event(struct backend *b, const struct pw_uuid *id, struct nai
 	enum vm_event e = (enum vm_event)(VM_INIT_START + draw(4));
 	enum vm_state next;
 	bool ok = vm_step(n->vm, e, &next) && next != n->vm;
-	enum pw_status st = b->ops->vm_event(b, id, e, &err);
+	enum pw_status st = b->ops->vm_event(b, id, e, &step_err);
 
 	if (!ok || st != PW_OK) {
-		cr_assert(!ok || st == PW_NO_MEMORY, "%s: %s", vm_event_name(e), err.msg);
+		cr_assert(!ok || st == PW_NO_MEMORY, "%s: %s", vm_event_name(e), step_err.msg);
 		return;
 	}
 	n->vm = next;
@@ -871,17 +823,18 @@ static void random_change(struct backend *b, const struct pw_uuid *id, struct na
 		    !gfn_step(n->pages[i], op, &next.pages[i]))
 			break;
 	if (op == GFN_UNSHARE_IN)
-		st = try_in(b, id, gfn, count);
+		st = step_try_in(b, id, gfn, count);
 	else
 		st = (op == GFN_SHARE     ? b->ops->share
 		      : op == GFN_UNSHARE ? b->ops->unshare
-					  : b->ops->page_out)(b, id, gfn, count, &err);
+					  : b->ops->page_out)(b, id, gfn, count, &step_err);
 	if (st == PW_OK) {
 		cr_assert_eq(i, gfn + count, "%s of GFN %" PRIu64 " is unlawful", gfn_op_name(op), i);
 		*n = next;
 	}
 	if (st != PW_OK && i == gfn + count && n->vm != VM_NORMAL)
-		cr_assert(st == PW_NO_MEMORY || st == PW_BACKEND || st == PW_BUSY, "%s: %s", gfn_op_name(op), err.msg);
+		cr_assert(st == PW_NO_MEMORY || st == PW_BACKEND || st == PW_BUSY, "%s: %s", gfn_op_name(op),
+			  step_err.msg);
 }
 
 static void expect_naive(struct backend *b, const struct pw_uuid *id, const struct naive *n, uint64_t first_seed)
@@ -908,7 +861,7 @@ Test(machine_snp, random_ops_keep_to_a_naive_map)
 		memory(b)->alloc = some_alloc;
 		memory(b)->free = some_free;
 		for (int v = 0; v < 2; v++)
-			make_vm(b, ids[v], RANDOM_PAGES);
+			step_make_vm(b, ids[v], RANDOM_PAGES);
 		for (int i = 0; i < 250; i++) {
 			int v = (int)draw(2);
 

@@ -11,12 +11,12 @@
 #include "agents/alog.h"
 #include "agents/machine_impl.h"
 #include "agents/snp_host.h"
+#include "tests/lib/backend_steps.h"
 
 #define PAGES 4096 /* of a VM */
 #define LARGE ((uint64_t)SNP_LARGE)
 
 static const struct pw_uuid A = { { 1 } }, B = { { 2 } };
-static struct pw_err err;
 
 static struct snp_host *host(struct backend *b)
 {
@@ -26,55 +26,6 @@ static struct snp_host *host(struct backend *b)
 static struct snp *rmp(struct backend *b)
 {
 	return &host(b)->m;
-}
-
-static void make_vm(struct backend *b, const struct pw_uuid *id, uint64_t pages)
-{
-	struct slot s = { 0, 0, pages };
-	struct backend_vm_spec spec = { .id = *id, .slots = &s, .slot_count = 1 };
-
-	cr_assert_eq(b->ops->create_vm(b, &spec, &err), PW_OK, "%s", err.msg);
-}
-
-static void event(struct backend *b, const struct pw_uuid *id, enum vm_event e)
-{
-	cr_assert_eq(b->ops->vm_event(b, id, e, &err), PW_OK, "%s", err.msg);
-}
-
-static void make_secure(struct backend *b, const struct pw_uuid *id, uint64_t pages)
-{
-	make_vm(b, id, pages);
-	event(b, id, VM_INIT_START);
-	event(b, id, VM_INIT_DONE);
-}
-
-static enum pw_status try_in(struct backend *b, const struct pw_uuid *id, uint64_t gfn, uint64_t count)
-{
-	uint64_t *pfns = calloc(count, sizeof *pfns);
-	enum pw_status st = b->ops->reserve(b, id, gfn, count, pfns, &err);
-
-	if (st == PW_OK) {
-		st = b->ops->page_in(b, id, gfn, count, pfns, &err);
-		if (st != PW_OK)
-			b->ops->unreserve(b, id, gfn, count, pfns);
-	}
-	free(pfns);
-	return st;
-}
-
-static void in(struct backend *b, const struct pw_uuid *id, uint64_t gfn, uint64_t count)
-{
-	cr_assert_eq(try_in(b, id, gfn, count), PW_OK, "%s", err.msg);
-}
-
-static void out(struct backend *b, const struct pw_uuid *id, uint64_t gfn, uint64_t count)
-{
-	cr_assert_eq(b->ops->page_out(b, id, gfn, count, &err), PW_OK, "%s", err.msg);
-}
-
-static void share(struct backend *b, const struct pw_uuid *id, uint64_t gfn, uint64_t count)
-{
-	cr_assert_eq(b->ops->share(b, id, gfn, count, &err), PW_OK, "%s", err.msg);
 }
 
 static void done(struct backend *b)
@@ -218,7 +169,7 @@ static struct backend *open_traced(struct reader *r, const char *path, const cha
 	r->log = memfd_create("log", 0);
 	cr_assert(r->log >= 0 && dup2(r->log, STDERR_FILENO) == STDERR_FILENO);
 	alog_set_level(ALOG_DEBUG);
-	cr_assert_eq(machine_open(&machine_snp, &o, &b, &err), PW_OK, "%s", err.msg);
+	cr_assert_eq(machine_open(&machine_snp, &o, &b, &step_err), PW_OK, "%s", step_err.msg);
 	r->frames = rmp(b)->frames;
 	r->known = calloc(r->frames, sizeof *r->known);
 	return b;
@@ -248,24 +199,24 @@ Test(snp_trace, a_trace_has_every_step_of_guests_and_of_control_pages)
 
 	expect_known(&r, b);
 	cr_expect_gt(r.moved[SNP_HYPERVISOR][SNP_FIRMWARE], 1, "the RMP's own frames");
-	make_vm(b, &A, PAGES);
-	event(b, &A, VM_INIT_START);
+	step_make_vm(b, &A, PAGES);
+	step_event(b, &A, VM_INIT_START);
 	expect_known(&r, b);
 	context = guest(b, &A)->context;
 	cr_expect_eq(r.known[context].state, SNP_CONTEXT);
-	in(b, &A, 0, LARGE + 16);
+	step_in(b, &A, 0, LARGE + 16);
 	expect_known(&r, b);
-	event(b, &A, VM_INIT_DONE);
+	step_event(b, &A, VM_INIT_DONE);
 	expect_known(&r, b);
 	cr_expect(r.known[guest(b, &A)->vmsa].state == SNP_GUEST_VALID && entry_of(b, guest(b, &A)->vmsa).vmsa);
-	in(b, &A, 2 * LARGE, 8);
-	out(b, &A, 0, LARGE + 4);
+	step_in(b, &A, 2 * LARGE, 8);
+	step_out(b, &A, 0, LARGE + 4);
 	expect_known(&r, b);
 	cr_expect_eq(r.known[guest(b, &A)->md[0].frame].state, SNP_METADATA);
-	in(b, &A, 0, LARGE);
-	share(b, &A, 2, 3);
+	step_in(b, &A, 0, LARGE);
+	step_share(b, &A, 2, 3);
 	expect_known(&r, b);
-	event(b, &A, VM_TERMINATE);
+	step_event(b, &A, VM_TERMINATE);
 	expect_known(&r, b);
 	cr_expect(r.known[context].state == SNP_HYPERVISOR && r.moved[SNP_CONTEXT][SNP_FIRMWARE] == 1);
 	for (size_t i = 0; i < PW_ARRAY_LEN(ops); i++) {
@@ -284,8 +235,8 @@ Test(snp_trace, a_trace_of_random_ops_leads_to_the_rmp_that_is_there)
 	struct reader r;
 	struct backend *b = open_traced(&r, NULL, "frame:100,frame:800,frame:801,frame:1700");
 
-	make_secure(b, &A, 1024);
-	make_secure(b, &B, 1024);
+	step_make_secure(b, &A, 1024);
+	step_make_secure(b, &B, 1024);
 	for (unsigned step = 0; step < 300; step++) {
 		const struct pw_uuid *vm = (x ^= x << 13, x ^= x >> 7, x ^= x << 17) & 1 ? &A : &B;
 		uint64_t gfn = x >> 8 & 1023, count = (x >> 20 & 3) == 0 ? LARGE : 1 + (x >> 20 & 31);
@@ -296,16 +247,16 @@ Test(snp_trace, a_trace_of_random_ops_leads_to_the_rmp_that_is_there)
 		if (count > 1024 - gfn)
 			count = 1024 - gfn;
 		switch (x >> 32 & 3) {
-		case 0: st = try_in(b, vm, gfn, count); break;
-		case 1: st = b->ops->page_out(b, vm, gfn, count, &err); break;
-		case 2: st = b->ops->share(b, vm, gfn, count, &err); break;
-		case 3: st = b->ops->unshare(b, vm, gfn, count, &err); break;
+		case 0: st = step_try_in(b, vm, gfn, count); break;
+		case 1: st = b->ops->page_out(b, vm, gfn, count, &step_err); break;
+		case 2: st = b->ops->share(b, vm, gfn, count, &step_err); break;
+		case 3: st = b->ops->unshare(b, vm, gfn, count, &step_err); break;
 		}
 		refusals += st != PW_OK;
 		expect_known(&r, b);
 	}
 	cr_expect(refusals > 2 && refusals < 200, "SEED=%" PRIu64 ": %u refusals", seed, refusals);
-	event(b, &A, VM_TERMINATE);
+	step_event(b, &A, VM_TERMINATE);
 	expect_known(&r, b);
 	cr_expect_gt(r.lines, 1000);
 	close_traced(&r, b);
@@ -322,8 +273,8 @@ Test(snp_trace, only_what_is_new_is_heard)
 	snprintf(path[0], sizeof path[0], "%s/machine", dir);
 	snprintf(path[1], sizeof path[1], "%s/machine.lock", dir);
 	b = open_traced(&r, path[0], NULL);
-	make_secure(b, &A, 1024);
-	in(b, &A, 0, 16);
+	step_make_secure(b, &A, 1024);
+	step_in(b, &A, 0, 16);
 	expect_known(&r, b);
 	cr_assert(machine_log_shorten(machine_of_backend(b)));
 	expect_known(&r, b);
@@ -335,7 +286,7 @@ Test(snp_trace, only_what_is_new_is_heard)
 	cr_expect_eq(r.lines, 0);
 	free(r.known);
 	done(b);
-	cr_assert_eq(machine_open(&machine_snp, &(struct backend_options){ .frames = 64 }, &b, &err), PW_OK);
+	cr_assert_eq(machine_open(&machine_snp, &(struct backend_options){ .frames = 64 }, &b, &step_err), PW_OK);
 	cr_expect_null(rmp(b)->trace);
 	b->ops->figures(b, add_figure, &r);
 	done(b);

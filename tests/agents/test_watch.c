@@ -1,3 +1,4 @@
+/* Which events of its host an agent takes for its own doing, and which VMs it compares. */
 #include <criterion/criterion.h>
 #include <string.h>
 

@@ -1,3 +1,4 @@
+/* Parameters of operations: what each kind takes, and the pointer to what it refuses. */
 #include "api/operation_params.h"
 
 #include <criterion/criterion.h>

@@ -1,3 +1,4 @@
+/* Leases in virtual time: silence ends one, the server's own pause does not. */
 #include "server/lease.h"
 
 #include <criterion/criterion.h>

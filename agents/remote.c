@@ -271,6 +271,21 @@ enum pw_status remote_vm_get(struct worker *w, const struct pw_uuid *id, struct 
 	return st;
 }
 
+enum pw_status remote_operation_runs(struct worker *w, const struct pw_uuid *vm, bool *runs, struct trouble *t)
+{
+	char path[96], text[PW_UUID_TEXT];
+	struct client_reply r;
+	enum pw_status st;
+
+	pw_uuid_format(vm, text);
+	snprintf(path, sizeof path, "/v1/vms/%s/operations?state=running&limit=1", text);
+	st = remote_call(w, "GET", path, NULL, NULL, &r, t);
+	if (st == PW_OK)
+		*runs = json_array_size(json_object_get(r.json, "items")) > 0;
+	client_reply_release(&r);
+	return st;
+}
+
 /* {"boot_id","epoch"} of now; NULL: no memory. */
 static json_t *credentials(struct agent *a)
 {

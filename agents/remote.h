@@ -52,6 +52,9 @@ bool remote_vm_read(json_t *json, struct remote_vm *out) PW_MUST_CHECK;
 /* PW_NOT_FOUND: the ledger has no such VM; out->ended is then the revision of its deletion, 0: not known. */
 enum pw_status remote_vm_get(struct worker *w, const struct pw_uuid *id, struct remote_vm *out,
 			     struct trouble *t) PW_MUST_CHECK;
+/* Has an operation of the VM been handed out that is not finished? */
+enum pw_status remote_operation_runs(struct worker *w, const struct pw_uuid *vm, bool *runs,
+				     struct trouble *t) PW_MUST_CHECK;
 enum pw_status remote_event(struct worker *w, const struct pw_uuid *vm, enum vm_event e,
 			    struct trouble *t) PW_MUST_CHECK;
 /* The same; *revision (may be NULL) is the VM's in the answer. */

@@ -189,6 +189,15 @@ static enum pw_status settle(struct resync *rs, struct seen_vm *s, struct pw_err
 	return report(rs, s, UNKNOWN_DISPUTED, detail, err);
 }
 
+/* The ledger says that hardware has the ordinary VM, and it has not: it is gone, or its launch is still to come. */
+static enum pw_status tell_gone(struct resync *rs, const struct seen_vm *s, struct trouble *t)
+{
+	bool runs = false;
+	enum pw_status st = remote_operation_runs(rs->w, &s->id, &runs, t);
+
+	return st == PW_OK && !runs ? remote_event(rs->w, &s->id, VM_TERMINATE, t) : st;
+}
+
 /* Of an ordinary VM the ledger keeps whether hardware has it: it is told what hardware says. */
 static enum pw_status agree_plain(struct resync *rs, struct seen_vm *s, struct trouble *t)
 {
@@ -196,7 +205,7 @@ static enum pw_status agree_plain(struct resync *rs, struct seen_vm *s, struct t
 	enum pw_status st = PW_OK;
 
 	if (s->ledger == PRESENCE_NORMAL && s->vm.on_hardware != there)
-		st = remote_event(rs->w, &s->id, there ? VM_START : VM_TERMINATE, t);
+		st = there ? remote_event(rs->w, &s->id, VM_START, t) : tell_gone(rs, s, t);
 	return st == PW_OK && there ? agree(rs, s, t) : st;
 }
 

@@ -406,25 +406,39 @@ enum handled operation_get(struct service *sv, struct request *r)
 	return handle_read(sv, r);
 }
 
+/* ?state=; *any: it was not given. False: answered. */
+static bool query_state(struct request *r, enum operation_state *out, bool *any)
+{
+	const char *text = request_query(r, "state");
+
+	*any = !text;
+	if (!text || operation_state_from_name(text, out))
+		return true;
+	answer_problem(r, PROBLEM_INVALID_REQUEST, "state=%.64s is not a state of operations", text);
+	return false;
+}
+
 void vm_operations(struct service *sv, struct request *r)
 {
-	static const char *const known[] = { "limit", "cursor", NULL };
+	static const char *const known[] = { "state", "limit", "cursor", NULL };
 	const struct vm *vm = arg_vm(sv, r, 0);
 	struct pw_uuid after = { { 0 } };
 	char next[PW_UUID_TEXT] = "";
 	const struct operation *last = NULL;
 	const char *cursor;
 	uint64_t limit;
+	enum operation_state state = OPERATION_PENDING;
+	bool any;
 	struct jsonw w;
 
 	if (!vm || !query_known(r, known) || !query_u64(r, "limit", 1, 1000, 100, &limit) ||
-	    !query_cursor(r, &after, &cursor))
+	    !query_cursor(r, &after, &cursor) || !query_state(r, &state, &any))
 		return;
 	list_begin(&w);
 	for (size_t i = cursor ? index_after(&sv->operations, &after) : 0; i < sv->operations.count; i++) {
 		const struct operation *o = sv->operations.items[i];
 
-		if (!pw_uuid_equal(&o->vm, &vm->id))
+		if (!pw_uuid_equal(&o->vm, &vm->id) || (!any && o->state != state))
 			continue;
 		if (limit-- == 0) {
 			pw_uuid_format(&last->id, next);

@@ -101,6 +101,15 @@ class Operations(Case):
         self.assert_problem(self.admin.post(f"/v1/operations/{op}/result", body), 409, "host-fenced")
         self.assertEqual(self.admin.get("/v1/operations/" + op)["state"], "running")
 
+    def test_those_of_a_vm_by_state(self):
+        first, second = self.ask("terminate"), self.ask("terminate")
+        self.assert_ok(self.admin.delete("/v1/operations/" + first["id"]))
+        path = self.vm.path + "/operations"
+        self.assertEqual([o["id"] for o in self.admin.items(path + "?state=cancelled")], [first["id"]])
+        self.assertEqual([o["id"] for o in self.admin.items(path + "?state=pending")], [second["id"]])
+        self.assertEqual(self.admin.items(path + "?state=running"), [])
+        self.assert_problem(self.admin.get(path + "?state=done"), 400, "invalid-request")
+
     def test_cancel_a_pending_one_alone(self):
         op = self.ask()["id"]
         self.assertIn(self.admin.delete("/v1/operations/" + op).status, (200, 204))

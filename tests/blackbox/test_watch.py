@@ -38,6 +38,26 @@ class Noticing(Fleet):
         self.eventually(lambda: self.assertEqual(set(self.hardware(agent)), {other}), 5)
         self.equal(agent, other)
 
+    def test_a_vm_whose_launch_is_still_to_come_is_not_one_that_is_gone(self):
+        """Its launch is handed out and waits behind operations that wait for free frames; meanwhile it is compared."""
+        agent = self.agent("to-come", "tdx")
+        full, vm = (self.assert_ok(self.admin.post("/v1/vms", {"host": agent.host, "arch": "tdx", "slots": [
+            {"slot": 0, "base_gfn": 0, "pages": pages}]}), 201)["id"] for pages in (1 << 16, 64))
+        self.operate(full, "launch")  # takes what the pool has
+        ask = lambda of, kind, **params: self.assert_ok(
+            self.admin.post(f"/v1/vms/{of}/operations", {"kind": kind, "params": params}), 202)["id"]
+        state = lambda of: self.admin.get("/v1/operations/" + of)["state"]
+        waiting = [ask(full, "page_in", gfn=(1 << 16) - 1, count=1)]
+        self.eventually(lambda: self.assertEqual(state(waiting[0]), "running"), 20)
+        waiting.append(ask(full, "page_in", gfn=(1 << 16) - 2, count=1))
+        launch = ask(vm, "launch", resident=0)
+        self.eventually(lambda: self.assertEqual(state(launch), "running"), 20)
+        self.assert_ok(self.admin.put(f"/v1/vms/{vm}/slots/1", {"base_gfn": 4096, "pages": 64}), 201)
+        self.eventually(lambda: self.assertEqual(state(launch), "succeeded"), 20)
+        events = [e["event"] for e in self.events("vm.lifecycle") if e["vm"] == vm]
+        self.assertEqual(events, ["init_start", "init_done"])
+        self.assertEqual([state(o) for o in waiting], ["failed", "failed"])
+
     def test_the_guest_that_comes_after_one_that_was_ended_is_a_new_one(self):
         """Its operation may be there before the agent has heard of the end: nothing of the old guest is in the new one."""
         for arch in ARCHES:

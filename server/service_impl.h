@@ -213,10 +213,8 @@ uint64_t next_revision(const struct service *sv);
 /* Starts the event `type`; members follow; event_end gives it its revision. */
 void event_begin(struct jsonw *w, const char *type, const struct request *r);
 uint64_t event_end(struct service *sv, struct jsonw *w);
+const char *actor_of(const struct request *r); /* r NULL: the server itself */
 uint64_t event_item(struct service *sv, const struct request *r, const struct host *h, const struct item *it);
-/* Records a refusal in feed and list of violations. */
-void note_violation(struct service *sv, const struct request *r, const struct host *h, const struct pw_uuid *vm,
-		    const struct refusal *why);
 /* Sets a `revision` field, undoably. False: out of memory, nothing changed. */
 bool touch(struct service *sv, uint64_t *revision, uint64_t to) PW_MUST_CHECK;
 /* The store failed while a request was applied: the whole group will be taken back. */
@@ -226,6 +224,12 @@ void group_out_of_memory(struct service *sv);
 bool group_store(struct service *sv) PW_MUST_CHECK;
 /* 412 stale unless the request's If-Match (if any) names the revision; false: answered. */
 bool if_match(struct request *r, uint64_t revision) PW_MUST_CHECK;
+
+/* --- violations.c, within a group --- */
+
+/* Records a refusal in feed and list of violations. */
+void note_violation(struct service *sv, const struct request *r, const struct host *h, const struct pw_uuid *vm,
+		    const struct refusal *why);
 
 /* --- answers.c: saved answers, within a group --- */
 

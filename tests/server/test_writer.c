@@ -130,6 +130,7 @@ static sqlite3 *stall_commits(void)
 
 	snprintf(path, sizeof path, "%s/journal.db", dir);
 	cr_assert_eq(sqlite3_open(path, &other), SQLITE_OK);
+	sqlite3_busy_timeout(other, 30000); /* the writer's tick commits too */
 	cr_assert_eq(sqlite3_exec(other, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
 	return other;
 }

@@ -43,7 +43,7 @@ slow     := $(wildcard tests/blackbox/test_crash*.py tests/blackbox/test_slow*.p
 all_c    := $(src) $(wildcard tests/*/*.c tests/*/*/*.c)
 all_h    := $(wildcard $(addsuffix /*.h,$(dirs)) tests/*/*.h)
 
-.PHONY: build help run test check unit units mutants lint clang-build objects asan tsan threaded-run fuzz fuzz-run coverage cov-run lint-text soak bench install uninstall deps clean FORCE
+.PHONY: build help run test check unit units mutants lint clang-build objects asan tsan threaded-run fuzz fuzz-run coverage cov-run lint-text soak bench install uninstall deps limits clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -196,6 +196,8 @@ uninstall: ## what install put there
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(notdir $(bins))) $(addprefix $(units_dir)/,$(notdir $(wildcard deploy/*.service))) \
 		$(sysusers)/pagewarden.conf $(share)/bash-completion/completions/pagewarden
 
+limits: build ## docs/limits.md, from what pagewardend prints
+	@{ sed '/^| limit/,$$d' docs/limits.md; $B/pagewardend --print-limits; } >$B/limits.md && mv $B/limits.md docs/limits.md
 deps: ## install the Debian packages that are missing
 	@deploy/deps.sh build test
 clean: ## remove build/

@@ -41,17 +41,20 @@ unsigned problem_status(enum pw_problem p)
 	case PROBLEM_LIMIT: return 409;
 	case PROBLEM_COMPACTED: return 410;
 	case PROBLEM_STALE: return 412;
-	case PROBLEM_TOO_LARGE: return 413;
+	case PROBLEM_TOO_LARGE:
+	case PROBLEM_TOO_MUCH_WORK: return 413;
 	case PROBLEM_MEDIA_TYPE: return 415;
 	case PROBLEM_ARCH_UNSUPPORTED:
 	case PROBLEM_INVALID_PARAMS:
 	case PROBLEM_IDEMPOTENCY: return 422;
+	case PROBLEM_RATE_LIMITED: return 429;
 	case PROBLEM_INTERNAL:
 	case PROBLEM_BACKEND:
 	case PROBLEM_DRIFT: return 500;
 	case PROBLEM_STORAGE:
 	case PROBLEM_OUTCOME_UNKNOWN:
 	case PROBLEM_NO_MEMORY:
+	case PROBLEM_BUSY:
 	case PROBLEM_NOT_READY: return 503;
 	case PROBLEM_COUNT: break;
 	}
@@ -61,7 +64,7 @@ unsigned problem_status(enum pw_problem p)
 /* Retryable is what the server cannot do now, and may be able to do later without anybody changing the request. */
 bool problem_is_retryable(enum pw_problem p)
 {
-	return problem_status(p) == 503;
+	return problem_status(p) == 503 || p == PROBLEM_RATE_LIMITED;
 }
 
 static void write_owners(struct jsonw *w, const char *name, const struct refusal *why)
@@ -176,6 +179,9 @@ static void write_members(struct jsonw *w, const struct refusal *why)
 	case PROBLEM_NOT_FOUND:
 	case PROBLEM_METHOD_NOT_ALLOWED:
 	case PROBLEM_TOO_LARGE:
+	case PROBLEM_TOO_MUCH_WORK:
+	case PROBLEM_RATE_LIMITED:
+	case PROBLEM_BUSY:
 	case PROBLEM_MEDIA_TYPE:
 	case PROBLEM_IDEMPOTENCY:
 	case PROBLEM_STALE:
@@ -190,6 +196,13 @@ static void write_members(struct jsonw *w, const struct refusal *why)
 	case PROBLEM_DRIFT:
 	case PROBLEM_COUNT: return;
 	}
+}
+
+static void write_limit(struct jsonw *w, const struct refusal *why)
+{
+	jsonw_m_str(w, "flag", why->flag);
+	jsonw_m_u64(w, "limit", why->limit);
+	jsonw_m_u64(w, "asked", why->asked);
 }
 
 void problem_write(struct jsonw *w, const struct refusal *why, const char *request_id, enum problem_end end)
@@ -209,6 +222,8 @@ void problem_write(struct jsonw *w, const struct refusal *why, const char *reque
 	if (request_id)
 		jsonw_m_str(w, "request_id", request_id);
 	write_members(w, why);
+	if (why->flag)
+		write_limit(w, why);
 	if (end == PROBLEM_CLOSED)
 		jsonw_close(w, '}');
 }

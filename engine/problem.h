@@ -45,7 +45,9 @@
 	X(PROBLEM_FORBIDDEN, "forbidden", "Outside the token's role")                              \
 	X(PROBLEM_NOT_FOUND, "not-found", "No such resource")                                      \
 	X(PROBLEM_METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")                  \
-	X(PROBLEM_TOO_LARGE, "too-large", "The request is too large")                              \
+	X(PROBLEM_TOO_LARGE, "body-too-large", "The request's body is too large")                  \
+	X(PROBLEM_TOO_MUCH_WORK, "too-much-work", "More work than one request may ask for")        \
+	X(PROBLEM_RATE_LIMITED, "rate-limited", "More than the caller's share")                    \
 	X(PROBLEM_MEDIA_TYPE, "unsupported-media-type", "Not application/json")                    \
 	X(PROBLEM_IDEMPOTENCY, "idempotency-mismatch", "Another request had this key")             \
 	X(PROBLEM_STALE, "stale", "The resource has changed")                                      \
@@ -55,6 +57,7 @@
 	X(PROBLEM_OUTCOME_UNKNOWN, "outcome-unknown", "Done or not: not known yet")                \
 	X(PROBLEM_NO_MEMORY, "no-memory", "Out of memory")                                         \
 	X(PROBLEM_LIMIT, "limit-exceeded", "A limit of this server is reached")                    \
+	X(PROBLEM_BUSY, "busy", "The server has no room for this now")                             \
 	X(PROBLEM_NOT_READY, "not-ready", "The server is starting or stopping")                    \
 	X(PROBLEM_INTERNAL, "internal", "A fault of the server")                                   \
 	/* what agents report */                                                                   \
@@ -101,6 +104,8 @@ struct refusal {
 	char pool[POOL_NAME_MAX];
 	uint64_t pages;                          /* unknown-vm: that it has on hardware */
 	const char *reason;                      /* unknown-vm: static text */
+	const char *flag;                        /* what is past a limit: the limit's name, static; NULL: it is not */
+	uint64_t limit, asked;                   /* with flag */
 	uint64_t frames;                         /* frame-conflict, frame-quarantined, unknown-vm: how many in all */
 	unsigned run_count;                      /* and the first runs of them */
 	struct frame_run runs[REFUSAL_RUNS_MAX]; /* last, so that a copy may leave out what is not used */

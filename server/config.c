@@ -15,48 +15,76 @@
 /* An ACTION is only known on the command line, and takes no argument; FILE is read before everything else. */
 enum kind { KIND_FILE, KIND_TEXT, KIND_OPTIONAL, KIND_NUMBER, KIND_BYTES, KIND_LEVEL, KIND_ACTION };
 
+/* A limit is an option with a unit. The order is that of --help, --print-config and docs/limits.md. */
 static const struct option {
 	const char *name, *arg, *help;
 	enum kind kind;
 	size_t at; /* in struct config */
 	const char *absent;
 	uint64_t min, max;
+	const char *unit; /* of a limit: what it counts, as in "17 connections" */
 } options[] = {
-	{ "config", "FILE", "read options from FILE: lines NAME = VALUE under [" SECTION "]", KIND_FILE, 0, NULL, 0,
-	  0 },
-	{ "data", "DIR", "where the ledger lives; made if it is not there", KIND_TEXT, offsetof(struct config, data),
-	  "./pagewarden-data", 0, 0 },
-	{ "listen", "ADDR:PORT", "like 127.0.0.1:8470 or [::1]:8470; port 0: any free one", KIND_TEXT,
-	  offsetof(struct config, listen), "127.0.0.1:8470", 0, 0 },
-	{ "tls-cert", "FILE", "PEM certificate chain; needed to listen beyond this machine", KIND_OPTIONAL,
-	  offsetof(struct config, tls_cert), "", 0, 0 },
-	{ "tls-key", "FILE", "PEM private key of that certificate", KIND_OPTIONAL, offsetof(struct config, tls_key), "",
-	  0, 0 },
-	{ "tls-client-ca", "FILE", "PEM authorities: clients must show a certificate of theirs", KIND_OPTIONAL,
-	  offsetof(struct config, tls_client_ca), "", 0, 0 },
-	{ "log-level", "LEVEL", "error, warning, info or debug", KIND_LEVEL, offsetof(struct config, log_level), "info",
-	  0, 0 },
-	{ "threads", "N", "HTTP threads", KIND_NUMBER, offsetof(struct config, threads), "2", 1, 256 },
-	{ "connections", "N", "connections at a time, at most", KIND_NUMBER, offsetof(struct config, connections),
-	  "1024", 1, 100000 },
-	{ "lease-seconds", "N", "a host silent for longer is unreachable", KIND_NUMBER,
-	  offsetof(struct config, lease_seconds), "15", 1, 3600 },
-	{ "checkpoint-seconds", "N", "bring the readable tables up to date at most this often", KIND_NUMBER,
-	  offsetof(struct config, checkpoint_seconds), "30", 1, 86400 },
-	{ "stop-seconds", "N", "at a stop, wait so long for answers that are under way", KIND_NUMBER,
-	  offsetof(struct config, stop_seconds), "10", 1, 600 },
-	{ "retain-hours", "N", "keep the journal this long; 0: no bound", KIND_NUMBER,
-	  offsetof(struct config, retain_hours), "720", 0, 1000000 },
-	{ "retain-bytes", "BYTES", "and no more of it than this (K, M, G: 2^10, 2^20, 2^30); 0: no bound", KIND_BYTES,
-	  offsetof(struct config, retain_bytes), "8G", 0, NO_LIMIT },
-	{ "memory-bytes", "BYTES", "limit of the ledger's memory; 0: none", KIND_BYTES,
-	  offsetof(struct config, memory_bytes), "0", 0, NO_LIMIT },
-	{ "verify", NULL, "check the journal's hash chain and the tables' checksum, report, exit", KIND_ACTION,
-	  offsetof(struct config, verify), NULL, 0, 0 },
-	{ "print-config", NULL, "print the configuration as a file for --config, exit", KIND_ACTION,
-	  offsetof(struct config, dump), NULL, 0, 0 },
-	{ "version", NULL, "print the version, exit", KIND_ACTION, offsetof(struct config, version), NULL, 0, 0 },
-	{ "help", NULL, "print this, exit", KIND_ACTION, offsetof(struct config, help), NULL, 0, 0 },
+#define AT(field) offsetof(struct config, field)
+#define TEXT(name, arg, field, absent, help)                              \
+	{                                                                 \
+		name, arg, help, KIND_TEXT, AT(field), absent, 0, 0, NULL \
+	}
+#define OPTIONAL(name, field, help)                                          \
+	{                                                                    \
+		name, "FILE", help, KIND_OPTIONAL, AT(field), "", 0, 0, NULL \
+	}
+#define LIMIT(name, field, absent, min, max, unit, help)                        \
+	{                                                                       \
+		name, "N", help, KIND_NUMBER, AT(field), absent, min, max, unit \
+	}
+#define BYTES(name, field, absent, min, help)                                              \
+	{                                                                                  \
+		name, "BYTES", help, KIND_BYTES, AT(field), absent, min, NO_LIMIT, "bytes" \
+	}
+#define ACTION(name, field, help)                                          \
+	{                                                                  \
+		name, NULL, help, KIND_ACTION, AT(field), NULL, 0, 0, NULL \
+	}
+	{ "config", "FILE", "read options from FILE: lines NAME = VALUE under [" SECTION "]", KIND_FILE, 0, NULL, 0, 0,
+	  NULL },
+	TEXT("data", "DIR", data, "./pagewarden-data", "where the ledger lives; made if it is not there"),
+	TEXT("listen", "ADDR:PORT", listen, "127.0.0.1:8470",
+	     "like 127.0.0.1:8470 or [::1]:8470; port 0: any free one"),
+	OPTIONAL("tls-cert", tls_cert, "PEM certificate chain; needed to listen beyond this machine"),
+	OPTIONAL("tls-key", tls_key, "PEM private key of that certificate"),
+	OPTIONAL("tls-client-ca", tls_client_ca, "PEM authorities: clients must show a certificate of theirs"),
+	{ "log-level", "LEVEL", "error, warning, info or debug", KIND_LEVEL, AT(log_level), "info", 0, 0, NULL },
+
+	/* Threads and connections. */
+	LIMIT("threads", threads, "2", 1, 256, "threads", "HTTP threads"),
+	LIMIT("connections", connections, "1024", 1, 100000, "connections", "connections at a time, at most"),
+
+	/* Hosts. */
+	LIMIT("lease-seconds", lease_seconds, "15", 1, 3600, "seconds", "a host silent for longer is unreachable"),
+
+	/* Pictures and stops. */
+	LIMIT("checkpoint-seconds", checkpoint_seconds, "30", 1, 86400, "seconds",
+	      "bring the readable tables up to date at most this often"),
+	LIMIT("stop-seconds", stop_seconds, "10", 1, 600, "seconds",
+	      "at a stop, wait so long for answers that are under way"),
+
+	/* What is kept. */
+	LIMIT("retain-hours", retain_hours, "720", 0, 1000000, "hours", "keep the journal this long; 0: no bound"),
+	BYTES("retain-bytes", retain_bytes, "8G", 0,
+	      "and no more of it than this (K, M, G: 2^10, 2^20, 2^30); 0: no bound"),
+	BYTES("memory-bytes", memory_bytes, "0", 0, "limit of the ledger's memory; 0: none"),
+
+	ACTION("verify", verify, "check the journal's hash chain and the tables' checksum, report, exit"),
+	ACTION("print-config", dump, "print the configuration as a file for --config, exit"),
+	ACTION("print-limits", limits, "print every limit with its default and range as a Markdown table, exit"),
+	ACTION("version", version, "print the version, exit"),
+	ACTION("help", help, "print this, exit"),
+#undef AT
+#undef TEXT
+#undef OPTIONAL
+#undef LIMIT
+#undef BYTES
+#undef ACTION
 };
 #define OPTION_COUNT PW_ARRAY_LEN(options)
 
@@ -432,4 +460,38 @@ void config_print(const struct config *c, FILE *to)
 	fputs("[" SECTION "]\n", to);
 	for (size_t i = 0; i < OPTION_COUNT; i++)
 		print_option(c, &options[i], to);
+}
+
+struct config_limit config_limit(const struct config *c, const char *name)
+{
+	const struct option *o = option_named(name, strlen(name));
+	const void *at = const_member(c, o);
+
+	return (struct config_limit){
+		.name = o->name,
+		.unit = o->unit,
+		.value = o->kind == KIND_BYTES ? *(const uint64_t *)at : *(const unsigned *)at,
+	};
+}
+
+static void print_range(const struct option *o, FILE *to)
+{
+	if (o->max == NO_LIMIT)
+		fprintf(to, "from %" PRIu64, o->min);
+	else
+		fprintf(to, "%" PRIu64 " to %" PRIu64, o->min, o->max);
+}
+
+void config_limits(FILE *to)
+{
+	fputs("| limit | default | range | unit | what it bounds |\n| --- | --- | --- | --- | --- |\n", to);
+	for (size_t i = 0; i < OPTION_COUNT; i++) {
+		const struct option *o = &options[i];
+
+		if (!o->unit)
+			continue;
+		fprintf(to, "| `--%s` | %s | ", o->name, o->absent);
+		print_range(o, to);
+		fprintf(to, " | %s | %s |\n", o->unit, o->help);
+	}
 }

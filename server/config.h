@@ -23,6 +23,7 @@ struct config {
 	uint64_t retain_bytes;                    /* and by size; default 8 GiB; 0: no bound; suffixes K M G */
 	uint64_t memory_bytes;                    /* limit of the engine's memory; default 0: none */
 	bool verify, help, version;               /* --verify: check the journal's hash chain and exit */
+	bool limits;                              /* --print-limits */
 	bool dump;                                /* --print-config: canonical INI on stdout, parses back to the same */
 };
 enum pw_status config_parse(int argc, char *const *argv, char *const *envp, struct config *out,
@@ -30,5 +31,12 @@ enum pw_status config_parse(int argc, char *const *argv, char *const *envp, stru
 void config_release(struct config *c);
 void config_usage(FILE *to);
 void config_print(const struct config *c, FILE *to);
+/* One limit as it is set. name must be that of an option with a unit. All strings are static. */
+struct config_limit {
+	const char *name, *unit;
+	uint64_t value;
+};
+struct config_limit config_limit(const struct config *c, const char *name);
+void config_limits(FILE *to); /* docs/limits.md: every limit, its default, range and unit */
 
 #endif

@@ -321,6 +321,8 @@ static int act(struct server *s)
 		printf("pagewardend %s\n", PW_VERSION);
 	else if (s->config.dump)
 		config_print(&s->config, stdout);
+	else if (s->config.limits)
+		config_limits(stdout);
 	else if (s->config.verify)
 		return verify(&s->config);
 	else

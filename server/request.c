@@ -85,6 +85,30 @@ enum handled answer_problem(struct request *r, enum pw_problem p, const char *fm
 	return answer_mended(r, &why);
 }
 
+enum pw_problem refuse_limit(struct refusal *why, enum pw_problem p, const struct config *c, const char *flag,
+			     uint64_t asked)
+{
+	struct config_limit limit = config_limit(c, flag);
+
+	(void)refuse(why, p, "%" PRIu64 " %s: the limit is %" PRIu64 " (--%s)", asked, limit.unit, limit.value, flag);
+	why->flag = limit.name;
+	why->limit = limit.value;
+	why->asked = asked;
+	return p;
+}
+
+enum handled answer_limit(struct request *r, enum pw_problem p, const struct config *c, const char *flag,
+			  uint64_t asked)
+{
+	struct refusal why;
+
+	(void)refuse_limit(&why, p, c, flag, asked);
+	(void)answer_mended(r, &why);
+	if (p == PROBLEM_RATE_LIMITED || p == PROBLEM_BUSY)
+		answer_header(r, "Retry-After", "%d", 1);
+	return DONE;
+}
+
 enum handled answer_unknown(struct request *r, const char *why)
 {
 	(void)answer_problem(r, PROBLEM_UNAUTHORIZED, "%s", why);

@@ -10,6 +10,7 @@
 #include "api/codec.h"
 #include "api/jsonw.h"
 #include "api/problem.h"
+#include "server/config.h"
 
 struct service;
 struct request;
@@ -101,6 +102,15 @@ void answer_drop(struct request *r);
 /* Answers with the refusal as a problem; returns DONE. Replaces any answer there was. */
 enum handled answer_refusal(struct request *r, const struct refusal *why);
 enum handled answer_problem(struct request *r, enum pw_problem p, const char *fmt, ...) PW_PRINTF(3, 4);
+/*
+ * Answers that `asked` is past the limit of that flag (one of config_limit's): with members flag, limit and asked.
+ * rate-limited and busy also get a Retry-After of one second.
+ */
+enum handled answer_limit(struct request *r, enum pw_problem p, const struct config *c, const char *flag,
+			  uint64_t asked);
+/* The same as a refusal, for what is answered per item; returns p. */
+enum pw_problem refuse_limit(struct refusal *why, enum pw_problem p, const struct config *c, const char *flag,
+			     uint64_t asked);
 /* 401 for whoever has no valid token. */
 enum handled answer_unknown(struct request *r, const char *why);
 /* The fault's problem (mostly invalid-request) with its pointer (too-large JSON faults, no_memory respected). */

@@ -141,7 +141,10 @@ Test(problem, has_the_status_that_the_contract_names)
 		{ "batch-rejected", 409 },
 		{ "compacted", 410 },
 		{ "stale", 412 },
-		{ "too-large", 413 },
+		{ "body-too-large", 413 },
+		{ "too-much-work", 413 },
+		{ "rate-limited", 429 },
+		{ "busy", 503 },
 		{ "unsupported-media-type", 415 },
 		{ "arch-unsupported", 422 },
 		{ "idempotency-mismatch", 422 },
@@ -161,7 +164,7 @@ Test(problem, is_an_error_whatever_it_is)
 		unsigned status = problem_status((enum pw_problem)p);
 
 		cr_expect(status >= 400 && status < 600);
-		cr_expect_eq(problem_is_retryable((enum pw_problem)p), status == 503);
+		cr_expect_eq(problem_is_retryable((enum pw_problem)p), status == 503 || status == 429);
 	}
 }
 

@@ -133,7 +133,7 @@ class Bodies(Case):
 
     def test_over_sixteen_mib_is_413(self):
         raw = json.dumps(self.good()).encode() + b" " * (16 << 20)
-        self.assert_problem(self.post(raw), 413, "too-large")
+        self.assert_problem(self.post(raw), 413, "body-too-large")
         self.assert_ok(self.admin.get("/v1/hosts"))
 
     def test_another_media_type_is_415(self):

@@ -326,7 +326,7 @@ static const struct exchange_case {
 	{ "POST /echo HTTP/1.1" ADMIN "\r\nContent-Length: 2", "{}", 415, "/problems/unsupported-media-type" },
 	{ "POST /echo HTTP/1.1" ADMIN "\r\nContent-Type: application/jsonp\r\nContent-Length: 2", "{}", 415,
 	  "application/json" },
-	{ "POST /echo HTTP/1.1" ADMIN JSON "\r\nContent-Length: 99999999", "", 413, "/problems/too-large" },
+	{ "POST /echo HTTP/1.1" ADMIN JSON "\r\nContent-Length: 99999999", "", 413, "/problems/body-too-large" },
 	{ "POST /echo HTTP/1.1" ADMIN JSON "\r\nContent-Length: 16777217\r\nExpect: 100-continue", "", 413,
 	  "16777216" },
 	{ "POST /echo HTTP/1.1" ADMIN "\r\nIdempotency-Key: caf\xc3\xa9", "", 400, "Idempotency-Key" },

@@ -1,6 +1,7 @@
 #include "engine/tree.h"
 
 #include <assert.h>
+#include <limits.h>
 #include <string.h>
 
 #define CACHE_LINE 64
@@ -530,15 +531,18 @@ static void visit_blocks(const uint64_t *e, unsigned i, unsigned end, unsigned l
 	}
 }
 
-static void clean_table(uint64_t *word, unsigned level, uint64_t base, const struct tree_visitor *v)
+/* False: *nodes dirty tables were looked at, and this one or one below it is dirty still. */
+static bool clean_table(uint64_t *word, unsigned level, uint64_t base, const struct tree_visitor *v, unsigned *nodes)
 {
 	uint64_t *e = tree_table(*word);
 	bool own = *word & TREE_DIRTY_OWN;
 	unsigned i = 0;
 
 	if (!(*word & TREE_DIRTY))
-		return;
-	*word &= ~TREE_MARKS;
+		return true;
+	if (*nodes == 0)
+		return false;
+	--*nodes;
 	level--;
 	while (i < TREE_FANOUT) {
 		unsigned from = i;
@@ -548,8 +552,11 @@ static void clean_table(uint64_t *word, unsigned level, uint64_t base, const str
 		if (own && from < i)
 			visit_blocks(e, from, i, level, base, v);
 		for (; i < TREE_FANOUT && e[i] & TREE_TABLE; i++)
-			clean_table(&e[i], level, base + i * pages_at(level), v);
+			if (!clean_table(&e[i], level, base + i * pages_at(level), v, nodes))
+				return false;
 	}
+	*word &= ~TREE_MARKS;
+	return true;
 }
 
 /* The root and the empty pages past it are like one more table. */
@@ -566,12 +573,20 @@ static void clean_top(struct tree *t, const struct tree_visitor *v)
 		v->run(v->ctx, &run);
 }
 
-void tree_clean(struct tree *t, const struct tree_visitor *v)
+bool tree_clean_some(struct tree *t, const struct tree_visitor *v, unsigned nodes)
 {
-	if (t->root & TREE_TABLE)
-		clean_table(&t->root, t->height, 0, v);
+	if (t->root & TREE_TABLE && !clean_table(&t->root, t->height, 0, v, &nodes))
+		return false;
 	clean_top(t, v);
 	t->root_dirty = false;
+	return true;
+}
+
+void tree_clean(struct tree *t, const struct tree_visitor *v)
+{
+	bool all = tree_clean_some(t, v, UINT_MAX);
+
+	assert(all);
 }
 
 static void dirty_tables(uint64_t *word, unsigned level)

@@ -177,6 +177,12 @@ struct tree_visitor {
 	void *ctx;
 };
 void tree_clean(struct tree *t, const struct tree_visitor *v);
+/*
+ * The same, in pieces: looks into no more than `nodes` dirty tables (at least TREE_LEVELS, or it may not get on). False:
+ * some are dirty still. The tables above these may come again with the next piece, whose spans then lie before those of
+ * this one; each reads as the tree does then, so the last one counts.
+ */
+bool tree_clean_some(struct tree *t, const struct tree_visitor *v, unsigned nodes) PW_MUST_CHECK;
 void tree_dirty_all(struct tree *t); /* the next tree_clean visits everything, empty stretches too */
 
 /* Bytes of memory that the tree's nodes take. Walks the tree. */

@@ -617,6 +617,15 @@ static void picture_take(struct picture *p, struct tree *t)
 	tree_clean(t, &v);
 }
 
+/* A piece of a picture: what it left out comes later. */
+static bool picture_take_some(struct picture *p, struct tree *t, unsigned nodes)
+{
+	struct tree_visitor v = { picture_span, picture_run, p };
+
+	p->past = p->first = 0;
+	return tree_clean_some(t, &v, nodes);
+}
+
 static void assert_pictures(const struct picture *p, const struct model *m)
 {
 	uint64_t at = 0;
@@ -658,10 +667,13 @@ ParameterizedTest(uint64_t *base, tree, picture_of_dirty_tables_is_the_whole_tre
 				c = (struct change){ *base, WINDOW, below(&seed, 2) ? 0 : STATE_OUT };
 			set(&f.tree, c.first, c.count, c.entry);
 			model_set(&m, &c);
+			if (round % 2 && below(&seed, 4) == 0 &&
+			    picture_take_some(&p, &f.tree, TREE_LEVELS + (unsigned)below(&seed, 8)))
+				assert_pictures(&p, &m);
+			cr_assert(tree_check(&f.tree));
 		}
 		picture_take(&p, &f.tree);
 		assert_pictures(&p, &m);
-		cr_assert(tree_check(&f.tree));
 		picture_take(&p, &f.tree);
 		cr_assert(p.spans == 0 && p.rows == 0, "a clean tree has nothing to tell");
 	}
@@ -670,6 +682,31 @@ ParameterizedTest(uint64_t *base, tree, picture_of_dirty_tables_is_the_whole_tre
 	picture_take(&p, &f.tree);
 	cr_assert_eq(p.past, TREE_PAGES);
 	assert_pictures(&p, &m);
+	free(p.row);
+	free(m.page);
+	fixture_release(&f);
+}
+
+Test(tree, picture_in_pieces_comes_to_an_end)
+{
+	struct model m = model_new(0);
+	struct picture p = { .row = calloc(WINDOW, sizeof *p.row) };
+	unsigned pieces = 1;
+	struct fixture f;
+
+	fixture_init(&f);
+	for (uint64_t page = 0; page < WINDOW; page++) {
+		struct change c = { page, 1, page % 2 ? STATE_OUT : STATE_SHR };
+
+		set(&f.tree, page, 1, c.entry);
+		model_set(&m, &c);
+	}
+	while (!picture_take_some(&p, &f.tree, TREE_LEVELS))
+		cr_assert_lt(++pieces, WINDOW / TREE_FANOUT + 2);
+	cr_assert_gt(pieces, 1);
+	assert_pictures(&p, &m);
+	picture_take(&p, &f.tree);
+	cr_assert_eq(p.spans, 0);
 	free(p.row);
 	free(m.page);
 	fixture_release(&f);

@@ -7,6 +7,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "api/text.h"
+
 #define TEXT_(name, text) [name] = text,
 static const char *const level_names[] = { ALOG_LEVELS(TEXT_) };
 static atomic_int threshold = ALOG_INFO;
@@ -49,12 +51,18 @@ static void put_text(struct line *l, const char *s)
 static void put_quoted(struct line *l, const char *s)
 {
 	put(l, '"');
-	for (; *s && l->used + 4 < l->size; s++) {
-		unsigned char c = (unsigned char)*s;
+	for (size_t n; *s && l->used + TEXT_ESCAPE_MAX + 2 < l->size; s += n) {
+		char escape[TEXT_ESCAPE_MAX] = "";
+		uint32_t c;
 
+		n = text_next(s, &c);
 		if (c == '"' || c == '\\')
 			put(l, '\\');
-		put(l, c < ' ' || c == 0x7f ? ' ' : (char)c);
+		if (!text_is_plain_char(c))
+			text_escape(s, n, c, escape);
+		for (size_t i = 0; !*escape && i < n; i++)
+			put(l, s[i]);
+		put_text(l, escape);
 	}
 	put(l, '"');
 }

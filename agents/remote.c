@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "api/problem.h"
+#include "api/text.h"
 
 #define STOP_GRACE_MS 8000
 
@@ -38,7 +39,8 @@ json_t *trouble_problem(const struct trouble *t)
 
 	if (t->problem)
 		return json_incref(t->problem);
-	refuse(&why, PROBLEM_BACKEND, "%.250s", t->err.msg[0] ? t->err.msg : pw_status_name(t->err.status));
+	(void)refuse(&why, PROBLEM_BACKEND, "%s", "");
+	text_copy(why.detail, sizeof why.detail, t->err.msg[0] ? t->err.msg : pw_status_name(t->err.status));
 	json = problem_json(&why);
 	if (json && t->err.status == PW_BUSY) /* no free frames: later there may be */
 		json_object_set_new(json, "retryable", json_true());

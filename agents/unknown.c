@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "api/text.h"
+
 void disputes_add(struct disputes *d, const struct unknown_run *run)
 {
 	struct unknown_run *last = d->run_count ? &d->runs[d->run_count - 1] : NULL;
@@ -48,12 +50,13 @@ static json_t *runs_json(const struct disputes *d)
 
 enum pw_status unknown_note(struct agent *a, const struct unknown_report *u, struct pw_err *err)
 {
-	char id[PW_UUID_TEXT];
+	char id[PW_UUID_TEXT], detail[CODEC_REASON_MAX];
 	json_t *item, *known;
 
 	pw_uuid_format(&u->vm, id);
+	text_copy(detail, sizeof detail, u->detail);
 	item = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:o}", "vm", id, "reason", unknown_reason_name(u->reason),
-			 "detail", u->detail, "arch", a->info.arch, "state", vm_state_name(u->state), "pages",
+			 "detail", detail, "arch", a->info.arch, "state", vm_state_name(u->state), "pages",
 			 (json_int_t)u->pages, "disputed_pages", (json_int_t)(u->disputes ? u->disputes->pages : 0),
 			 "disputed", runs_json(u->disputes));
 	if (!a->unknown)

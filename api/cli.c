@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/text.h"
 #include "engine/tree.h"
 
 enum cli_exit cli_usage(const char *fmt, ...)
@@ -86,23 +87,17 @@ static uint64_t number_of(json_t *object, const char *name)
 	return (uint64_t)json_integer_value(json_object_get(object, name));
 }
 
-static void say(const char *text) /* to stderr, tamed */
-{
-	for (; text && *text; text++)
-		fputc((unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text, stderr);
-}
-
 static void report_run(json_t *run)
 {
 	const char *pool = json_string_value(json_object_get(run, "pool"));
 	const char *vm = json_string_value(json_object_get(run, "vm"));
 
 	fputs("  pool ", stderr);
-	say(pool);
+	text_print(stderr, pool);
 	fprintf(stderr, ", frame %" PRIu64 ", %" PRIu64 " pages", number_of(run, "pfn"), number_of(run, "count"));
 	if (vm) {
 		fputs(": VM ", stderr);
-		say(vm);
+		text_print(stderr, vm);
 		fprintf(stderr, " has them from GFN %" PRIu64 " on", number_of(run, "gfn"));
 	}
 	fputc('\n', stderr);
@@ -117,9 +112,9 @@ void cli_report_problem(json_t *problem)
 	size_t i;
 
 	fputs("pagewarden: ", stderr);
-	say(type && strncmp(type, "/problems/", 10) == 0 ? type + 10 : type);
+	text_print(stderr, type && strncmp(type, "/problems/", 10) == 0 ? type + 10 : type);
 	fputs(": ", stderr);
-	say(detail);
+	text_print(stderr, detail);
 	fputc('\n', stderr);
 	json_array_foreach (json_object_get(problem, "conflicts"), i, run) {
 		report_run(run);
@@ -133,7 +128,7 @@ void cli_report_problem(json_t *problem)
 		fprintf(stderr, "  the oldest revision is %" PRIu64 "\n", number_of(problem, "oldest"));
 	if (id) {
 		fputs("  request ", stderr);
-		say(id);
+		text_print(stderr, id);
 		fputc('\n', stderr);
 	}
 }
@@ -161,7 +156,7 @@ static enum cli_exit report(enum pw_status st, const struct pw_err *err)
 {
 	if (st != PW_OK) {
 		fputs("pagewarden: ", stderr);
-		say(err->msg);
+		text_print(stderr, err->msg);
 		fputc('\n', stderr);
 	}
 	return exit_of(st);

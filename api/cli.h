@@ -147,6 +147,7 @@ enum cli_exit cli_table_print(struct cli_table *t, bool terminal, bool titles);
 void cli_table_release(struct cli_table *t);
 
 void cli_print_json(const struct cli *c, json_t *v);
+void cli_print_json_line(json_t *v);                         /* on one line, on a terminal too */
 void cli_print_members(const struct cli *c, json_t *object); /* one a line, nested ones as a.b */
 /* Lists (all pages of it, or --limit), or shows one object. */
 enum cli_exit cli_show_list(struct cli *c, const char *path, const struct cli_column *columns, size_t n);

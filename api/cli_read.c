@@ -4,6 +4,7 @@
 
 #include "api/cli.h"
 #include "api/codec.h"
+#include "api/text.h"
 
 #define SHOW(c, path, columns) cli_show_list(c, path, columns, PW_ARRAY_LEN(columns))
 
@@ -194,12 +195,17 @@ static void print_vcpu_title(json_t *vcpu)
 	const char *exit = json_string_value(json_object_get(vcpu, "exit"));
 	const char *time = json_string_value(json_object_get(vcpu, "time"));
 
-	if (exit && time)
-		printf("At its last exit (%s, %s) the host saw:\n", exit, time);
-	else if (json_is_false(json_object_get(vcpu, "protected")))
+	if (exit && time) {
+		fputs("At its last exit (", stdout);
+		text_print(stdout, exit);
+		fputs(", ", stdout);
+		text_print(stdout, time);
+		puts(") the host saw:");
+	} else if (json_is_false(json_object_get(vcpu, "protected"))) {
 		puts("The VM is not protected: nothing of its vCPUs is kept.");
-	else
+	} else {
 		puts("No exit was reported.");
+	}
 }
 
 enum cli_exit cli_vcpu(struct cli *c)
@@ -361,12 +367,10 @@ static enum cli_exit print_events(struct cli *c, json_t *items, bool titles)
 
 	cli_table_init(&table, event_columns, PW_ARRAY_LEN(event_columns));
 	json_array_foreach (items, i, item) {
-		if (!c->json) {
+		if (c->json)
+			cli_print_json_line(item);
+		else
 			cli_table_add(&table, item);
-			continue;
-		}
-		json_dumpf(item, stdout, JSON_COMPACT);
-		putchar('\n');
 	}
 	if (!c->json && json_array_size(items))
 		code = cli_table_print(&table, c->terminal, titles);

@@ -5,14 +5,14 @@
 
 #include "api/cli.h"
 #include "api/replay.h"
+#include "api/text.h"
 
-/* To stderr, tamed: what a file holds may be in it. */
-static void complain(char *text)
+/* What a file holds may be in it. */
+static void complain(const char *text)
 {
-	for (char *c = text; *c; c++)
-		if ((unsigned char)*c < 0x20 || *c == 0x7f)
-			*c = '?';
-	fprintf(stderr, "pagewarden: %s\n", text);
+	fputs("pagewarden: ", stderr);
+	text_print(stderr, text);
+	fputc('\n', stderr);
 }
 
 /* False: the file could not be read, or was not understood to its end. */

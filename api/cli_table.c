@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "api/cli.h"
+#include "api/text.h"
 
 void cli_table_init(struct cli_table *t, const struct cli_column *columns, size_t n)
 {
@@ -27,13 +28,13 @@ void cli_table_release(struct cli_table *t)
 	t->room = 0;
 }
 
-/* Nothing that a server sends may steer the terminal, or break a line or column. */
+/* Nothing that a server sends may steer the terminal, or break a line or column. Consumes the text. */
 static char *tame(char *text)
 {
-	for (char *c = text; c && *c; c++)
-		if ((unsigned char)*c < 0x20 || *c == 0x7f)
-			*c = '?';
-	return text;
+	char *shown = text ? text_shown(text) : NULL;
+
+	free(text);
+	return shown;
 }
 
 static char *join(json_t *array)
@@ -228,16 +229,32 @@ enum cli_exit cli_table_print(struct cli_table *t, bool terminal, bool titles)
 	return CLI_DONE;
 }
 
-void cli_print_json(const struct cli *c, json_t *v)
+static void print_json(json_t *v, size_t format)
 {
-	json_dumpf(v, stdout, JSON_ENCODE_ANY | (c->terminal ? JSON_INDENT(2) : JSON_COMPACT));
+	char *text = json_dumps(v, JSON_ENCODE_ANY | format);
+
+	if (text)
+		text_print_json(stdout, text);
+	else
+		cli_no_memory();
+	free(text);
 	putchar('\n');
 	fflush(stdout);
 }
 
+void cli_print_json(const struct cli *c, json_t *v)
+{
+	print_json(v, c->terminal ? JSON_INDENT(2) : JSON_COMPACT);
+}
+
+void cli_print_json_line(json_t *v)
+{
+	print_json(v, JSON_COMPACT);
+}
+
 static void print_member(const struct cli *c, const char *prefix, const char *name, json_t *v)
 {
-	char path[128], *text;
+	char path[128], *text, *shown;
 	const char *inner;
 	json_t *member;
 
@@ -249,10 +266,9 @@ static void print_member(const struct cli *c, const char *prefix, const char *na
 		return;
 	}
 	text = value_text(v);
-	if (c->terminal)
-		printf("%-24s  %s\n", path, text ? text : "?");
-	else
-		printf("%s\t%s\n", path, text ? text : "?");
+	shown = text_shown(path);
+	printf(c->terminal ? "%-24s  %s\n" : "%s\t%s\n", shown ? shown : "?", text ? text : "?");
+	free(shown);
 	free(text);
 }
 

@@ -147,14 +147,6 @@ static bool to_page_shift(struct reader *r, json_t *v, void *at)
 	return true;
 }
 
-#define DOCUMENT_MAX 65536
-static bool to_document(struct reader *r, json_t *v, void *at)
-{
-	if (!json_is_object(v))
-		return json_fault_value(r, v, "an object");
-	return json_to_text(r, v, DOCUMENT_MAX, at);
-}
-
 /* boot_id and epoch come together or not at all. */
 static bool check_holder(struct reader *r, bool has_boot_id, bool has_epoch)
 {
@@ -258,7 +250,7 @@ static bool to_backends(struct reader *r, json_t *v, void *at)
 			return false;
 		json_leave(r);
 	}
-	return json_to_text(r, v, DOCUMENT_MAX, &out->backends);
+	return json_check_texts(r, v) && json_to_text(r, v, CODEC_DOCUMENT_MAX, &out->backends);
 }
 
 struct local_pool {
@@ -561,7 +553,7 @@ static bool read_lifecycle(struct reader *r, json_t *v, struct lifecycle_body *o
 
 static const struct json_field operation_fields[] = {
 	MUST(struct operation_body, "kind", to_kind, kind),
-	MAY(struct operation_body, "params", to_document, params),
+	MAY(struct operation_body, "params", json_to_document, params),
 };
 
 static bool read_operation(struct reader *r, json_t *v, struct operation_body *out)
@@ -574,7 +566,7 @@ static const struct json_field result_fields[] = {
 	MUST(struct result_body, "boot_id", json_to_boot_id, boot_id),
 	MUST(struct result_body, "epoch", json_to_number, epoch),
 	MUST(struct result_body, "state", to_result_state, state),
-	MAY(struct result_body, "problem", to_document, problem),
+	MAY(struct result_body, "problem", json_to_document, problem),
 };
 
 static bool read_result(struct reader *r, json_t *v, struct result_body *out)

@@ -15,9 +15,10 @@ struct codec_fault {
 	enum pw_problem problem; /* PROBLEM_NONE: invalid-request */
 };
 
-#define CODEC_ITEMS_MAX  65536
-#define CODEC_NAME_MAX   128 /* bytes of a name, the NUL included */
-#define CODEC_REASON_MAX 512 /* of the reason of a quarantine */
+#define CODEC_ITEMS_MAX    65536
+#define CODEC_NAME_MAX     128   /* bytes of a name, the NUL included */
+#define CODEC_REASON_MAX   512   /* of the reason of a quarantine */
+#define CODEC_DOCUMENT_MAX 65536 /* of what is kept as it came: backends, parameters, a problem */
 
 struct body;                        /* what a decode allocated; opaque */
 void codec_release(struct body *b); /* NULL is fine */
@@ -145,7 +146,7 @@ bool operation_state_from_name(const char *name, enum operation_state *out) PW_M
 
 struct operation_body { /* POST /v1/vms/{vm}/operations */
 	enum operation_kind kind;
-	const char *params; /* compact JSON text of the object, at most 64 KiB; "{}" if absent. Checked:
+	const char *params; /* compact JSON text of the object, "{}" if absent. Checked:
 			       operation_params.h */
 	uint32_t arches;    /* bit per arch whose VMs take these parameters */
 	const char *narrow; /* static text: the parameter that is not for all of them; NULL: there is none */

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/text.h"
+
 /* Set by jansson's allocator on this thread. Not const, since jansson hands its allocator no context. */
 static _Thread_local bool allocation_failed;
 
@@ -161,8 +163,11 @@ static void write_pointer(struct reader *r, const char *member)
 
 static PW_PRINTF(2, 0) void write_detail(struct codec_fault *why, const char *fmt, va_list ap)
 {
-	vsnprintf(why->detail, sizeof why->detail, fmt, ap);
-	text_trim_utf8(why->detail);
+	char detail[sizeof why->detail]; /* may quote what is not plain */
+
+	vsnprintf(detail, sizeof detail, fmt, ap);
+	text_trim_utf8(detail);
+	text_copy(why->detail, sizeof why->detail, detail);
 }
 
 bool json_fault(struct reader *r, const char *fmt, ...)
@@ -485,19 +490,11 @@ bool json_to_uuid(struct reader *r, json_t *v, void *at)
 	return true;
 }
 
-static bool has_control(const char *s)
-{
-	for (const unsigned char *c = (const unsigned char *)s; *c; c++)
-		if (*c < 0x20 || *c == 0x7f || (*c == 0xc2 && c[1] < 0xa0))
-			return true;
-	return false;
-}
-
 static bool to_text(struct reader *r, json_t *v, size_t room, const char *what, void *at)
 {
 	size_t n = json_string_length(v);
 
-	if (!json_is_string(v) || n < 1 || n >= room || has_control(json_string_value(v)))
+	if (!json_is_string(v) || n < 1 || n >= room || !text_is_plain(json_string_value(v)))
 		return json_fault_value(r, v, what);
 	*(const char **)at = json_string_value(v);
 	return true;
@@ -505,12 +502,12 @@ static bool to_text(struct reader *r, json_t *v, size_t room, const char *what, 
 
 bool json_to_name(struct reader *r, json_t *v, void *at)
 {
-	return to_text(r, v, CODEC_NAME_MAX, "a text of 1 to 127 bytes without control characters", at);
+	return to_text(r, v, CODEC_NAME_MAX, "a text of 1 to 127 bytes without control or format characters", at);
 }
 
 bool json_to_reason(struct reader *r, json_t *v, void *at)
 {
-	return to_text(r, v, CODEC_REASON_MAX, "a text of 1 to 511 bytes without control characters", at);
+	return to_text(r, v, CODEC_REASON_MAX, "a text of 1 to 511 bytes without control or format characters", at);
 }
 
 static bool is_boot_id(const char *s)
@@ -557,4 +554,36 @@ bool json_to_text(struct reader *r, json_t *v, size_t max, const char **at)
 		return json_fault_memory(r);
 	*at = text;
 	return true;
+}
+
+bool json_check_texts(struct reader *r, json_t *v)
+{
+	const char *name, *text = json_string_value(v);
+	json_t *inner;
+	size_t i;
+
+	if (text && !text_is_plain(text))
+		return json_fault_value(r, v, "a text without control or format characters");
+	json_array_foreach (v, i, inner) {
+		json_enter_at(r, i);
+		if (!json_check_texts(r, inner))
+			return false;
+		json_leave(r);
+	}
+	json_object_foreach (v, name, inner) {
+		json_enter(r, name);
+		if (!text_is_plain(name))
+			return json_fault(r, "the member's name has control or format characters");
+		if (!json_check_texts(r, inner))
+			return false;
+		json_leave(r);
+	}
+	return true;
+}
+
+bool json_to_document(struct reader *r, json_t *v, void *at)
+{
+	if (!json_is_object(v))
+		return json_fault_value(r, v, "an object");
+	return json_check_texts(r, v) && json_to_text(r, v, CODEC_DOCUMENT_MAX, at);
 }

@@ -81,13 +81,18 @@ bool json_to_count(struct reader *r, json_t *v, void *at);   /* uint64_t in [1, 
 bool json_to_number(struct reader *r, json_t *v, void *at);  /* uint64_t in [0, 2^63) */
 bool json_to_bool(struct reader *r, json_t *v, void *at);    /* bool */
 bool json_to_uuid(struct reader *r, json_t *v, void *at);    /* struct pw_uuid */
-bool json_to_reason(struct reader *r, json_t *v, void *at);  /* const char *: 1..511 bytes, no control characters */
-bool json_to_name(struct reader *r, json_t *v, void *at);    /* const char *: 1..127 bytes, no control characters */
+bool json_to_reason(struct reader *r, json_t *v, void *at);  /* const char *: 1..511 bytes, plain (api/text.h) */
+bool json_to_name(struct reader *r, json_t *v, void *at);    /* const char *: 1..127 bytes, plain */
 bool json_to_boot_id(struct reader *r, json_t *v, void *at); /* const char *: 1..64 printable ASCII */
 bool json_to_pool(struct reader *r, json_t *v, void *at);    /* const char *: [a-z0-9-]{1,63} */
 bool json_to_value(struct reader *r, json_t *v, void *at);   /* json_t *, borrowed: anything, for a closer look */
 /* const char *: the value's compact text, at most `max` bytes. */
 bool json_to_text(struct reader *r, json_t *v, size_t max, const char **at) PW_MUST_CHECK;
+
+/* Are all texts in v, names of members included, plain? The fault names the first that is not. */
+bool json_check_texts(struct reader *r, json_t *v) PW_MUST_CHECK;
+/* const char *: the compact text of an object whose texts are plain, at most CODEC_DOCUMENT_MAX bytes. */
+bool json_to_document(struct reader *r, json_t *v, void *at) PW_MUST_CHECK;
 
 /* Cuts an incomplete UTF-8 character off the end of a text that was truncated. */
 void text_trim_utf8(char *text);

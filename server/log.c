@@ -8,6 +8,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "api/text.h"
+
 #define LINE_MAX_BYTES    2048 /* PIPE_BUF and below: a write of a whole line is not torn */
 
 #define TEXT_(name, text) [name] = text,
@@ -52,46 +54,33 @@ static void put(struct line *l, const char *s, size_t n)
 	l->used += n;
 }
 
-static void put_escaped(struct line *l, unsigned char c)
+/* One character, s[0, n), of a quoted value. */
+static void put_quoted(struct line *l, const char *s, size_t n, uint32_t c)
 {
-	static const char hex[] = "0123456789abcdef";
-	char text[4] = { '\\', (char)c, 0, 0 };
-	size_t n = 2;
+	char escape[TEXT_ESCAPE_MAX];
 
-	if (c == '\n') {
-		text[1] = 'n';
-	} else if (c != '"' && c != '\\') {
-		text[1] = 'x';
-		text[2] = hex[c >> 4];
-		text[3] = hex[c & 15];
-		n = 4;
-	}
-	put(l, text, n);
-}
-
-static bool is_plain(unsigned char c)
-{
-	return c > ' ' && c != '"' && c != '\\' && c != '=' && c != 0x7f;
+	if (c == '\n')
+		put(l, "\\n", 2);
+	else if (c == '"' || c == '\\')
+		put(l, c == '"' ? "\\\"" : "\\\\", 2);
+	else if (text_is_plain_char(c))
+		put(l, s, n);
+	else
+		put(l, escape, text_escape(s, n, c, escape));
 }
 
 static void put_value(struct line *l, const char *s)
 {
-	const char *p = s;
+	uint32_t c;
 
-	while (is_plain((unsigned char)*p))
-		p++;
-	if (p != s && !*p) {
-		put(l, s, (size_t)(p - s));
+	if (*s && !strpbrk(s, " \"\\=") && text_is_plain(s)) {
+		put(l, s, strlen(s));
 		return;
 	}
 	put(l, "\"", 1);
-	for (p = s; *p; p++) {
-		unsigned char c = (unsigned char)*p;
-
-		if (is_plain(c) || c == ' ' || c == '=')
-			put(l, p, 1);
-		else
-			put_escaped(l, c);
+	for (size_t n; *s; s += n) {
+		n = text_next(s, &c);
+		put_quoted(l, s, n, c);
 	}
 	if (l->full) {
 		memcpy(l->text + l->used, "...", 3);

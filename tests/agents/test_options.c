@@ -100,7 +100,15 @@ Test(alog, a_line_cannot_be_forged_by_its_values)
 	char line[128];
 
 	alog_format(line, sizeof line, ALOG_INFO, "said", "a\"b\\c\nlevel=error");
-	cr_assert_str_eq(line, "level=info msg=\"said\" detail=\"a\\\"b\\\\c level=error\"");
+	cr_assert_str_eq(line, "level=info msg=\"said\" detail=\"a\\\"b\\\\c\\x0alevel=error\"");
+}
+
+Test(alog, what_steers_a_terminal_is_shown_by_its_number)
+{
+	char line[128];
+
+	alog_format(line, sizeof line, ALOG_INFO, "said", "\x1b[2J \xc2\x9b \xe2\x80\xae \xff \xc3\xa4");
+	cr_assert_str_eq(line, "level=info msg=\"said\" detail=\"\\x1b[2J \\u009b \\u202e \\xff \xc3\xa4\"");
 }
 
 Test(alog, a_long_value_is_cut_and_still_quoted)

@@ -51,6 +51,20 @@ Test(log, values_are_quoted_when_they_must_be_and_cannot_forge_lines)
 			 "level=error msg=\"two words\" a=\"\" b=\"\" c=\"x=\\\"y\\\\z\\\"\" d=\"1\\n2\\x09\\x7f\"\n");
 }
 
+Test(log, what_steers_a_terminal_is_shown_by_its_number)
+{
+	log_line(LOG_INFO_, "m", "c1",
+		 "\xc2\x9b"
+		 "2J",
+		 "bidi", "a\xe2\x80\xae", "bytes", "\x9b\xff", "plain",
+		 "M\xc3\xb6"
+		 "bel",
+		 NULL);
+	cr_assert_str_eq(after_time(captured()), "level=info msg=m c1=\"\\u009b2J\" bidi=\"a\\u202e\" "
+						 "bytes=\"\\x9b\\xff\" plain=M\xc3\xb6"
+						 "bel\n");
+}
+
 Test(log, a_formatted_detail_is_one_member)
 {
 	log_detail(LOG_WARNING_, "slow", "%d of %s", 7, "ten");

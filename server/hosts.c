@@ -421,7 +421,7 @@ static bool heartbeat_takes(struct service *sv, struct request *r)
 	const struct current_body *b = &((struct current_job *)r->job)->b;
 	const struct host *h = arg_host(sv, r, 0);
 
-	if (!h || !may_act_for(r, &h->id) || !host_is_held(r, h, b->boot_id, b->epoch))
+	if (!h || !may_act_for(r, &h->id) || !host_is_held(r, h, b->boot_id, b->epoch) || !if_match(r, h->revision))
 		return false;
 	seen(sv, h);
 	return true;

@@ -498,9 +498,13 @@ static bool check_headers(struct exchange *x, const char *method)
 				     "If-Match holds other than printable ASCII characters");
 		return false;
 	}
+	/* A collection has no revision for an entity tag to name. */
+	if (r->if_match && strcmp(method, "POST") == 0 && !strchr(r->route->pattern, '{') &&
+	    strcmp(r->if_match, "*") != 0)
+		return if_match(r, 0);
 	if (x->bad_query) {
 		(void)answer_problem(r, PROBLEM_INVALID_REQUEST,
-				     "the query is not percent-encoded UTF-8 of at most %d parameters",
+				     "the query is not percent-encoded UTF-8 of at most %d parameters, each given once",
 				     TARGET_QUERY_MAX);
 		return false;
 	}

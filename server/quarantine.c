@@ -374,6 +374,8 @@ void quarantine_act(struct service *sv, struct request *r)
 	if (!frames_hold(sv, r))
 		return;
 	h = arg_host(sv, r, 0);
+	if (!if_match(r, h->revision))
+		return;
 	if (do_quarantine(sv, h, b, sv->group_time_ms, next_revision(sv), &why) != PROBLEM_NONE)
 		answer_refusal(r, &why);
 	else if (!b->boot_id && took_frames(sv) && !unbinding_allowed(sv, r, h))
@@ -391,6 +393,8 @@ void quarantine_release_act(struct service *sv, struct request *r)
 	if (!frames_hold(sv, r))
 		return;
 	h = arg_host(sv, r, 0);
+	if (!if_match(r, h->revision))
+		return;
 	if (do_unquarantine(sv, h, b, &why) != PROBLEM_NONE)
 		answer_refusal(r, &why);
 	else

@@ -164,6 +164,70 @@ void answer_etag(struct request *r, uint64_t revision)
 	answer_header(r, "ETag", "\"%" PRIu64 "\"", revision);
 }
 
+/* The end of the entity tag at s, or NULL if there is none. */
+static const char *tag_end(const char *s)
+{
+	if (*s++ != '"')
+		return NULL;
+	while (*s && *s != '"')
+		s++;
+	return *s ? s + 1 : NULL;
+}
+
+static const char *skip_blanks(const char *s)
+{
+	return s + strspn(s, " \t");
+}
+
+enum tag_match tag_match(const char *list, uint64_t revision)
+{
+	enum tag_match found = TAG_DIFFERS;
+	char etag[32];
+	size_t size;
+	unsigned tags = 0;
+
+	if (strcmp(list, "*") == 0)
+		return revision ? TAG_MATCHES : TAG_DIFFERS;
+	size = (size_t)snprintf(etag, sizeof etag, "\"%" PRIu64 "\"", revision);
+	for (const char *s = skip_blanks(list); *s;) {
+		bool weak = strncmp(s, "W/", 2) == 0;
+		const char *tag = weak ? s + 2 : s, *end;
+
+		if (*s == ',') { /* an empty element */
+			s = skip_blanks(s + 1);
+			continue;
+		}
+		end = tag_end(tag);
+		if (!end)
+			return TAG_MALFORMED;
+		if (revision && !weak && (size_t)(end - tag) == size && memcmp(tag, etag, size) == 0)
+			found = TAG_MATCHES;
+		tags++;
+		s = skip_blanks(end);
+		if (*s && *s != ',')
+			return TAG_MALFORMED;
+	}
+	return tags ? found : TAG_MALFORMED;
+}
+
+bool if_match(struct request *r, uint64_t revision)
+{
+	switch (r->if_match ? tag_match(r->if_match, revision) : TAG_MATCHES) {
+	case TAG_MATCHES: return true;
+	case TAG_MALFORMED:
+		(void)answer_problem(r, PROBLEM_INVALID_REQUEST,
+				     "If-Match %.64s: give \"*\" or entity tags, like \"17\", \"18\"", r->if_match);
+		return false;
+	case TAG_DIFFERS: break;
+	}
+	if (revision)
+		(void)answer_problem(r, PROBLEM_STALE, "If-Match %.64s: the resource is at revision %" PRIu64,
+				     r->if_match, revision);
+	else
+		(void)answer_problem(r, PROBLEM_STALE, "If-Match %.64s: there is no such resource yet", r->if_match);
+	return false;
+}
+
 static bool parse_u64(const char *text, uint64_t *out)
 {
 	char *end;

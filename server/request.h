@@ -86,7 +86,7 @@ struct request {
 /* http.c: hands a parked request back to its HTTP thread. The caller must not touch it afterwards. */
 void request_resume(struct request *r);
 
-/* A parameter of the query, percent-decoded; NULL if absent. A parameter given twice is the first one. */
+/* A parameter of the query, percent-decoded; NULL if absent. None is there twice. */
 const char *request_query(const struct request *r, const char *name);
 /* Calls fn for every query parameter (to refuse unknown ones). */
 typedef bool (*query_fn)(void *ctx, const char *name, const char *value);
@@ -118,6 +118,13 @@ enum handled answer_fault(struct request *r, const struct codec_fault *why);
 /* Adds a header line; silently dropped when it does not fit. */
 void answer_header(struct request *r, const char *name, const char *fmt, ...) PW_PRINTF(3, 4);
 void answer_etag(struct request *r, uint64_t revision);
+
+/* What an If-Match says of a resource at a revision (0: there is none): "*", or a list of entity tags, of which a weak
+ * one matches nothing (RFC 9110 sections 8.8.3 and 13.1.1). */
+enum tag_match { TAG_MATCHES, TAG_DIFFERS, TAG_MALFORMED };
+enum tag_match tag_match(const char *if_match, uint64_t revision);
+/* 412 stale unless the request's If-Match (if any) names the revision, 400 if it is none; false: answered. */
+bool if_match(struct request *r, uint64_t revision) PW_MUST_CHECK;
 
 /*
  * An unsigned integer parameter in [min, max]. Absent: *out = absent. On a bad one the request is answered

@@ -222,8 +222,6 @@ void group_break(struct service *sv, const struct pw_err *err);
 void group_out_of_memory(struct service *sv);
 /* Opens the store's transaction when the group first needs it. False: the group is broken. */
 bool group_store(struct service *sv) PW_MUST_CHECK;
-/* 412 stale unless the request's If-Match (if any) names the revision; false: answered. */
-bool if_match(struct request *r, uint64_t revision) PW_MUST_CHECK;
 
 /* --- violations.c, within a group --- */
 

@@ -111,6 +111,9 @@ static bool parse_parameter(char *text, size_t len, struct target_query *out)
 		return false;
 	if (!target_decode(text, name_len, TARGET_QUERY, text))
 		return false;
+	for (unsigned i = 0; i < out->count; i++)
+		if (strcmp(out->names[i], text) == 0)
+			return false;
 	out->names[out->count] = text;
 	out->values[out->count++] = equals ? equals + 1 : "";
 	return true;

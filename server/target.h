@@ -21,7 +21,8 @@ enum target_part { TARGET_PATH, TARGET_QUERY };
  * a NUL, a raw byte outside printable ASCII, or what is no UTF-8 when decoded. */
 bool target_decode(const char *text, size_t len, enum target_part part, char *out) PW_MUST_CHECK;
 
-/* Decodes in place what follows the '?'. False for what target_decode refuses, or more than TARGET_QUERY_MAX. */
+/* Decodes in place what follows the '?'. False for what target_decode refuses, more than
+ * TARGET_QUERY_MAX, or a name given twice: who is behind a proxy must read the same one as it does. */
 bool target_query_parse(char *text, struct target_query *out) PW_MUST_CHECK;
 
 /* Makes text valid UTF-8: each byte that does not belong to a whole character becomes '?'. */

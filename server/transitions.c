@@ -242,7 +242,7 @@ void transitions_act(struct service *sv, struct request *r)
 	if (!transitions_hold(sv, r))
 		return;
 	h = arg_host(sv, r, 0);
-	if (b->has_seq && !batch_is_new(sv, r, h, b))
+	if ((b->has_seq && !batch_is_new(sv, r, h, b)) || !if_match(r, h->revision))
 		return;
 	if (b->count > RESULTS_ON_STACK)
 		results = malloc(b->count * sizeof *results);

@@ -277,7 +277,8 @@ void unknown_put_act(struct service *sv, struct request *r)
 	const struct host *h = arg_host(sv, r, 0);
 	bool ok;
 
-	if (!h || !may_act_for(r, &h->id) || !host_is_held(r, h, b->boot_id, b->epoch) || !has_room(sv, r, h, b))
+	if (!h || !may_act_for(r, &h->id) || !host_is_held(r, h, b->boot_id, b->epoch) || !if_match(r, h->revision) ||
+	    !has_room(sv, r, h, b))
 		return;
 	ok = drop_others(sv, r, h, b);
 	for (size_t i = 0; ok && i < b->count; i++)

@@ -275,23 +275,6 @@ bool touch(struct service *sv, uint64_t *revision, uint64_t to)
 	return true;
 }
 
-bool if_match(struct request *r, uint64_t revision)
-{
-	char etag[32];
-
-	if (!r->if_match || (revision && strcmp(r->if_match, "*") == 0))
-		return true;
-	snprintf(etag, sizeof etag, "\"%" PRIu64 "\"", revision);
-	if (strcmp(r->if_match, etag) == 0)
-		return true;
-	if (revision)
-		answer_problem(r, PROBLEM_STALE, "If-Match %s: the resource is at revision %" PRIu64, r->if_match,
-			       revision);
-	else
-		answer_problem(r, PROBLEM_STALE, "If-Match %s: there is no such resource yet", r->if_match);
-	return false;
-}
-
 /* A request may be long on its way (a slow body, a long queue), and its token be deleted meanwhile: then it came too
  * late. */
 static bool is_known_still(const struct service *sv, struct request *r)

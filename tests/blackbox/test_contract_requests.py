@@ -262,6 +262,41 @@ class Etags(Case):
         self.assert_ok(self.admin.post(vm.path + "/lifecycle", abort, headers={"If-Match": new}))
         self.assert_ok(self.admin.delete(vm.path, headers={"If-Match": "*"}), 204)
 
+    def test_every_route_that_changes_something_minds_it(self):
+        vm = Vm(Host(self.admin))
+        host, now = vm.host, vm.host.current()
+        order = {"kind": "share", "params": {"gfn": 1, "count": 1}}
+        made = self.assert_ok(self.admin.post(vm.path + "/operations", order), 202)
+        spare = self.assert_ok(self.admin.post("/v1/tokens", {"role": "viewer", "name": "spare"}), 201)["id"]
+        frames = {"items": [{"pool": "local", "pfn": 7, "count": 1, "reason": "test"}]}
+        bodies = {
+            "PUT /v1/hosts/{host}": host.body(), "POST /v1/hosts/{host}/fence": {"force": True},
+            "POST /v1/hosts/{host}/heartbeat": now, "POST /v1/hosts/{host}/transitions": dict(now, items=[
+                {"vm": vm.id, "op": "page_in", "gfn": 0, "count": 1, "frame": {"pool": "local", "pfn": 0}}]),
+            "POST /v1/hosts/{host}/quarantine": dict(frames, **now), "POST /v1/hosts/{host}/quarantine/release": frames,
+            "PUT /v1/hosts/{host}/unknown-vms": dict(now, items=[]), "PUT /v1/pools/{pool}": {"base_pfn": 0, "frames": 64, "hosts": [host.id]},
+            "POST /v1/vms": {"host": host.id, "arch": "pef", "slots": []}, "PUT /v1/vms/{vm}/slots/{slot}":
+            {"base_gfn": 1 << 21, "pages": 1}, "POST /v1/vms/{vm}/lifecycle": {"event": "init_start"},
+            "POST /v1/vms/{vm}/operations": order, "POST /v1/operations/{op}/result": dict(now, state="succeeded"),
+            "POST /v1/tokens": {"role": "viewer", "name": "n"},
+            "POST /v1/backups": {"name": "older"}, "POST /v1/verify": {},
+        }
+        paths = {"{host}": host.id, "{vm}": vm.id, "{slot}": "0", "{op}": made["id"], "{token}": spare, "{pool}": "none-yet"}
+        served = self.admin.get("/openapi.json")["paths"]
+        del served["/v1/vms/{vm}/vcpus/{n}"]  # a test of its own: test_contract_vcpus
+        for pattern, methods in served.items():
+            for method in sorted(set(methods) & {"put", "post", "delete"}):
+                path = pattern
+                for name, value in paths.items():
+                    path = path.replace(name, value)
+                body = bodies.get(f"{method.upper()} {pattern}")
+                for tags in ('"999999999"', 'W/"1", "999999998"'):
+                    with self.subTest(method=method, path=pattern, tags=tags):
+                        got = self.admin.request(method.upper(), path, body, headers={"If-Match": tags})
+                        self.assert_problem(got, 412, "stale")
+        self.assertNotIn("none-yet", str(self.admin.get("/v1/pools").raw))
+        self.assert_ok(self.admin.get(vm.path))
+
     def test_hosts_and_pools_have_them(self):
         host = Host(self.admin)
         shown = self.admin.get(host.path)

@@ -164,3 +164,46 @@ Test(request, only_a_lower_case_uuid_names_something)
 		cr_assert(r.response.status == 404 && strstr(r.response.body, "/problems/vm-not-found"));
 	}
 }
+
+Test(request, if_match_takes_any_list_of_entity_tags_and_weak_ones_match_nothing)
+{
+	static const struct {
+		const char *text;
+		enum tag_match at_7, absent;
+	} cases[] = {
+		{ "*", TAG_MATCHES, TAG_DIFFERS },
+		{ "\"7\"", TAG_MATCHES, TAG_DIFFERS },
+		{ "\"3\", \"7\"", TAG_MATCHES, TAG_DIFFERS },
+		{ "\"7\",\"3\"", TAG_MATCHES, TAG_DIFFERS },
+		{ " \"3\"\t, , \"7\" ,", TAG_MATCHES, TAG_DIFFERS },
+		{ "W/\"3\", \"7\"", TAG_MATCHES, TAG_DIFFERS },
+		{ "W/\"7\"", TAG_DIFFERS, TAG_DIFFERS },
+		{ "\"3\", \"4\"", TAG_DIFFERS, TAG_DIFFERS },
+		{ "\"77\", \"07\", \"\", \"7 \"", TAG_DIFFERS, TAG_DIFFERS },
+		{ "\"0\"", TAG_DIFFERS, TAG_DIFFERS },
+		{ "\"a,\\b\", \"7\"", TAG_MATCHES, TAG_DIFFERS },
+		{ "", TAG_MALFORMED, TAG_MALFORMED },
+		{ ",", TAG_MALFORMED, TAG_MALFORMED },
+		{ "7", TAG_MALFORMED, TAG_MALFORMED },
+		{ "\"7", TAG_MALFORMED, TAG_MALFORMED },
+		{ "\"7\"x", TAG_MALFORMED, TAG_MALFORMED },
+		{ "\"7\" \"8\"", TAG_MALFORMED, TAG_MALFORMED },
+		{ "*, \"7\"", TAG_MALFORMED, TAG_MALFORMED },
+		{ "\"7\", *", TAG_MALFORMED, TAG_MALFORMED },
+		{ "w/\"7\"", TAG_MALFORMED, TAG_MALFORMED },
+		{ "W/7", TAG_MALFORMED, TAG_MALFORMED },
+	};
+
+	static const unsigned status[] = { 0, 412, 400 };
+
+	for (size_t i = 0; i < PW_ARRAY_LEN(cases); i++) {
+		cr_expect_eq(tag_match(cases[i].text, 7), cases[i].at_7, "%s at revision 7", cases[i].text);
+		cr_expect_eq(tag_match(cases[i].text, 0), cases[i].absent, "%s of nothing", cases[i].text);
+		r.if_match = cases[i].text;
+		cr_expect_eq(if_match(&r, 7), cases[i].at_7 == TAG_MATCHES, "%s", cases[i].text);
+		cr_expect_eq(r.response.status, status[cases[i].at_7], "%s", cases[i].text);
+		answer_drop(&r);
+	}
+	r.if_match = NULL;
+	cr_expect(if_match(&r, 7) && if_match(&r, 0));
+}

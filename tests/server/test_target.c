@@ -1,4 +1,5 @@
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "server/target.h"
@@ -36,9 +37,9 @@ Test(target, what_is_no_text_is_refused)
 
 Test(target, a_query_is_split_into_parameters_in_order)
 {
-	char text[] = "&a=1&b&c=&a=x%3Dy=z&&=v&%64+e=f%26g";
+	char text[] = "&a=1&b&c=&A=x%3Dy=z&&=v&%64+e=f%26g";
 	static const char *const want[][2] = { { "a", "1" },     { "b", "" }, { "c", "" },
-					       { "a", "x=y=z" }, { "", "v" }, { "d e", "f&g" } };
+					       { "A", "x=y=z" }, { "", "v" }, { "d e", "f&g" } };
 	struct target_query q;
 
 	cr_assert(target_query_parse(text, &q));
@@ -56,9 +57,11 @@ Test(target, bad_parameters_and_too_many_are_refused)
 	struct target_query q;
 
 	for (int i = 0; i <= TARGET_QUERY_MAX; i++) {
+		char *last = i < TARGET_QUERY_MAX ? most : many;
+
 		memcpy(many + i * 4, "a=b&", 5);
-		if (i < TARGET_QUERY_MAX)
-			memcpy(most + i * 4, "a=b&", 5);
+		many[i * 4] = last[i * 4] = (char)('@' + i);
+		memcpy(last + i * 4 + 1, "=b&", 4);
 	}
 	cr_assert_not(target_query_parse(bad_name, &q));
 	cr_assert_not(target_query_parse(bad_value, &q));
@@ -77,4 +80,19 @@ Test(target, mending_replaces_only_what_is_no_whole_character)
 	cr_assert_str_eq(mixed, "?\xe2\x82\xac??");
 	target_mend_utf8(fine);
 	cr_assert_str_eq(fine, "d\xc3\xa9j\xc3\xa0");
+}
+
+Test(target, a_name_given_twice_is_refused_however_it_is_written)
+{
+	static const char *const bad[] = { "a=1&a=2", "a=1&b=2&%61=1", "a&a=", "=&=1" };
+	char good[] = "a=1&b=1&A=1&ab=1";
+	struct target_query q;
+
+	for (size_t i = 0; i < PW_ARRAY_LEN(bad); i++) {
+		char text[32];
+
+		snprintf(text, sizeof text, "%s", bad[i]);
+		cr_expect_not(target_query_parse(text, &q), "%s", bad[i]);
+	}
+	cr_expect(target_query_parse(good, &q) && q.count == 4);
 }

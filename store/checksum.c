@@ -10,9 +10,12 @@
 #include <stdio.h>
 #include <string.h>
 
-#define TEXT_(name) #name,
-static const char *const names[PICTURE_TABLE_COUNT] = { PICTURE_TABLES(TEXT_) };
-#define ALL_(name) "SELECT * FROM " #name,
+#define TABLE_(name, since, until) { #name, since, until },
+static const struct {
+	const char *name;
+	uint64_t since, until; /* schemas */
+} tables[PICTURE_TABLE_COUNT] = { PICTURE_TABLES(TABLE_) };
+#define ALL_(name, since, until) "SELECT * FROM " #name,
 static const char *const all[PICTURE_TABLE_COUNT] = { PICTURE_TABLES(ALL_) };
 
 enum { META, SUMS };
@@ -28,6 +31,11 @@ static const char *const write_text[] = {
 		    " ON CONFLICT DO UPDATE SET rows = excluded.rows, sum = excluded.sum",
 };
 static const struct sql_table write_sql = { write_text, PW_ARRAY_LEN(write_text) };
+
+static bool is_in_schema(int t, uint64_t schema)
+{
+	return tables[t].since <= schema && schema <= tables[t].until;
+}
 
 static void put64(uint8_t out[8], uint64_t v)
 {
@@ -68,7 +76,7 @@ static void hash_value(crypto_generichash_state *h, sqlite3_value *v)
 static void hash_begin(crypto_generichash_state *h, enum picture_table t)
 {
 	crypto_generichash_init(h, NULL, 0, CHECKSUM_BYTES);
-	crypto_generichash_update(h, (const uint8_t *)names[t], strlen(names[t]) + 1);
+	crypto_generichash_update(h, (const uint8_t *)tables[t].name, strlen(tables[t].name) + 1);
 }
 
 enum sum_way { SUM_COMES, SUM_GOES };
@@ -117,7 +125,7 @@ static void on_change(void *ctx, sqlite3 *h, int op, const char *db, const char 
 	if (s->paused || strcmp(table, "meta") == 0 || strcmp(table, "checksum") == 0)
 		return;
 	for (int t = 0; t < PICTURE_TABLE_COUNT; t++) {
-		if (strcmp(names[t], table) != 0)
+		if (strcmp(tables[t].name, table) != 0)
 			continue;
 		if (op != SQLITE_INSERT)
 			count_row(s, (enum picture_table)t, h, sqlite3_preupdate_old, SUM_GOES);
@@ -150,10 +158,12 @@ void seal_make(const struct sums *s, struct seal *out)
 	crypto_generichash_init(&h, NULL, 0, CHECKSUM_BYTES);
 	crypto_generichash_update(&h, numbers, sizeof numbers);
 	crypto_generichash_update(&h, out->journal_hash, sizeof out->journal_hash);
-	for (size_t t = 0; t < PICTURE_TABLE_COUNT; t++) {
+	for (int t = 0; t < PICTURE_TABLE_COUNT; t++) {
+		if (!is_in_schema(t, out->schema))
+			continue;
 		put64(numbers, s->of[t].rows);
 		sum_bytes(&s->of[t], sum);
-		crypto_generichash_update(&h, (const uint8_t *)names[t], strlen(names[t]) + 1);
+		crypto_generichash_update(&h, (const uint8_t *)tables[t].name, strlen(tables[t].name) + 1);
 		crypto_generichash_update(&h, numbers, 8);
 		crypto_generichash_update(&h, sum, sizeof sum);
 	}
@@ -166,7 +176,7 @@ static enum pw_status save_sum(struct stmts *q, enum picture_table t, const stru
 	uint8_t sum[CHECKSUM_BYTES];
 
 	sum_bytes(s, sum);
-	bind_text(&set, names[t]);
+	bind_text(&set, tables[t].name);
 	bind_u64(&set, s->rows);
 	bind_blob(&set, sum, sizeof sum);
 	return query_run(&set, "saving a checksum", err);
@@ -188,8 +198,9 @@ enum pw_status checksum_save(struct db *db, const struct sums *s, const struct s
 		return pw_fail(err, PW_INVALID, "%s: %s", db->file,
 			       s->trouble[0] ? s->trouble : "a row's checksum failed");
 	st = stmts_prepare(&q, db, &write_sql, err);
-	for (int t = 0; st == PW_OK && seal->schema && t < PICTURE_TABLE_COUNT; t++)
-		st = save_sum(&q, (enum picture_table)t, &s->of[t], err);
+	for (int t = 0; st == PW_OK && t < PICTURE_TABLE_COUNT; t++)
+		if (is_in_schema(t, seal->schema))
+			st = save_sum(&q, (enum picture_table)t, &s->of[t], err);
 	if (st == PW_OK) {
 		set = query_begin(&q, SET_META);
 		bind_u64(&set, seal->revision);
@@ -209,8 +220,6 @@ static enum pw_status walk_table(struct db *db, enum picture_table t, struct tab
 	struct query rows;
 	enum pw_status st;
 
-	if (sqlite3_table_column_metadata(db->h, "main", names[t], NULL, NULL, NULL, NULL, NULL, NULL) != SQLITE_OK)
-		return PW_OK; /* an older schema does not have it */
 	st = stmts_prepare(&q, db, &one, err);
 	rows = query_begin(&q, 0);
 	while (st == PW_OK && (st = query_step(&rows, "reading the picture", err)) == PW_OK) {
@@ -257,7 +266,7 @@ static bool sum_is_kept(struct stmts *q, enum picture_table t, const struct tabl
 	bool same;
 
 	sum_bytes(s, want);
-	bind_text(&kept, names[t]);
+	bind_text(&kept, tables[t].name);
 	same = query_step(&kept, "reading a checksum", NULL) == PW_OK;
 	if (same) {
 		rows = row_u64(&kept, 0, INT64_MAX);
@@ -275,12 +284,14 @@ static enum pw_status compare(struct db *db, struct stmts *q, struct sums *s, co
 	enum pw_status st = PW_OK;
 
 	for (int t = 0; st == PW_OK && t < PICTURE_TABLE_COUNT; t++) {
+		if (!is_in_schema(t, seal->schema))
+			continue;
 		st = walk_table(db, (enum picture_table)t, &s->of[t], err);
 		if (st == PW_OK && !sum_is_kept(q, (enum picture_table)t, &s->of[t]))
 			st = pw_fail(err, PW_CONFLICT,
 				     "%s: table %s is not what was written: it was changed by hand or"
 				     " damaged",
-				     db->file, names[t]);
+				     db->file, tables[t].name);
 	}
 	if (st != PW_OK)
 		return st;

@@ -11,11 +11,22 @@
 
 #define CHECKSUM_BYTES 32
 #define CHECKSUM_SINCE 8 /* the schema of ledger.db that brought it */
-#define PICTURE_TABLES(X) \
-	X(host)           \
-	X(pool)           \
-	X(pool_host) X(vm) X(slot) X(vcpu_exit) X(gfn_extent) X(quarantine) X(operation) X(token) X(ended) X(unknown_vm)
-#define PW_ENUM_(name) TABLE_##name,
+/* Name, the schema that brought it (at least CHECKSUM_SINCE), and the last one that has it. */
+#define PICTURE_TABLES(X)                                        \
+	X(host, CHECKSUM_SINCE, UINT64_MAX)                      \
+	X(pool, CHECKSUM_SINCE, UINT64_MAX)                      \
+	X(pool_host, CHECKSUM_SINCE, UINT64_MAX)                 \
+	X(vm, CHECKSUM_SINCE, UINT64_MAX)                        \
+	X(slot, CHECKSUM_SINCE, UINT64_MAX)                      \
+	X(vcpu_exit, CHECKSUM_SINCE, UINT64_MAX)                 \
+	X(gfn_extent, CHECKSUM_SINCE, 8) /* a view since then */ \
+	X(quarantine, CHECKSUM_SINCE, UINT64_MAX)                \
+	X(operation, CHECKSUM_SINCE, UINT64_MAX)                 \
+	X(token, CHECKSUM_SINCE, UINT64_MAX)                     \
+	X(ended, CHECKSUM_SINCE, UINT64_MAX)                     \
+	X(unknown_vm, CHECKSUM_SINCE, UINT64_MAX)                \
+	X(gfn_span, 9, UINT64_MAX)
+#define PW_ENUM_(name, since, until) TABLE_##name,
 enum picture_table { PICTURE_TABLES(PW_ENUM_) PICTURE_TABLE_COUNT };
 #undef PW_ENUM_
 

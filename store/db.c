@@ -144,6 +144,11 @@ void bind_text(struct query *q, const char *v)
 	bound(q, sqlite3_bind_text(q->stmt, ++q->bound, v ? v : "", -1, SQLITE_STATIC));
 }
 
+void bind_text_sized(struct query *q, const char *v, size_t size)
+{
+	bound(q, sqlite3_bind_text64(q->stmt, ++q->bound, v, size, SQLITE_STATIC, SQLITE_UTF8));
+}
+
 void bind_blob(struct query *q, const void *v, size_t size)
 {
 	bound(q, sqlite3_bind_blob64(q->stmt, ++q->bound, size ? v : "", size, SQLITE_STATIC));

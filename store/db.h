@@ -32,7 +32,7 @@ void db_rollback(struct db *db);
 enum pw_status db_fail(struct db *db, const char *what, struct pw_err *err);
 
 /* The statements of one subject on one connection. Each file has its named table of SQL and an enum for it. */
-#define STMTS_MAX 40
+#define STMTS_MAX 48
 struct stmts {
 	struct db *db; /* borrowed */
 	sqlite3_stmt *q[STMTS_MAX];
@@ -61,9 +61,10 @@ void query_end(struct query *q); /* resets the statement and forgets the paramet
 void bind_u64(struct query *q, uint64_t v); /* fails above INT64_MAX */
 void bind_i64(struct query *q, int64_t v);
 void bind_null(struct query *q);
-void bind_text(struct query *q, const char *v);              /* borrowed until query_end; NULL is "" */
-void bind_blob(struct query *q, const void *v, size_t size); /* borrowed until query_end */
-void bind_uuid(struct query *q, const struct pw_uuid *v);    /* as text; nil is NULL */
+void bind_text(struct query *q, const char *v);                    /* borrowed until query_end; NULL is "" */
+void bind_text_sized(struct query *q, const char *v, size_t size); /* the same, of so many bytes */
+void bind_blob(struct query *q, const void *v, size_t size);       /* borrowed until query_end */
+void bind_uuid(struct query *q, const struct pw_uuid *v);          /* as text; nil is NULL */
 
 /* PW_OK: a row, PW_NOT_FOUND: no more rows (err untouched), else the failure. */
 enum pw_status query_step(struct query *q, const char *what, struct pw_err *err) PW_MUST_CHECK;

@@ -75,6 +75,8 @@ struct store {
 	struct stmts save, load;
 	_Atomic uint64_t painted; /* the picture's revision */
 	struct sums sums;         /* of the painter's tables, if sealed */
+	struct sums sums_before;  /* ... before the picture that is being saved */
+	bool painting;            /* parts of one are saved, and not committed */
 	bool sealed;              /* the sums are right: all rows were written under this schema */
 	char lost[256];           /* why the picture that was there was put aside; "": it was not */
 

@@ -3,7 +3,7 @@
 #include "store/extent.h"
 #include "store/inner.h"
 
-enum { REVISION, HOST, POOL, ATTACHMENT, VM, SLOT, VCPU, QUARANTINE, EXTENT, OPERATION, TOKEN, END, UNKNOWN };
+enum { REVISION, HOST, POOL, ATTACHMENT, VM, SLOT, VCPU, QUARANTINE, SPAN, OPERATION, TOKEN, END, UNKNOWN };
 static const char *const text[] = {
 	[REVISION] = "SELECT revision FROM meta",
 	[HOST] =
@@ -18,8 +18,8 @@ static const char *const text[] = {
 	[VCPU] = "SELECT v.id, c.vcpu, c.exit, c.items, c.time_ms, c.revision FROM vm v CROSS JOIN vcpu_exit c"
 		 " ON c.vm = v.number ORDER BY v.number, c.vcpu",
 	[QUARANTINE] = "SELECT host, pool, pfn, count, reason, time_ms FROM quarantine ORDER BY id",
-	[EXTENT] = "SELECT v.id, e.gfn, e.count, e.state, e.resident, e.pool_place, e.pfn, e.arch_state"
-		   " FROM vm v CROSS JOIN gfn_extent e ON e.vm = v.number ORDER BY v.number, e.gfn",
+	[SPAN] = "SELECT v.id, s.gfn, s.runs FROM vm v CROSS JOIN gfn_span s ON s.vm = v.number"
+		 " ORDER BY v.number, s.gfn",
 	[OPERATION] = "SELECT id, vm, host, kind, state, params, problem, host_epoch, created_ms, started_ms,"
 		      " finished_ms, revision FROM operation ORDER BY number",
 	[TOKEN] = "SELECT id, role, name, host, hash, created_ms, revision FROM token ORDER BY id",
@@ -146,31 +146,20 @@ static enum pw_status load_quarantine(struct query *q, const struct picture_read
 	return st == PW_OK ? r->quarantine(r->ctx, &z, err) : st;
 }
 
-static enum pw_status load_extent(struct query *q, const struct picture_reader *r, struct pw_err *err)
+static enum pw_status load_span(struct query *q, const struct picture_reader *r, struct pw_err *err)
 {
-	struct extent_row e = { .vm = row_uuid(q, 0), .gfn = row_u64(q, 1, TREE_PAGES - 1) };
-	struct extent_columns c = {
-		.state = row_text(q, 3),
-		.resident = row_u64(q, 4, 1),
-		.numbered = sqlite3_column_type(q->stmt, 5) != SQLITE_NULL,
-	};
-	enum pw_status st;
+	struct extent_row e = { .vm = row_uuid(q, 0) };
+	uint64_t gfn = row_u64(q, 1, TREE_PAGES - 1);
+	const char *runs = row_text(q, 2);
+	enum pw_status st = row_check(q, "gfn_span", err);
+	struct extent_reader rd;
 
-	e.count = row_u64(q, 2, TREE_PAGES - e.gfn);
-	if (c.numbered) {
-		c.pool_place = (unsigned)row_u64(q, 5, UINT32_MAX);
-		c.pfn = row_u64(q, 6, TREE_PAGES - 1);
-	}
-	if (sqlite3_column_type(q->stmt, 7) != SQLITE_NULL)
-		e.arch_state = row_text(q, 7);
-	st = row_check(q, "gfn_extent", err);
 	if (st != PW_OK)
 		return st;
-	if (!extent_join(&c, &e.entry) || !(e.entry || e.arch_state) || !e.count ||
-	    (c.resident && e.count > TREE_PAGES - c.pfn))
-		return pw_fail(err, PW_STORAGE,
-			       LEDGER_FILE ": table gfn_extent: gfn %" PRIu64 ": columns that contradict", e.gfn);
-	return r->extent(r->ctx, &e, err);
+	extent_read_init(&rd, gfn, runs);
+	while (st == PW_OK && (st = extent_read(&rd, &e, err)) == PW_OK)
+		st = r->extent(r->ctx, &e, err);
+	return st == PW_NOT_FOUND && !*rd.at ? PW_OK : st;
 }
 
 static enum pw_status load_operation(struct query *q, const struct picture_reader *r, struct pw_err *err)
@@ -303,7 +292,7 @@ enum pw_status store_load_picture(struct store *s, const struct picture_reader *
 		{ SLOT, load_slot },
 		{ VCPU, load_vcpu },
 		{ QUARANTINE, load_quarantine },
-		{ EXTENT, load_extent },
+		{ SPAN, load_span },
 		{ OPERATION, load_operation },
 		{ TOKEN, load_token },
 		{ END, load_end },

@@ -1,23 +1,26 @@
 #include "store/store.h"
 
+#include <stdlib.h>
+
 #include "store/extent.h"
 #include "store/inner.h"
 #include "store/schema.h"
 
 enum {
 	BEGIN,
+	CHECK_LATER,
 	COMMIT,
 	FORGET_TOKENS,
 	FORGET_OPERATIONS,
 	FORGET_QUARANTINE,
-	FORGET_EXTENTS,
+	FORGET_SPANS,
 	FORGET_SLOTS,
 	FORGET_VCPUS,
 	FORGET_VMS,
 	FORGET_ATTACHMENTS,
 	FORGET_POOLS,
 	FORGET_HOSTS,
-	DROP_EXTENTS,
+	DROP_SPANS,
 	DROP_SLOTS,
 	DROP_VCPUS,
 	DROP_VM,
@@ -30,7 +33,7 @@ enum {
 	PUT_VM,
 	PUT_SLOT,
 	PUT_VCPU,
-	PUT_EXTENT,
+	PUT_SPAN,
 	PUT_QUARANTINE,
 	PUT_OPERATION,
 	PUT_TOKEN,
@@ -43,22 +46,24 @@ enum {
 #define THE_VM "(SELECT number FROM vm WHERE id = ?)"
 static const char *const text[] = {
 	[BEGIN] = "BEGIN IMMEDIATE",
+	/* A VM may come with an earlier part than its host. */
+	[CHECK_LATER] = "PRAGMA defer_foreign_keys = ON",
 	[COMMIT] = "COMMIT",
 	[FORGET_TOKENS] = "DELETE FROM token",
 	[FORGET_OPERATIONS] = "DELETE FROM operation",
 	[FORGET_QUARANTINE] = "DELETE FROM quarantine",
-	[FORGET_EXTENTS] = "DELETE FROM gfn_extent",
+	[FORGET_SPANS] = "DELETE FROM gfn_span",
 	[FORGET_SLOTS] = "DELETE FROM slot",
 	[FORGET_VCPUS] = "DELETE FROM vcpu_exit",
 	[FORGET_VMS] = "DELETE FROM vm",
 	[FORGET_ATTACHMENTS] = "DELETE FROM pool_host",
 	[FORGET_POOLS] = "DELETE FROM pool",
 	[FORGET_HOSTS] = "DELETE FROM host",
-	[DROP_EXTENTS] = "DELETE FROM gfn_extent WHERE vm = " THE_VM,
+	[DROP_SPANS] = "DELETE FROM gfn_span WHERE vm = " THE_VM,
 	[DROP_SLOTS] = "DELETE FROM slot WHERE vm = " THE_VM,
 	[DROP_VCPUS] = "DELETE FROM vcpu_exit WHERE vm = " THE_VM,
 	[DROP_VM] = "DELETE FROM vm WHERE id = ?",
-	[DROP_SPAN] = "DELETE FROM gfn_extent WHERE vm = ? AND gfn >= ? AND gfn < ?",
+	[DROP_SPAN] = "DELETE FROM gfn_span WHERE vm = ? AND gfn >= ? AND gfn < ?",
 	[DROP_OPERATION] = "DELETE FROM operation WHERE id = ?",
 	[VM_NUMBER] = "SELECT number FROM vm WHERE id = ?",
 	[PUT_HOST] = "INSERT INTO host (id, name, boot_id, backends, agent_version, epoch, fenced, has_local, arches,"
@@ -82,8 +87,7 @@ static const char *const text[] = {
 	[PUT_SLOT] = "INSERT INTO slot (vm, slot, base_gfn, pages) VALUES (" THE_VM ", ?, ?, ?)",
 	[PUT_VCPU] = "INSERT INTO vcpu_exit (vm, vcpu, exit, items, time_ms, revision)"
 		     " VALUES (" THE_VM ", ?, ?, ?, ?, ?)",
-	[PUT_EXTENT] = "INSERT INTO gfn_extent (vm, gfn, count, state, resident, pool_place, pfn, arch_state)"
-		       " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+	[PUT_SPAN] = "INSERT INTO gfn_span (vm, gfn, runs) VALUES (?, ?, ?)",
 	[PUT_QUARANTINE] = "INSERT INTO quarantine (host, pool, pfn, count, reason, time_ms) VALUES (?, ?, ?, ?, ?, ?)",
 	[PUT_OPERATION] = "INSERT INTO operation (id, vm, host, kind, state, params, problem, host_epoch, created_ms,"
 			  " started_ms, finished_ms, revision) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -121,23 +125,26 @@ static enum pw_status run_for(struct store *s, int which, const struct pw_uuid *
 	return query_run(&q, what, err);
 }
 
-/* The tables that come whole, and with a full picture all others too; children before parents. */
-static enum pw_status forget(struct store *s, const struct picture *p, struct pw_err *err)
+struct table {
+	int forget;
+	bool whole; /* comes whole, with the last part */
+};
+
+/* Children before parents. */
+static const struct table tables[] = {
+	{ FORGET_TOKENS, true }, { FORGET_QUARANTINE, true },  { FORGET_ATTACHMENTS, true },
+	{ FORGET_POOLS, true },  { FORGET_OPERATIONS, false }, { FORGET_SPANS, false },
+	{ FORGET_SLOTS, false }, { FORGET_VCPUS, false },      { FORGET_VMS, false },
+	{ FORGET_ENDS, false },  { FORGET_UNKNOWN, true },     { FORGET_HOSTS, false },
+};
+
+static enum pw_status forget(struct store *s, bool whole, struct pw_err *err)
 {
-	static const struct {
-		int which;
-		bool whole;
-	} tables[] = {
-		{ FORGET_TOKENS, true }, { FORGET_QUARANTINE, true },  { FORGET_ATTACHMENTS, true },
-		{ FORGET_POOLS, true },  { FORGET_OPERATIONS, false }, { FORGET_EXTENTS, false },
-		{ FORGET_SLOTS, false }, { FORGET_VCPUS, false },      { FORGET_VMS, false },
-		{ FORGET_ENDS, false },  { FORGET_UNKNOWN, true },     { FORGET_HOSTS, false },
-	};
 	enum pw_status st = PW_OK;
 
 	for (size_t i = 0; st == PW_OK && i < PW_ARRAY_LEN(tables); i++)
-		if (p->full || tables[i].whole)
-			st = run(s, tables[i].which, "emptying a table", err);
+		if (tables[i].whole == whole)
+			st = run(s, tables[i].forget, "emptying a table", err);
 	return st;
 }
 
@@ -148,7 +155,7 @@ static enum pw_status drop_vms(struct store *s, const struct picture *p, struct 
 	for (size_t i = 0; st == PW_OK && i < p->deleted_vm_count; i++) {
 		const struct pw_uuid *id = &p->deleted_vms[i];
 
-		st = run_for(s, DROP_EXTENTS, id, "dropping a VM's extents", err);
+		st = run_for(s, DROP_SPANS, id, "dropping a VM's extents", err);
 		if (st == PW_OK)
 			st = run_for(s, DROP_SLOTS, id, "dropping a VM's slots", err);
 		if (st == PW_OK)
@@ -307,50 +314,52 @@ static enum pw_status drop_span(struct store *s, uint64_t vm, const struct exten
 	return query_run(&q, "dropping the extents of a span", err);
 }
 
-static enum pw_status put_extent(struct store *s, uint64_t vm, const struct extent_row *r, struct pw_err *err)
+static enum pw_status put_span(struct store *s, uint64_t vm, uint64_t gfn, const struct extent_text *t,
+			       struct pw_err *err)
 {
-	struct extent_columns c;
-	enum pw_status st = extent_split(r->entry, &c, err);
-	struct query q;
+	struct query q = query_begin(&s->save, PUT_SPAN);
 
-	if (st != PW_OK)
-		return st;
-	if (!(r->entry & GFN_ENTRY_ARCH_ANY) != !r->arch_state)
-		return pw_fail(err, PW_INVALID, "picture: the entry of GFN %" PRIu64 " and its arch_state contradict",
-			       r->gfn);
-	q = query_begin(&s->save, PUT_EXTENT);
 	bind_u64(&q, vm);
-	bind_u64(&q, r->gfn);
-	bind_u64(&q, r->count);
-	bind_text(&q, c.state);
-	bind_u64(&q, c.resident);
-	if (c.numbered) {
-		bind_u64(&q, c.pool_place);
-		bind_u64(&q, c.pfn);
-	} else {
-		bind_null(&q);
-		bind_null(&q);
-	}
-	if (r->arch_state)
-		bind_text(&q, r->arch_state);
-	else
-		bind_null(&q);
-	return query_run(&q, "saving an extent", err);
+	bind_u64(&q, gfn);
+	bind_text_sized(&q, t->s, t->used);
+	return query_run(&q, "saving extents", err);
+}
+
+/* A span and the runs behind it; *next: what follows these. */
+static enum pw_status save_span(struct store *s, uint64_t vm, const struct picture *p, const struct extent_row **next,
+				struct extent_text *t, struct pw_err *err)
+{
+	const struct extent_row *span = *next, *r = span + 1, *end = p->extents + p->extent_count;
+	enum pw_status st = drop_span(s, vm, span, err);
+
+	extent_begin(t);
+	for (; st == PW_OK && r < end && r->entry && pw_uuid_equal(&r->vm, &span->vm); r++)
+		st = r->gfn < span->gfn || r->count > span->count || r->gfn - span->gfn > span->count - r->count
+			     ? pw_fail(err, PW_INVALID, "picture: an extent at GFN %" PRIu64 ", outside of its span",
+				       r->gfn)
+			     : extent_add(t, span->gfn, r, err);
+	*next = r;
+	return st == PW_OK && extent_end(t) ? put_span(s, vm, span->gfn, t, err) : st;
 }
 
 static enum pw_status put_extents(struct store *s, const struct picture *p, struct pw_err *err)
 {
+	const struct extent_row *r = p->extents;
 	const struct pw_uuid *of = NULL;
+	struct extent_text t = { 0 };
 	uint64_t vm = 0;
 	enum pw_status st = PW_OK;
 
-	for (const struct extent_row *r = p->extents; st == PW_OK && r < p->extents + p->extent_count; r++) {
+	while (st == PW_OK && r < p->extents + p->extent_count) {
 		if (!of || !pw_uuid_equal(of, &r->vm))
 			st = find_vm(s, &r->vm, &vm, err);
 		of = &r->vm;
+		if (st == PW_OK && r->entry)
+			st = pw_fail(err, PW_INVALID, "picture: an extent at GFN %" PRIu64 " before any span", r->gfn);
 		if (st == PW_OK)
-			st = r->entry ? put_extent(s, vm, r, err) : drop_span(s, vm, r, err);
+			st = save_span(s, vm, p, &r, &t, err);
 	}
+	free(t.s);
 	return st;
 }
 
@@ -476,43 +485,80 @@ static enum pw_status put_seal(struct store *s, const struct picture *p, struct 
 	return checksum_save(&s->painter, &s->sums, &seal, err);
 }
 
-/* Within a transaction. */
-static enum pw_status put_all(struct store *s, const struct picture *p, struct pw_err *err)
-{
-	static enum pw_status (*const parts[])(struct store *, const struct picture *, struct pw_err *) = {
-		drop_vms,    put_hosts,      put_pools,      put_attachments, put_vms,  put_slots,   put_vcpus,
-		put_extents, put_quarantine, put_operations, put_tokens,      put_ends, put_unknown, put_seal,
-	};
-	enum pw_status st;
+typedef enum pw_status (*put_fn)(struct store *, const struct picture *, struct pw_err *);
 
-	s->sums.paused = p->full; /* the sums of empty tables are known */
-	st = forget(s, p, err);
-	if (p->full)
-		s->sums = (struct sums){ 0 };
-	for (size_t i = 0; st == PW_OK && i < PW_ARRAY_LEN(parts); i++)
+static enum pw_status put(struct store *s, const put_fn *parts, size_t count, const struct picture *p,
+			  struct pw_err *err)
+{
+	enum pw_status st = PW_OK;
+
+	for (size_t i = 0; st == PW_OK && i < count; i++)
 		st = parts[i](s, p, err);
+	return st;
+}
+
+/* The rest, with which all is as of one revision. */
+static enum pw_status put_last(struct store *s, const struct picture *p, struct pw_err *err)
+{
+	static const put_fn parts[] = { put_pools, put_attachments, put_quarantine, put_tokens, put_unknown, put_seal };
+	enum pw_status st = p->full ? PW_OK : forget(s, true, err);
+
+	if (st == PW_OK)
+		st = put(s, parts, PW_ARRAY_LEN(parts), p, err);
+	return st == PW_OK ? run(s, COMMIT, "committing a picture", err) : st;
+}
+
+static enum pw_status begin(struct store *s, const struct picture *p, struct pw_err *err)
+{
+	enum pw_status st = run(s, BEGIN, "beginning a picture", err);
+
+	if (st == PW_OK)
+		st = run(s, CHECK_LATER, "beginning a picture", err);
+	if (st != PW_OK || !p->full)
+		return st;
+	s->sums.paused = true; /* the sums of empty tables are known */
+	st = forget(s, false, err);
+	if (st == PW_OK)
+		st = forget(s, true, err);
+	s->sums = (struct sums){ 0 };
 	return st;
 }
 
 enum pw_status store_save_picture(struct store *s, const struct picture *p, struct pw_err *err)
 {
-	struct sums before = s->sums;
-	enum pw_status st;
+	static const put_fn parts[] = { drop_vms,  put_hosts,   put_vms,        put_slots,
+					put_vcpus, put_extents, put_operations, put_ends };
+	enum pw_status st = PW_OK;
 
 	if (!p->full && p->revision < atomic_load(&s->painted))
 		return pw_fail(err, PW_CONFLICT, "picture: revision %" PRIu64 " is older than the one that is there",
 			       p->revision);
-	st = run(s, BEGIN, "beginning a picture", err);
+	if (!s->painting) {
+		s->sums_before = s->sums;
+		s->painting = true;
+		st = begin(s, p, err);
+	}
 	if (st == PW_OK)
-		st = put_all(s, p, err);
+		st = put(s, parts, PW_ARRAY_LEN(parts), p, err);
+	if (st == PW_OK && p->more)
+		return PW_OK;
 	if (st == PW_OK)
-		st = run(s, COMMIT, "committing a picture", err);
+		st = put_last(s, p, err);
 	if (st != PW_OK) {
-		db_rollback(&s->painter);
-		s->sums = before;
+		store_drop_picture(s);
 		return st;
 	}
+	s->painting = false;
 	s->sealed = s->sealed || p->full;
 	atomic_store(&s->painted, p->revision);
 	return PW_OK;
+}
+
+void store_drop_picture(struct store *s)
+{
+	if (!s->painting)
+		return;
+	db_rollback(&s->painter);
+	s->sums = s->sums_before;
+	s->painting = false;
 }

@@ -215,6 +215,32 @@ static const char *const ledger_steps[] = {
 	" sum BLOB NOT NULL CHECK (length(sum) = 32)"
 	") STRICT, WITHOUT ROWID;"
 	"PRAGMA user_version = 8;",
+	/* A row for each stretch of a VM's tree in place of one for each extent; extents are a view of that. */
+	"CREATE TABLE gfn_span ("
+	" vm INTEGER NOT NULL REFERENCES vm (number),"
+	" gfn INTEGER NOT NULL CHECK (gfn >= 0),"
+	/* JSON: [[offset,count,kind,pool_place,pfn,arch_state],...] in ascending order, offset from this gfn; see
+	 * store/extent.h. kind 0: normal, 1: secure and resident, 2: secure and paged out, 3: shared */
+	" runs TEXT NOT NULL CHECK (length(runs) > 0),"
+	" PRIMARY KEY (vm, gfn)"
+	") STRICT;"
+	"INSERT INTO gfn_span SELECT vm, gfn, '[[0,' || count || ',' ||"
+	" CASE state WHEN 'normal' THEN 0 WHEN 'shared' THEN 3 ELSE 2 - resident END ||"
+	" CASE WHEN pool_place IS NOT NULL THEN ',' || pool_place || ',' || pfn"
+	"  WHEN arch_state IS NOT NULL THEN ',null,null' ELSE '' END ||"
+	" CASE WHEN arch_state IS NOT NULL THEN ',\"' || arch_state || '\"' ELSE '' END || ']]'"
+	" FROM gfn_extent ORDER BY vm, gfn;"
+	"DROP TABLE gfn_extent;"
+	"DELETE FROM checksum WHERE name = 'gfn_extent';"
+	"CREATE VIEW gfn_extent AS" /* GFNs inside slots without a row are normal */
+	" SELECT s.vm, s.gfn + json_extract(r.value, '$[0]') AS gfn, json_extract(r.value, '$[1]') AS count,"
+	"  CASE json_extract(r.value, '$[2]') WHEN 0 THEN 'normal' WHEN 3 THEN 'shared' ELSE 'secure' END AS state,"
+	"  json_extract(r.value, '$[2]') = 1 AS resident,"
+	"  json_extract(r.value, '$[3]') AS pool_place," /* 0: local; else pool_host.place */
+	"  json_extract(r.value, '$[4]') AS pfn,"
+	"  json_extract(r.value, '$[5]') AS arch_state" /* NULL: at rest, or none */
+	" FROM gfn_span s, json_each(s.runs) r;"
+	"PRAGMA user_version = 9;",
 };
 
 static const struct {

@@ -3,7 +3,7 @@
  * Durable state, in two SQLite files of one directory:
  *
  *   journal.db  the truth: one row a committed group, each with the hash of its predecessor; saved answers; violations
- *   ledger.db   its picture: the readable tables (host, pool, vm, slot, gfn_extent, operation, ...) as of one revision
+ *   ledger.db   its picture: the readable tables (host, pool, vm, slot, gfn_span, operation, ...) as of one revision
  *
  * Two files, because SQLite has one writer a file, and a picture being painted must not hold up a commit. Both are in
  * WAL mode; the journal commits with synchronous=FULL. Whoever opens the files with sqlite3 sees committed state.
@@ -211,10 +211,13 @@ struct unknown_row { /* a VM that a host has and the ledger does not own */
 /*
  * What changed since the last picture. Lists are upserts by id; the deleted are named. Some tables are small and come
  * whole. `full`: everything is here, forget the old picture.
+ * It may come in parts, of later and later revisions: what a part says replaces what those before it said. Only the
+ * last one has the tables that come whole, and its revision is the picture's.
  */
 struct picture {
 	uint64_t revision; /* the state is exactly that after this revision */
-	bool full;
+	bool full;         /* of all parts of it alike */
+	bool more;         /* a part: others follow */
 	struct host_row *hosts;
 	size_t host_count;
 	struct pool_row *pools; /* whole */
@@ -229,7 +232,7 @@ struct picture {
 	size_t vcpu_count;
 	struct pw_uuid *deleted_vms; /* with their slots and extents; applied before vms */
 	size_t deleted_vm_count;
-	struct extent_row *extents; /* in order: span, its runs, span, its runs ... */
+	struct extent_row *extents; /* span, its runs in order, span, its runs ...: a row of gfn_span for each */
 	size_t extent_count;
 	struct quarantine_row *quarantine; /* whole */
 	size_t quarantine_count;
@@ -246,11 +249,12 @@ struct picture {
 	size_t unknown_count;
 };
 /*
- * All or nothing, durable when it returns.
+ * All or nothing, durable when it returns for the last part. After a failure nothing is left of the parts before.
  * PW_CONFLICT  older than the picture that is there, and not full
  * PW_INVALID   an extent of an unknown VM, or an entry that no VM's tree has
  */
 enum pw_status store_save_picture(struct store *s, const struct picture *p, struct pw_err *err) PW_MUST_CHECK;
+void store_drop_picture(struct store *s); /* gives up one whose last part is missing; else nothing */
 
 /* Rows come in the order of these members; a callback's status other than PW_OK ends the loading with it. */
 struct picture_reader {

@@ -23,7 +23,7 @@ class Tampered(Case):
         self.accepted(vm.host.send(vm.item("page_in", 0, 8, 100)))
         viewer = self.as_token("viewer")
         before = vm.runs()
-        for table, sql in (("token", "UPDATE token SET role = 'admin'"), ("gfn_extent", "UPDATE gfn_extent SET pfn = 7777"),
+        for table, sql in (("token", "UPDATE token SET role = 'admin'"), ("gfn_span", "UPDATE gfn_span SET runs = replace(runs, ',100]', ',7777]')"),
                            ("vm", "UPDATE vm SET epoch = 9")):
             self.assertIn("picture=damaged", self.edit("ledger.db", sql))
             self.server.start()

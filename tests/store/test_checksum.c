@@ -181,15 +181,16 @@ static void edit_column(const char *table, const char *column, const char *type)
 	expect_noticed(table, edit);
 }
 
-#define TEXT_(name) #name,
-static const char *const tables[] = { PICTURE_TABLES(TEXT_) };
+#define TEXT_(name, since, until) until == UINT64_MAX ? #name : NULL,
+static const char *const tables[] = { PICTURE_TABLES(TEXT_) }; /* NULL: of an older schema */
 
 Test(checksum, every_column_of_every_table_is_covered)
 {
 	cr_assert_eq(save(18, true), PW_OK, "%s", err.msg);
 	keep();
 	for (size_t i = 0; i < PW_ARRAY_LEN(tables); i++)
-		each_column(tables[i], edit_column);
+		if (tables[i])
+			each_column(tables[i], edit_column);
 	expect_noticed("meta", "UPDATE meta SET revision = 17");
 	expect_noticed("meta", "UPDATE meta SET journal_hash = zeroblob(32)");
 	expect_noticed("meta", "UPDATE meta SET seal = zeroblob(32)");
@@ -202,6 +203,8 @@ Test(checksum, row_that_came_or_went_is_noticed)
 	cr_assert_eq(save(18, true), PW_OK, "%s", err.msg);
 	keep();
 	for (size_t i = 0; i < PW_ARRAY_LEN(tables); i++) {
+		if (!tables[i])
+			continue;
 		snprintf(edit, sizeof edit, "DELETE FROM %s", tables[i]);
 		expect_noticed(tables[i], edit);
 	}
@@ -210,7 +213,7 @@ Test(checksum, row_that_came_or_went_is_noticed)
 		       " created_ms, revision FROM token LIMIT 1");
 	expect_noticed("token", "UPDATE token SET role = 'admin'");
 	expect_noticed("slot", "DELETE FROM slot WHERE slot = 7");
-	expect_noticed("gfn_extent", "UPDATE gfn_extent SET pfn = pfn + 1 WHERE pfn IS NOT NULL");
+	expect_noticed("gfn_span", "UPDATE gfn_span SET runs = replace(runs, '[20,', '[21,')");
 }
 
 /* A table that the picture has and the checksum does not would be trusted blindly. */
@@ -219,7 +222,8 @@ Test(checksum, no_table_is_left_out)
 	char list[512] = "", ask[700];
 
 	for (size_t i = 0; i < PW_ARRAY_LEN(tables); i++)
-		snprintf(list + strlen(list), sizeof list - strlen(list), "'%s', ", tables[i]);
+		if (tables[i])
+			snprintf(list + strlen(list), sizeof list - strlen(list), "'%s', ", tables[i]);
 	snprintf(ask, sizeof ask,
 		 "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name NOT IN (%s'meta', 'checksum')",
 		 list);

@@ -210,7 +210,7 @@ Test(faults, first_start_on_a_bad_disk_can_be_repeated)
 
 static struct host_row host = { .name = "a", .boot_id = "b", .backends = "[]", .agent_version = "", .epoch = 1 };
 static struct vm_row vm = { .name = "v", .arch = "snp", .state = "secure", .epoch = 1 };
-static struct extent_row extents[3000];
+static struct extent_row extents[3000 + 1500];
 
 static enum pw_status paint(uint64_t revision)
 {
@@ -226,8 +226,12 @@ static enum pw_status paint(uint64_t revision)
 	host.id = vm.host = test_uuid(1);
 	vm.id = test_uuid(2);
 	vm.revision = host.revision = revision;
-	for (size_t i = 0; i < PW_ARRAY_LEN(extents); i++)
-		extents[i] = (struct extent_row){ vm.id, i * 2, 1, GFN_ENTRY_RESIDENT | (revision + i * 3), NULL };
+	for (size_t n = 0, i = 0; n < PW_ARRAY_LEN(extents); n++) {
+		if (i % 2 == 0)
+			extents[n++] = (struct extent_row){ vm.id, i * 2, 4, 0, NULL };
+		extents[n] = (struct extent_row){ vm.id, i * 2, 1, GFN_ENTRY_RESIDENT | (revision + i * 3), NULL };
+		i++;
+	}
 	return store_save_picture(d.s, &p, &err);
 }
 

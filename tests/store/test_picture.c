@@ -1,8 +1,10 @@
 #include <criterion/criterion.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "store/extent.h"
+#include "store/schema.h"
 #include "tests/lib/store_dir.h"
 
 static struct store_dir d;
@@ -352,13 +354,14 @@ Test(picture, ends_come_and_are_forgotten_by_their_age)
 	expect(17, HOSTS POOLS VM5 VM6 SLOTS QUARANTINE EXTENTS OPERATIONS TOKENS);
 }
 
-Test(picture, span_voids_what_begins_inside_it_and_nothing_else)
+Test(picture, span_voids_the_rows_that_begin_inside_it_and_nothing_else)
 {
 	struct pw_uuid v5 = test_uuid(5), v6 = test_uuid(6);
 	struct world w = make_world();
-	struct extent_row rows[] = { { v5, 8, 12, 0, NULL },
-				     { v5, 12, 3, GFN_ENTRY_SHARED, NULL },
-				     { v6, 3, 1, 0, NULL } };
+	struct extent_row rows[] = { { v5, 256, 768, 0, NULL },
+				     { v5, 520, 3, GFN_ENTRY_SHARED, NULL },
+				     { v5, 1024, 512, 0, NULL },
+				     { v6, 0, 512, 0, NULL } };
 	struct picture p;
 
 	save(&w, 13);
@@ -366,11 +369,10 @@ Test(picture, span_voids_what_begins_inside_it_and_nothing_else)
 	p.extents = rows;
 	p.extent_count = PW_ARRAY_LEN(rows);
 	cr_assert_eq(store_save_picture(d.s, &p, &err), PW_OK, "%s", err.msg);
-	expect(14, HOSTS POOLS VM5 VM6 SLOTS QUARANTINE
-	       "extent 5 0 10 0x8000000000000064\n"
-	       "extent 5 12 3 0x2000000000000000\n"
-	       "extent 5 20 1 0x2000000000000000 Lent\n"
-	       "extent 5 600 2 0x8000020000001000 Guest-Invalid\n" OPERATIONS TOKENS);
+	expect(14, HOSTS POOLS VM5 VM6 SLOTS QUARANTINE "extent 5 0 10 0x8000000000000064\n"
+							"extent 5 10 5 0x4000000000000000\n"
+							"extent 5 20 1 0x2000000000000000 Lent\n"
+							"extent 5 520 3 0x2000000000000000\n" OPERATIONS TOKENS);
 }
 
 Test(picture, partial_one_updates_by_id_and_drops_what_it_names)
@@ -437,24 +439,38 @@ Test(picture, vm_that_was_deleted_and_made_again_has_nothing_of_the_old)
 Test(picture, refused_one_leaves_the_old)
 {
 	struct world w = make_world();
-	struct extent_row bad[] = { { test_uuid(77), 0, 1, GFN_ENTRY_OUT, NULL },
-				    { test_uuid(5), 0, 1, GFN_ENTRY_OUT | GFN_ENTRY_SHARED, NULL },
+	static const char too_long[] = "a name that is longer than any that an architecture has for its states";
+	struct extent_row bad[] = { { test_uuid(77), 700, 1, GFN_ENTRY_OUT, NULL },
+				    { test_uuid(5), 700, 1, GFN_ENTRY_OUT | GFN_ENTRY_SHARED, NULL },
 				    { test_uuid(5), 700, 1, TREE_TABLE, NULL },
 				    { test_uuid(5), 700, 1, GFN_ENTRY_OUT | (uint64_t)1 << 52, NULL },
 				    { test_uuid(5), 700, 1, GFN_ENTRY_OUT | ARCH(0), NULL },
 				    { test_uuid(5), 700, 1, GFN_ENTRY_OUT, "Lent" },
-				    { test_uuid(5), 700, 1, GFN_ENTRY_OUT | ARCH(0), "" } };
+				    { test_uuid(5), 700, 1, GFN_ENTRY_OUT | ARCH(0), "" },
+				    { test_uuid(5), 700, 1, GFN_ENTRY_OUT | ARCH(0), "a\"b" },
+				    { test_uuid(5), 700, 1, GFN_ENTRY_OUT | ARCH(0), "a\\b" },
+				    { test_uuid(5), 700, 1, GFN_ENTRY_OUT | ARCH(0), too_long },
+				    { test_uuid(5), 699, 1, GFN_ENTRY_OUT, NULL },
+				    { test_uuid(5), 701, 2, GFN_ENTRY_OUT, NULL },
+				    { test_uuid(5), 700, UINT64_MAX, GFN_ENTRY_OUT, NULL } };
+	struct extent_row rows[2];
 	struct picture p;
 
 	save(&w, 13);
 	for (size_t i = 0; i < PW_ARRAY_LEN(bad); i++) {
 		p = partial(&w, 14);
 		p.token_count = 0;
-		p.extents = &bad[i];
-		p.extent_count = 1;
-		cr_assert_eq(store_save_picture(d.s, &p, &err), i < 6 ? PW_INVALID : PW_STORAGE, "%zu", i);
+		p.extents = rows;
+		p.extent_count = 2;
+		rows[0] = (struct extent_row){ bad[i].vm, 700, 2, 0, NULL };
+		rows[1] = bad[i];
+		cr_assert_eq(store_save_picture(d.s, &p, &err), PW_INVALID, "%zu", i);
 		expect(13, HOSTS POOLS VM5 VM6 SLOTS QUARANTINE EXTENTS OPERATIONS TOKENS);
 	}
+	p.extents = rows + 1;
+	p.extent_count = 1;
+	rows[1] = (struct extent_row){ test_uuid(5), 700, 1, GFN_ENTRY_OUT, NULL };
+	cr_assert_eq(store_save_picture(d.s, &p, &err), PW_INVALID, "a run of no span");
 	p = partial(&w, 12);
 	cr_assert_eq(store_save_picture(d.s, &p, &err), PW_CONFLICT, "older");
 	w.vms[0].state = "nonsense";
@@ -494,9 +510,8 @@ static const struct {
 	{ "vm", "shared_bit", "64" },
 	{ "slot", "pages", "1 << 41" },
 	{ "quarantine", "count", "1 << 41" },
-	{ "gfn_extent", "count", "1 << 41" },
-	{ "gfn_extent", "resident", "2" },
-	{ "gfn_extent", "pfn", "-4" },
+	{ "gfn_span", "gfn", "1 << 41" },
+	{ "gfn_span", "runs", "''" },
 	{ "operation", "vm", "'x'" },
 	{ "token", "hash", "x'00'" },
 	{ "token", "host", "'x'" },
@@ -525,30 +540,52 @@ Test(picture, row_that_we_would_not_have_written_is_refused_by_name)
 	}
 }
 
-Test(picture, extent_whose_columns_contradict_is_refused)
+Test(picture, runs_that_we_would_not_have_written_are_refused)
 {
-	static const char *const sql[] = {
-		"UPDATE gfn_extent SET state = 'odd'",
-		"UPDATE gfn_extent SET state = 'shared', resident = 1",
-		"UPDATE gfn_extent SET resident = 1, state = 'secure', pool_place = NULL",
-		"UPDATE gfn_extent SET pool_place = 256, pfn = 1 WHERE resident",
-		"UPDATE gfn_extent SET state = 'normal', resident = 0, pool_place = NULL, arch_state = NULL",
-		"UPDATE gfn_extent SET count = 0",
-		"UPDATE gfn_extent SET pfn = (1 << 40) - 1 WHERE resident",
+	static const char *const runs[] = {
+		"[",
+		"[]",
+		"[[]]",
+		"[[0,1,2]",
+		"[[0,1,2]]]",
+		"[[0,1,2]] ",
+		" [[0,1,2]]",
+		"[[0,1,2],]",
+		"[[0,1,2],[0,1,3]]",
+		"[[5,1,2],[4,1,3]]",
+		"[[0,1,4]]",
+		"[[-1,1,2]]",
+		"[[0,0,2]]",
+		"[[0,1,0]]",
+		"[[0,1,1]]",
+		"[[0,1,1,null,null,\"Lent\"]]",
+		"[[0,1,2,null,null]]",
+		"[[0,1,2,0]]",
+		"[[0,1,2,256,0]]",
+		"[[0,1,2,0,1099511627776]]",
+		"[[0,2,1,0,1099511627775]]",
+		"[[0,1,2,0,0,\"\"]]",
+		"[[0,1,2,0,0,\"Lent]]",
+		"[[0,1,2,0,0,\"a name that is longer than any that an architecture has for its states\"]]",
+		"[[0,1,2,0,0,\"Lent\",1]]",
+		"[[0,1099511627777,2]]",
+		"[[1099511627776,1,2]]",
+		"[[0,99999999999999999999999999,2]]",
+		"[{\"gfn\":1}]",
 	};
 	static struct loaded l;
 	char all[256];
 	uint64_t revision;
 
-	for (size_t i = 0; i < PW_ARRAY_LEN(sql); i++) {
+	for (size_t i = 0; i < PW_ARRAY_LEN(runs); i++) {
 		struct world w = make_world();
 
 		save(&w, 13);
-		snprintf(all, sizeof all, "PRAGMA ignore_check_constraints = 1; %s", sql[i]);
+		snprintf(all, sizeof all, "UPDATE gfn_span SET runs = '%s'", runs[i]);
 		store_tamper(d.path, "ledger.db", all);
 		memset(&l, 0, sizeof l);
-		cr_assert_eq(try_load(&l, &revision), PW_STORAGE, "%s", sql[i]);
-		cr_assert(strstr(err.msg, "gfn_extent"), "%s", err.msg);
+		cr_assert_eq(try_load(&l, &revision), PW_STORAGE, "%s", runs[i]);
+		cr_assert(strstr(err.msg, "gfn_span"), "%s", err.msg);
 	}
 }
 
@@ -576,22 +613,167 @@ Test(picture, missing_revision_stops_the_start)
 	cr_assert(strstr(err.msg, "meta"), "%s", err.msg);
 }
 
-Test(picture, every_entry_splits_and_joins_to_itself)
+Test(picture, every_run_is_read_as_it_was_written)
 {
 	static const uint64_t flags[] = { 0, GFN_ENTRY_RESIDENT, GFN_ENTRY_OUT, GFN_ENTRY_SHARED };
-	uint64_t seed = 88172645463325252u, back;
-	struct extent_columns c;
+	uint64_t seed = 88172645463325252u;
+	struct extent_text t = { 0 };
 
 	for (unsigned i = 0; i < 20000; i++) {
-		uint64_t e;
+		struct extent_row run = { .gfn = 1000 + i % 512, .count = 1 + i % 7 }, back;
+		struct extent_reader rd;
 
 		seed ^= seed << 13;
 		seed ^= seed >> 7;
 		seed ^= seed << 17;
-		e = flags[i % 4] | (seed >> 4 & (i & 4 ? ((uint64_t)1 << 52) - 1 : GFN_ENTRY_ARCH_ANY));
-		if (!e)
+		run.entry = flags[i % 4] | (seed >> 4 & (i & 4 ? ((uint64_t)1 << 52) - 1 : GFN_ENTRY_ARCH_ANY));
+		run.arch_state = run.entry & GFN_ENTRY_ARCH_ANY ? "ASSIGNED_NS, UNASSIGNED/EMPTY" : NULL;
+		if (!run.entry || (i % 4 == 1 && (run.entry & TREE_NUMBER) + run.count > TREE_PAGES))
 			continue;
-		cr_assert_eq(extent_split(e, &c, &err), PW_OK, "%#" PRIx64, e);
-		cr_assert(extent_join(&c, &back) && back == (e & ~GFN_ENTRY_ARCH_ANY), "%#" PRIx64, e);
+		extent_begin(&t);
+		cr_assert_eq(extent_add(&t, 1000, &run, &err), PW_OK, "%#" PRIx64, run.entry);
+		run.gfn += 100;
+		cr_assert_eq(extent_add(&t, 1000, &run, &err), PW_OK);
+		cr_assert(extent_end(&t));
+		t.s[t.used] = '\0';
+		extent_read_init(&rd, 1000, t.s);
+		for (int n = 0; n < 2; n++) {
+			cr_assert_eq(extent_read(&rd, &back, &err), PW_OK, "%s: %s", t.s, err.msg);
+			cr_assert_eq(back.gfn, 1000 + i % 512 + (n ? 100 : 0));
+			cr_assert(back.count == run.count && back.entry == (run.entry & ~GFN_ENTRY_ARCH_ANY), "%s",
+				  t.s);
+			cr_assert(!back.arch_state == !run.arch_state &&
+				  (!run.arch_state || strcmp(back.arch_state, run.arch_state) == 0));
+		}
+		cr_assert_eq(extent_read(&rd, &back, &err), PW_NOT_FOUND);
 	}
+	free(t.s);
+}
+
+/* Whoever reads the file with sqlite3 sees extents, whatever rows hold them. */
+Test(picture, view_shows_what_rows_hold)
+{
+	struct pw_uuid v5 = test_uuid(5);
+	struct world w = make_world();
+	static struct extent_row rows[513];
+	struct picture p;
+
+	save(&w, 13);
+	rows[0] = (struct extent_row){ v5, 2048, 512, 0, NULL };
+	for (uint64_t i = 0; i < 512; i++)
+		rows[i + 1] =
+			(struct extent_row){ v5, 2048 + i, 1, i % 2 ? RESIDENT(2, 70 + i) : GFN_ENTRY_SHARED, NULL };
+	p = partial(&w, 14);
+	p.extents = rows;
+	p.extent_count = PW_ARRAY_LEN(rows);
+	cr_assert_eq(store_save_picture(d.s, &p, &err), PW_OK, "%s", err.msg);
+	cr_assert_eq(store_ask(d.path, "ledger.db", "SELECT count(*) FROM gfn_span WHERE gfn >= 2048"), 1);
+	cr_assert_eq(
+		store_ask(d.path, "ledger.db",
+			  "SELECT count(*) FROM gfn_extent WHERE gfn >= 2048 AND count = 1 AND arch_state IS NULL AND"
+			  " CASE gfn % 2 WHEN 1 THEN state = 'secure' AND resident = 1 AND pool_place = 2"
+			  " AND pfn = 70 + gfn - 2048 ELSE state = 'shared' AND resident = 0"
+			  " AND pool_place IS NULL AND pfn IS NULL END"),
+		512);
+	cr_assert_eq(store_ask(d.path, "ledger.db",
+			       "SELECT count(*) FROM gfn_extent WHERE gfn < 2048 AND (gfn, count, state, resident,"
+			       " ifnull(pool_place, -1), ifnull(pfn, -1), ifnull(arch_state, '')) IN (VALUES"
+			       " (0, 10, 'secure', 1, 0, 100, ''), (10, 5, 'secure', 0, -1, -1, ''),"
+			       " (20, 1, 'shared', 0, -1, -1, 'Lent'), (600, 2, 'secure', 1, 2, 4096, 'Guest-Invalid'),"
+			       " (3, 1, 'normal', 0, -1, -1, 'no flag'))"),
+		     5);
+}
+
+Test(picture, parts_are_one_picture_as_of_the_last)
+{
+	struct pw_uuid v5 = test_uuid(5), v6 = test_uuid(6);
+	struct world w = make_world();
+	struct picture p;
+
+	save(&w, 13);
+	p = (struct picture){ .revision = 14, .more = true };
+	p.vms = w.vms; /* a VM before its host */
+	w.vms[1].host = test_uuid(3);
+	p.vm_count = 2;
+	p.extents = (struct extent_row[]){ { v5, 0, 512, 0, NULL }, { v5, 1, 1, GFN_ENTRY_OUT, NULL } };
+	p.extent_count = 2;
+	cr_assert_eq(store_save_picture(d.s, &p, &err), PW_OK, "%s", err.msg);
+	cr_assert_eq(store_ask(d.path, "ledger.db", "SELECT revision FROM meta"), 13, "nobody sees a part");
+	p = partial(&w, 15);
+	p.hosts =
+		(struct host_row[]){ { test_uuid(3), "c", "b", "[]", "", 1, false, false, 0, 0, 0, 12, 0, 15, false } };
+	p.host_count = 1;
+	p.deleted_vms = &v6;
+	p.deleted_vm_count = 1;
+	p.extents = (struct extent_row[]){ { v5, 0, 512, 0, NULL }, { v5, 2, 1, GFN_ENTRY_SHARED, NULL } };
+	p.extent_count = 2;
+	cr_assert_eq(store_save_picture(d.s, &p, &err), PW_OK, "%s", err.msg);
+	store_dir_reopen(&d);
+	cr_assert(store_picture_is_sealed(d.s) && !store_picture_lost(d.s));
+	expect(15,
+	       HOSTS "host 3 c b []  1 0 0 0 0 0 12 0 15 0\n" POOLS VM5 QUARANTINE "extent 5 2 1 0x2000000000000000\n"
+		     "extent 5 600 2 0x8000020000001000 Guest-Invalid\n" OPERATIONS TOKENS);
+}
+
+Test(picture, parts_without_a_last_one_leave_the_old)
+{
+	struct world w = make_world();
+	struct picture p = { .revision = 14, .full = true, .more = true };
+
+	save(&w, 13);
+	cr_assert_eq(store_save_picture(d.s, &p, &err), PW_OK, "%s", err.msg);
+	store_drop_picture(d.s);
+	store_drop_picture(d.s);
+	expect(13, HOSTS POOLS VM5 VM6 SLOTS QUARANTINE EXTENTS OPERATIONS TOKENS);
+	cr_assert_eq(store_save_picture(d.s, &p, &err), PW_OK, "%s", err.msg);
+	store_dir_reopen(&d); /* as after a stop that had no time left */
+	cr_assert(store_picture_is_sealed(d.s) && !store_picture_lost(d.s));
+	expect(13, HOSTS POOLS VM5 VM6 SLOTS QUARANTINE EXTENTS OPERATIONS TOKENS);
+	p.more = false;
+	p.vms = w.vms;
+	p.vm_count = 1;
+	cr_assert_eq(store_save_picture(d.s, &p, &err), PW_STORAGE, "a VM without its host");
+	expect(13, HOSTS POOLS VM5 VM6 SLOTS QUARANTINE EXTENTS OPERATIONS TOKENS);
+	save(&w, 14);
+	expect(14, HOSTS POOLS VM5 VM6 SLOTS QUARANTINE EXTENTS OPERATIONS TOKENS);
+}
+
+/* An upgrade loses nothing, also where the journal no longer has what the picture was made of. */
+Test(picture, one_of_a_row_an_extent_is_loaded)
+{
+	static const char rows[] =
+		"INSERT INTO host VALUES ('42000000-0000-0000-0000-000000000001', 'h', 'b', '[]', '', 1, 0, 1, 8, 0, 64,"
+		" 12, 0, 1, 0);"
+		"INSERT INTO vm (number, id, host, name, arch, state, epoch, shared_bit, revision) VALUES"
+		" (3, '42000000-0000-0000-0000-000000000005', '42000000-0000-0000-0000-000000000001', 'v', 'snp',"
+		" 'secure', 1, 0, 1);"
+		"INSERT INTO gfn_extent VALUES (3, 0, 4, 'secure', 1, 0, 7, NULL), (3, 4, 1, 'shared', 0, NULL, NULL, NULL),"
+		" (3, 512, 3, 'secure', 0, NULL, NULL, NULL), (3, 515, 2, 'secure', 1, 2, 90, 'Guest-Invalid'),"
+		" (3, 517, 1, 'normal', 0, NULL, NULL, 'no flag'), (3, 600, 1, 'secure', 0, 1, 5, NULL);"
+		"UPDATE meta SET revision = 20;"
+		"INSERT INTO checksum VALUES ('gfn_extent', 6, zeroblob(32));";
+	struct db db = { 0 };
+	char path[STORE_PATH + 16];
+
+	cr_assert_eq(store_save_picture(d.s, &(struct picture){ .revision = 20, .full = true }, &err), PW_OK);
+	cr_assert_eq(store_trim(d.s, 15, &err), PW_OK, "%s", err.msg);
+	store_close(d.s);
+	d.s = NULL;
+	snprintf(path, sizeof path, "%s/ledger.db", d.path);
+	cr_assert_eq(remove(path), 0);
+	cr_assert_eq(db_open(&db, d.path, "ledger.db", SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, &err), PW_OK);
+	cr_assert_eq(schema_upgrade(&db, SCHEMA_LEDGER, 8, &err), PW_OK, "%s", err.msg);
+	cr_assert_eq(db_exec(&db, rows, &err), PW_OK, "%s", err.msg);
+	db_close(&db);
+	store_dir_reopen(&d);
+	cr_assert_not(store_picture_is_sealed(d.s), "the next one must be whole");
+	expect(20, "host 1 h b []  1 0 1 0x8 0 64 12 0 1 0\n"
+		   "vm 5 1 v snp secure  1 0 1 0\n"
+		   "extent 5 0 4 0x8000000000000007\n"
+		   "extent 5 4 1 0x2000000000000000\n"
+		   "extent 5 512 3 0x4000000000000000\n"
+		   "extent 5 515 2 0x800002000000005a Guest-Invalid\n"
+		   "extent 5 517 1 0 no flag\n"
+		   "extent 5 600 1 0x4000010000000005\n");
+	cr_assert_eq(store_ask(d.path, "ledger.db", "SELECT count(*) FROM checksum"), 0);
 }

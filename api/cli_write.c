@@ -443,29 +443,3 @@ enum cli_exit cli_quarantine(struct cli *c)
 	cli_path_set(&path, "/v1/hosts/%s/quarantine", host);
 	return cli_show_list(c, path.text, columns, PW_ARRAY_LEN(columns));
 }
-
-/* The server's own data */
-
-enum cli_exit cli_backup(struct cli *c)
-{
-	if (!codec_is_pool_name(c->args[0]))
-		return cli_usage("\"%s\" is not 1 to 63 characters a-z, 0-9 and -", c->args[0]);
-	return call_and_print(c, "POST", "/v1/backups", json_pack("{s:s}", "name", c->args[0]));
-}
-
-enum cli_exit cli_verify(struct cli *c)
-{
-	struct client_reply r;
-	enum cli_exit code = cli_call(c, "POST", "/v1/verify", json_object(), 600, &r);
-
-	if (code == CLI_DONE && c->json)
-		cli_print_json(c, r.json);
-	else if (code == CLI_DONE)
-		cli_print_members(c, r.json);
-	if (code == CLI_DONE && !json_is_true(json_object_get(r.json, "ok"))) {
-		fputs("pagewarden: the journal is not what the server wrote\n", stderr);
-		code = CLI_BROKEN;
-	}
-	client_reply_release(&r);
-	return code;
-}

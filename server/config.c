@@ -58,10 +58,8 @@ static const struct option {
 	/* Threads and connections. */
 	LIMIT("threads", threads, "2", 1, 256, "threads", "HTTP threads"),
 	LIMIT("connections", connections, "1024", 1, 100000, "connections", "connections at a time, at most"),
-
-	/* Long reads: history, feeds that are far behind, violations. */
-	LIMIT("read-threads", read_threads, "2", 1, 64, "threads", "threads for long reads"),
-	LIMIT("read-queue", read_queue, "64", 1, 100000, "long reads", "long reads that wait for a thread, at most; one a token"),
+	LIMIT("wake-rate", wake_rate, "10000", 100, 1000000, "long polls a second",
+	      "long polls that have news are woken so fast at most: agents first, then feeds"),
 
 	/* Hosts. */
 	LIMIT("lease-seconds", lease_seconds, "15", 1, 3600, "seconds", "a host silent for longer is unreachable"),

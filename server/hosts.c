@@ -386,6 +386,7 @@ void host_put_act(struct service *sv, struct request *r)
 	seen(sv, put.host);
 	host_note(put.host)->registrations++;
 	operations_again(sv, put.host);
+	stir(sv, WAIT_DELIVERY, &id); /* polls of before are over */
 	answer_registration(sv, r, put.created ? 201 : 200, put.host, restored);
 	if (put.created)
 		answer_header(r, "Location", "/v1/hosts/%s", r->args[0]);

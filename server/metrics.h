@@ -12,6 +12,7 @@
 	X(COUNT_PAGES, "pagewarden_pages_total", "Pages named by accepted transition items")         \
 	X(COUNT_VIOLATIONS, "pagewarden_violations_total", "Violations recorded")                    \
 	X(COUNT_GROUPS, "pagewarden_commit_groups_total", "Groups committed")                        \
+	X(COUNT_WOKEN, "pagewarden_long_polls_woken_total", "Long polls ended or looked at again")   \
 	X(COUNT_COMMIT_FAILURES, "pagewarden_commit_failures_total", "Groups that the disk refused") \
 	X(COUNT_CHECKPOINTS, "pagewarden_checkpoints_total", "Pictures saved")
 #define HISTOGRAMS(X)                                                                                \

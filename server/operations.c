@@ -268,6 +268,9 @@ static void say_operation(struct service *sv, const struct request *r, const cha
 	if (o->problem)
 		jsonw_m_raw(&w, "problem", o->problem, strlen(o->problem));
 	event_end(sv, &w);
+	stir(sv, WAIT_OPERATION, &o->id);
+	if (o->state == OPERATION_PENDING)
+		stir(sv, WAIT_DELIVERY, &o->host);
 }
 
 static bool params_fit(struct request *r, const struct operation_body *b, enum arch arch)
@@ -376,34 +379,29 @@ void operation_get_act(struct service *sv, struct request *r)
 		answer_operation(r, 200, o);
 }
 
-/* Is the operation under way, in the state after revision *seen? */
-static bool is_under_way(struct service *sv, const struct request *r, uint64_t *seen)
+/* Waits while the operation is under way, if there is time. */
+static bool wait_for_end(struct service *sv, struct request *r)
 {
 	const struct operation *o = NULL;
 	struct pw_uuid id;
-	bool active;
+	bool parked;
 
-	if (!state_read_lock(sv))
+	if (clock_monotonic_ms() >= r->deadline_ms || !state_read_lock(sv))
 		return false;
 	if (pw_uuid_parse(r->args[0], strlen(r->args[0]), &id))
 		o = operation_find(sv, &id);
-	active = o && is_active(o);
-	*seen = sv->durable;
+	parked = o && is_active(o) && park_wait(sv, r, WAIT_OPERATION, &id, 0);
 	pthread_rwlock_unlock(&sv->lock);
-	return active;
+	return parked;
 }
 
 enum handled operation_get(struct service *sv, struct request *r)
 {
 	static const char *const known[] = { "wait", NULL };
-	uint64_t seen;
 
 	if (!query_known(r, known) || !wait_deadline(r))
 		return DONE;
-	while (is_under_way(sv, r, &seen) && clock_monotonic_ms() < r->deadline_ms)
-		if (park_wait(sv, r, seen))
-			return PARKED;
-	return handle_read(sv, r);
+	return wait_for_end(sv, r) ? PARKED : handle_read(sv, r);
 }
 
 /* ?state=; *any: it was not given. False: answered. */
@@ -519,34 +517,22 @@ static bool is_outlived(struct request *r, const struct host *h)
 enum handled host_operations(struct service *sv, struct request *r)
 {
 	static const char *const known[] = { "wait", "limit", NULL };
-
+	bool parked = false;
+	const struct host *h;
 	uint64_t limit;
 
 	if (!query_known(r, known) || !query_u64(r, "limit", 1, DELIVER_MAX, DELIVER_MAX, &limit) || !wait_deadline(r))
 		return DONE;
-	r->of_host = pw_uuid_parse(r->args[0], strlen(r->args[0]), &r->wait_host);
-	for (;;) {
-		bool any = false, over = false;
-		const struct host *h;
-		uint64_t seen;
-
-		if (!state_read_lock(sv))
-			return answer_stopping(r);
-		h = arg_host(sv, r, 0);
-		if (h && may_act_for(r, &h->id)) {
-			over = is_outlived(r, h);
-			any = has_deliverable(sv, h);
-		}
-		seen = sv->durable;
-		pthread_rwlock_unlock(&sv->lock);
-		if (r->response.status)
-			return DONE;
-		over |= clock_monotonic_ms() >= r->deadline_ms;
-		if (any || over)
-			return park_change(sv, r);
-		if (park_wait(sv, r, seen))
-			return PARKED;
-	}
+	if (!state_read_lock(sv))
+		return answer_stopping(r);
+	h = arg_host(sv, r, 0);
+	if (h && may_act_for(r, &h->id) && !is_outlived(r, h) && !has_deliverable(sv, h) &&
+	    clock_monotonic_ms() < r->deadline_ms)
+		parked = park_wait(sv, r, WAIT_DELIVERY, &h->id, 0);
+	pthread_rwlock_unlock(&sv->lock);
+	if (parked)
+		return PARKED;
+	return r->response.status ? DONE : park_change(sv, r);
 }
 
 /* The agent learns of a launch: from now on hardware may have the VM. */

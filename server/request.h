@@ -33,6 +33,19 @@ struct response {
 	char headers[512];        /* further headers, "Name: value\n" each */
 };
 
+/* What a long poll waits for, and what a change is news of. */
+enum wait_kind {
+	WAIT_REVISION,  /* any change */
+	WAIT_EVENTS,    /* events of that host */
+	WAIT_DELIVERY,  /* operations for that host's agent */
+	WAIT_OPERATION, /* that operation's end */
+	WAIT_TOKEN      /* the token's deletion: everybody does, whatever else he waits for */
+};
+struct wait_key {
+	enum wait_kind kind;
+	struct pw_uuid id; /* of WAIT_REVISION: none */
+};
+
 #define REQUEST_DIGEST 32
 enum handled { DONE, PARKED };
 typedef enum handled (*handler_fn)(struct service *sv, struct request *r);
@@ -67,14 +80,17 @@ struct request {
 	struct response response;
 
 	/* For whoever has parked it. */
-	handler_fn read;       /* what a thread of long reads does (reads.h) */
 	struct request *next;  /* a link in one queue at a time */
 	int64_t deadline_ms;   /* monotonic; long polls. 0: not decided yet */
 	uint64_t registration; /* host_operations: the host's that it began under. 0: not decided yet */
 	bool settled;          /* what it asked for is done: only its answer is still to be kept, if it can be */
 	bool resumed;          /* the handler is called again after a wait */
-	bool of_host;          /* what it waits for is an event of wait_host; else any change */
-	struct pw_uuid wait_host;
+	/* The waiters' (waiters.h): what it waits for, and where it is among them. */
+	struct wait_key wait_for;
+	uint64_t wait_after; /* WAIT_REVISION: for a later one */
+	struct request **link;
+	size_t wait_at[2];
+	bool waits;
 	/* Set by prepare where the body names a holder (boot_id, epoch): is he still the one? False: answered. A kept
 	 * answer is given again to him alone. NULL: what the answer speaks of is not taken away by a fence. */
 	bool (*still_holds)(struct service *sv, struct request *r);

@@ -58,6 +58,8 @@ static void service_free(struct service *sv)
 	free(sv->deleted_vms);
 	free(sv->deleted_operations);
 	records_release(&sv->records);
+	waiters_release(&sv->waiters);
+	free(sv->stirred);
 	store_close(sv->store);
 	pthread_cond_destroy(&sv->painter_wake);
 	pthread_cond_destroy(&sv->wake);
@@ -69,7 +71,9 @@ static void service_free(struct service *sv)
 enum pw_status service_open(const struct config *c, struct service **out, struct pw_err *err)
 {
 	struct service *sv = calloc(1, sizeof *sv);
+	struct pw_uuid seed;
 	enum pw_status st;
+	uint64_t mixed;
 
 	if (!sv || sodium_init() < 0) {
 		free(sv);
@@ -88,6 +92,9 @@ enum pw_status service_open(const struct config *c, struct service **out, struct
 	index_init(&sv->vcpus, &sv->mem, vcpus_compare);
 	index_init(&sv->ends, &sv->mem, ends_compare);
 	index_init(&sv->unknown, &sv->mem, unknown_compare);
+	seed = uuid_fresh();
+	memcpy(&mixed, seed.b, sizeof mixed);
+	waiters_init(&sv->waiters, mixed);
 	sv->ledger = ledger_new(&sv->mem);
 	if (!sv->ledger) {
 		service_free(sv);
@@ -106,10 +113,6 @@ enum pw_status service_start(struct service *sv, struct pw_err *err)
 	if (st == PW_OK)
 		st = writer_start(sv, err);
 	if (st == PW_OK)
-		st = jobs_new(sv, &sv->jobs, err);
-	if (st == PW_OK)
-		st = reads_start(sv, sv->config, &sv->reads, err);
-	if (st == PW_OK)
 		st = painter_start(sv, err);
 	atomic_store(&sv->ready, st == PW_OK);
 	return st;
@@ -124,8 +127,6 @@ enum pw_status service_close(struct service *sv, struct pw_err *err)
 {
 	enum pw_status st = PW_OK;
 
-	reads_free(sv->reads);
-	jobs_free(sv->jobs);
 	painter_stop(sv);
 	writer_stop(sv);
 	if (service_is_started(sv))

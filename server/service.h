@@ -21,6 +21,9 @@ void service_drain(struct service *sv);
  * request gets not-ready, but for those of the group that is being decided or committed; they do so when it is through.
  */
 void service_cut(struct service *sv);
+/* The client of a parked request has gone. True: it was a long poll, and is the caller's again; false: it is resumed
+ * soon by itself. */
+bool service_forget(struct service *sv, struct request *r) PW_MUST_CHECK;
 /* What to say to those, where they cannot wait for that either: their group is being committed (outcome-unknown), or
  * will never be (not-ready). *why: a static sentence. */
 enum pw_problem service_left(struct service *sv, const char **why);

@@ -14,11 +14,10 @@
 #include <stdatomic.h>
 
 #include "engine/index.h"
-#include "server/jobs.h"
 #include "server/lease.h"
-#include "server/reads.h"
 #include "server/record.h"
 #include "server/service.h"
+#include "server/waiters.h"
 
 struct operation {
 	struct pw_uuid id, vm, host;
@@ -63,6 +62,7 @@ struct host_note {
 	bool unreachable;       /* said so in the feed */
 	uint64_t registrations; /* since this server started */
 	uint64_t last_event;    /* none of its events is of a later revision */
+	uint64_t stirred;       /* the last group that has events of it */
 };
 
 struct quarantine_note {     /* why and when, for the list; the ledger knows which frames */
@@ -73,11 +73,6 @@ struct quarantine_note {     /* why and when, for the list; the ledger knows whi
 	int64_t time_ms;
 };
 
-struct request_list {
-	struct request *head, **tail;
-};
-
-#define STIRRED_MAX 64
 struct service {
 	const struct config *config;
 	struct store *store;
@@ -105,7 +100,7 @@ struct service {
 	pthread_cond_t wake;         /* the writer has something to do; CLOCK_MONOTONIC */
 	struct request_list queue;   /* changes */
 	struct request_list readers; /* read state of the group in flight, have their answers */
-	struct request_list waiters; /* long polls */
+	struct waiters waiters;      /* long polls */
 	uint64_t groups_done;        /* number of the last group that is through */
 	uint64_t group_failed;       /* number of the last group that the disk refused */
 	bool draining, stop;
@@ -116,12 +111,13 @@ struct service {
 
 	/* The writer's own. */
 	struct records records;
-	bool group_broken;                   /* the store failed within the group, or the server stops */
-	bool group_cut;                      /* for the latter */
-	bool group_writes;                   /* answers were saved: there is something to commit even without records */
-	struct pw_uuid stirred[STIRRED_MAX]; /* hosts that this group has events of */
-	size_t stirred_count;                /* more than STIRRED_MAX: any host */
-	bool stored;                         /* the request that is being applied has put something into the store */
+	bool group_broken;        /* the store failed within the group, or the server stops */
+	bool group_cut;           /* for the latter */
+	bool group_writes;        /* answers were saved: there is something to commit even without records */
+	struct wait_key *stirred; /* what this group has news of */
+	size_t stirred_count, stirred_capacity;
+	bool stirred_all; /* there was no memory to say of what */
+	bool stored;      /* the request that is being applied has put something into the store */
 	struct pw_err group_err;
 	int64_t group_time_ms;
 	uint64_t next_tick_ms;
@@ -138,8 +134,6 @@ struct service {
 	size_t deleted_vm_count, deleted_operation_count;
 
 	struct lease_clock leases; /* ticked by the writer */
-	struct reads *reads;       /* NULL before the start, as is: */
-	struct jobs *jobs;
 
 	_Atomic bool ready, disk_refuses;
 	int64_t started_ms;
@@ -162,8 +156,13 @@ enum handled handle_read(struct service *sv, struct request *r);
 enum handled handle_change(struct service *sv, struct request *r);
 /* Parks a request as a change; its route's act will run. */
 enum handled park_change(struct service *sv, struct request *r);
-/* Parks a long poll until a change after revision `seen`, its deadline, or the end. False: there was one already. */
-bool park_wait(struct service *sv, struct request *r, uint64_t seen);
+/*
+ * Parks a long poll until there is news of that kind about `id` (WAIT_REVISION: NULL; until a change past `after` is
+ * durable), its deadline, its token's deletion, or the end. With the state's lock held for reading since the caller
+ * looked whether there is news already. False: it is over (r->deadline_ms); answer with what there is.
+ */
+bool park_wait(struct service *sv, struct request *r, enum wait_kind kind, const struct pw_uuid *id, uint64_t after);
+size_t service_waiting(struct service *sv); /* long polls */
 /* r->deadline_ms from ?wait=SECONDS (0..300), once; false: answered. */
 bool wait_deadline(struct request *r) PW_MUST_CHECK;
 
@@ -219,6 +218,8 @@ void event_begin(struct jsonw *w, const char *type, const struct request *r);
 uint64_t event_end(struct service *sv, struct jsonw *w);
 const char *actor_of(const struct request *r); /* r NULL: the server itself */
 uint64_t event_item(struct service *sv, const struct request *r, const struct host *h, const struct item *it);
+/* The group has news: who waits for it is woken at its end. Events do this for their hosts by themselves. */
+void stir(struct service *sv, enum wait_kind kind, const struct pw_uuid *id);
 /* Sets a `revision` field, undoably. False: out of memory, nothing changed. */
 bool touch(struct service *sv, uint64_t *revision, uint64_t to) PW_MUST_CHECK;
 /* The store failed while a request was applied: the whole group will be taken back. */
@@ -257,9 +258,6 @@ void picture_take(struct service *sv);
 enum pw_status picture_last(struct service *sv, struct pw_err *err) PW_MUST_CHECK; /* all threads have ended */
 /* False: out of memory, and the next picture will be whole. */
 bool note_deleted(struct pw_uuid **list, size_t *count, const struct pw_uuid *id, _Atomic bool *repaint);
-
-/* events.c: the store failed a read */
-enum handled answer_store(struct request *r, const struct pw_err *err);
 
 /* --- The subjects: hosts.c, pools.c, vms.c, transitions.c, operations.c, tokens.c, events.c, status.c ---
  * Route actions, and what others need of them. `do_` functions change state and are shared with redo. */

@@ -265,6 +265,7 @@ void token_delete_act(struct service *sv, struct request *r)
 	event_begin(&w, "token.deleted", r);
 	jsonw_m_uuid(&w, "token", &id);
 	event_end(sv, &w);
+	stir(sv, WAIT_TOKEN, &id);
 	answer_empty(r, 204);
 }
 

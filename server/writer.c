@@ -15,40 +15,20 @@ enum {
 	WAIT_MAX_S = 300
 };
 
-/* Lists of requests. */
+/* Parking. */
 
-static void list_init(struct request_list *l)
+static size_t resume_all(struct request *head)
 {
-	l->head = NULL;
-	l->tail = &l->head;
-}
+	size_t n = 0;
 
-static void list_push(struct request_list *l, struct request *r)
-{
-	r->next = NULL;
-	*l->tail = r;
-	l->tail = &r->next;
-}
-
-static struct request *list_take(struct request_list *l)
-{
-	struct request *head = l->head;
-
-	list_init(l);
-	return head;
-}
-
-static void resume_all(struct request *head)
-{
-	while (head) {
+	for (; head; n++) {
 		struct request *next = head->next;
 
 		request_resume(head);
 		head = next;
 	}
+	return n;
 }
-
-/* Parking. */
 
 enum handled answer_stopping(struct request *r)
 {
@@ -141,25 +121,41 @@ bool wait_deadline(struct request *r)
 	return true;
 }
 
-bool park_wait(struct service *sv, struct request *r, uint64_t seen)
+/* No memory to wait is as good as a deadline. */
+bool park_wait(struct service *sv, struct request *r, enum wait_kind kind, const struct pw_uuid *id, uint64_t after)
 {
-	bool park;
+	bool parked;
 
-	if (!state_read_lock(sv)) {
-		r->deadline_ms = 1;
-		return false;
-	}
+	r->wait_for = (struct wait_key){ .kind = kind, .id = id ? *id : (struct pw_uuid){ { 0 } } };
+	r->wait_after = after;
 	pthread_mutex_lock(&sv->mutex);
-	if (sv->draining)
-		r->deadline_ms = 1; /* over: the handler answers with what there is */
-	park = sv->durable == seen && !sv->draining;
-	if (park) {
-		list_push(&sv->waiters, r);
+	parked = !sv->draining && waiters_add(&sv->waiters, r) == PW_OK;
+	if (!parked)
+		r->deadline_ms = 1;
+	else if (sv->waiters.deadlines.items[0] == r)
 		pthread_cond_signal(&sv->wake);
-	}
 	pthread_mutex_unlock(&sv->mutex);
-	pthread_rwlock_unlock(&sv->lock);
-	return park;
+	return parked;
+}
+
+bool service_forget(struct service *sv, struct request *r)
+{
+	bool waited;
+
+	pthread_mutex_lock(&sv->mutex);
+	waited = waiters_remove(&sv->waiters, r);
+	pthread_mutex_unlock(&sv->mutex);
+	return waited;
+}
+
+size_t service_waiting(struct service *sv)
+{
+	size_t n;
+
+	pthread_mutex_lock(&sv->mutex);
+	n = sv->waiters.deadlines.count;
+	pthread_mutex_unlock(&sv->mutex);
+	return n;
 }
 
 /* Within a group. */
@@ -211,39 +207,48 @@ void event_begin(struct jsonw *w, const char *type, const struct request *r)
 	jsonw_m_str(w, "actor", actor_of(r));
 }
 
-/* The next revision is an event of that host: who waits for one will be woken. */
-static void stir(struct service *sv, const struct pw_uuid *host)
+void stir(struct service *sv, enum wait_kind kind, const struct pw_uuid *id)
 {
-	struct host *h = ledger_host(sv->ledger, host);
+	if (sv->stirred_count == sv->stirred_capacity) {
+		size_t capacity = sv->stirred_capacity ? 2 * sv->stirred_capacity : 64;
+		struct wait_key *more = realloc(sv->stirred, capacity * sizeof *more);
 
-	if (h && h->note)
-		host_note(h)->last_event = next_revision(sv);
-	for (size_t i = sv->stirred_count; i > 0 && i <= STIRRED_MAX; i--)
-		if (pw_uuid_equal(&sv->stirred[i - 1], host))
+		sv->stirred_all |= !more;
+		if (!more)
 			return;
-	if (sv->stirred_count < STIRRED_MAX)
-		sv->stirred[sv->stirred_count] = *host;
-	if (sv->stirred_count <= STIRRED_MAX)
-		sv->stirred_count++;
+		sv->stirred = more;
+		sv->stirred_capacity = capacity;
+	}
+	sv->stirred[sv->stirred_count++] = (struct wait_key){ .kind = kind, .id = *id };
 }
 
-static bool is_stirred(const struct service *sv, const struct pw_uuid *host)
+/* The next revision is an event of that host. */
+static void stir_host(struct service *sv, const struct pw_uuid *id)
 {
-	for (size_t i = 0; i < sv->stirred_count && i < STIRRED_MAX; i++)
-		if (pw_uuid_equal(&sv->stirred[i], host))
-			return true;
-	return sv->stirred_count > STIRRED_MAX;
+	struct host *h = ledger_host(sv->ledger, id);
+
+	if (!h || !h->note)
+		return;
+	host_note(h)->last_event = next_revision(sv);
+	if (host_note(h)->stirred != sv->group)
+		stir(sv, WAIT_EVENTS, id);
+	host_note(h)->stirred = sv->group;
 }
 
-/* What the group had of its hosts is taken back. */
+/* What the group had of a host is taken back. */
+static void settle(const struct host *h, uint64_t revision)
+{
+	if (h && h->note && host_note(h)->last_event > revision)
+		host_note(h)->last_event = revision;
+}
+
 static void settle_stirred(struct service *sv, uint64_t revision)
 {
-	for (size_t i = 0; i < sv->stirred_count && i < STIRRED_MAX; i++) {
-		struct host *h = ledger_host(sv->ledger, &sv->stirred[i]);
-
-		if (h && h->note && host_note(h)->last_event > revision)
-			host_note(h)->last_event = revision;
-	}
+	for (size_t i = 0; i < sv->stirred_count; i++)
+		if (sv->stirred[i].kind == WAIT_EVENTS)
+			settle(ledger_host(sv->ledger, &sv->stirred[i].id), revision);
+	for (size_t i = 0; sv->stirred_all && i < ledger_host_count(sv->ledger); i++)
+		settle(ledger_host_at(sv->ledger, i), revision);
 }
 
 uint64_t event_end(struct service *sv, struct jsonw *w)
@@ -252,14 +257,14 @@ uint64_t event_end(struct service *sv, struct jsonw *w)
 
 	jsonw_close(w, '}');
 	if (!w->failed && event_host(w->data, w->used, &host))
-		stir(sv, &host);
+		stir_host(sv, &host);
 	record_event(&sv->records, w);
 	return ++sv->revision;
 }
 
 uint64_t event_item(struct service *sv, const struct request *r, const struct host *h, const struct item *it)
 {
-	stir(sv, &h->id);
+	stir_host(sv, &h->id);
 	record_item(&sv->records, &(struct record_item){ h->id, actor_of(r), *it });
 	return ++sv->revision;
 }
@@ -382,34 +387,27 @@ static void group_refuse(struct service *sv, struct request *head, const struct 
 			refuse_one(head, err);
 }
 
-/* Those for whom the group has news; who waits for another host sleeps on. With `mutex` held. */
-static struct request *waiters_stirred(struct service *sv)
+/* Those for whom the group has news, or took back what they had seen. With `mutex` held. */
+static void wake_stirred(struct service *sv)
 {
-	struct request *r = list_take(&sv->waiters);
-	struct request_list woken;
-
-	list_init(&woken);
-	while (r) {
-		struct request *following = r->next;
-
-		list_push(r->of_host && !is_stirred(sv, &r->wait_host) ? &sv->waiters : &woken, r);
-		r = following;
-	}
-	return woken.head;
+	if (sv->stirred_all)
+		(void)waiters_wake_due(&sv->waiters, INT64_MAX);
+	for (size_t i = 0; i < sv->stirred_count; i++)
+		(void)waiters_wake(&sv->waiters, &sv->stirred[i]);
+	(void)waiters_wake_revision(&sv->waiters, sv->durable);
 }
 
 /* The group is through: durable, or taken back. */
-static void group_end(struct service *sv, struct request *head, bool failed, bool news)
+static void group_end(struct service *sv, struct request *head, bool failed)
 {
-	struct request *readers, *waiters = NULL;
+	struct request *readers;
 
 	pthread_mutex_lock(&sv->mutex);
 	sv->groups_done = sv->group;
 	if (failed)
 		sv->group_failed = sv->group;
 	readers = list_take(&sv->readers);
-	if (news)
-		waiters = waiters_stirred(sv);
+	wake_stirred(sv);
 	pthread_mutex_unlock(&sv->mutex);
 	for (struct request *r = readers; failed && r; r = r->next)
 		answer_drop(r);
@@ -418,7 +416,6 @@ static void group_end(struct service *sv, struct request *head, bool failed, boo
 	sv->committing = false; /* not before everybody has his answer: service_left */
 	pthread_mutex_unlock(&sv->mutex);
 	resume_all(readers);
-	resume_all(waiters);
 }
 
 /* In doubt about a commit nothing is decided: the ledger may lack what the journal has. Each request may be one that
@@ -469,6 +466,7 @@ static struct request *group_run(struct service *sv, struct request *head)
 	sv->group++;
 	sv->uncommitted = true;
 	sv->stirred_count = 0;
+	sv->stirred_all = false;
 	rest = group_may_decide(sv) ? group_apply(sv, head) : NULL;
 	if (!head && !sv->group_broken)
 		hosts_tick(sv);
@@ -497,7 +495,7 @@ static struct request *group_run(struct service *sv, struct request *head)
 			log_line(LOG_INFO_, "the disk accepts changes again", NULL);
 	}
 	records_clear(&sv->records);
-	group_end(sv, head, st != PW_OK, st == PW_OK && sv->durable != before);
+	group_end(sv, head, st != PW_OK);
 	return rest;
 }
 
@@ -524,39 +522,17 @@ static void tick(struct service *sv)
 	}
 }
 
-/* Takes the waiters whose time is over; *next: when the next one's is. */
-static struct request *waiters_due(struct service *sv, int64_t now, int64_t *next)
-{
-	struct request *r = list_take(&sv->waiters);
-	struct request_list due;
-
-	list_init(&due);
-	while (r) {
-		struct request *following = r->next;
-
-		if (r->deadline_ms <= now || sv->draining) {
-			r->deadline_ms = 1;
-			list_push(&due, r);
-		} else {
-			list_push(&sv->waiters, r);
-			if (r->deadline_ms < *next)
-				*next = r->deadline_ms;
-		}
-		r = following;
-	}
-	return due.head;
-}
-
-/* Sleeps until there is work; takes the queue. False: the end. With `mutex` held. */
-static bool writer_wait(struct service *sv, int64_t tick_at, struct request **changes, struct request **due)
+/* Sleeps until there is work; takes the queue, and some of who is woken. False: the end. With `mutex` held. */
+static bool writer_wait(struct service *sv, int64_t tick_at, struct request **changes, struct request **woken)
 {
 	for (;;) {
 		int64_t now = clock_monotonic_ms(), next = tick_at;
 		struct timespec until;
 
-		*due = waiters_due(sv, now, &next);
+		(void)waiters_wake_due(&sv->waiters, sv->draining ? INT64_MAX : now);
+		*woken = waiters_take(&sv->waiters, sv->draining ? 0 : sv->config->wake_rate, now, &next);
 		*changes = list_take(&sv->queue);
-		if (*due || *changes || now >= tick_at || sv->picture_wanted)
+		if (*woken || *changes || now >= tick_at || sv->picture_wanted)
 			return true;
 		if (sv->stop)
 			return false;
@@ -569,15 +545,15 @@ static void *writer_main(void *arg)
 {
 	struct service *sv = arg;
 	int64_t tick_at = clock_monotonic_ms() + TICK_MS;
-	struct request *changes, *due;
+	struct request *changes, *woken;
 	bool go = true, picture;
 
 	while (go) {
 		pthread_mutex_lock(&sv->mutex);
-		go = writer_wait(sv, tick_at, &changes, &due);
+		go = writer_wait(sv, tick_at, &changes, &woken);
 		picture = sv->picture_wanted;
 		pthread_mutex_unlock(&sv->mutex);
-		resume_all(due);
+		metrics_count(COUNT_WOKEN, resume_all(woken));
 		while (changes)
 			changes = group_run(sv, changes);
 		if (picture)
@@ -596,7 +572,6 @@ enum pw_status writer_start(struct service *sv, struct pw_err *err)
 
 	list_init(&sv->queue);
 	list_init(&sv->readers);
-	list_init(&sv->waiters);
 	e = pthread_create(&sv->writer, NULL, writer_main, sv);
 	if (e)
 		return pw_fail(err, PW_NO_MEMORY, "starting the writer thread: %s", strerror(e));
@@ -622,10 +597,6 @@ void service_drain(struct service *sv)
 	sv->draining = true;
 	pthread_cond_signal(&sv->wake);
 	pthread_mutex_unlock(&sv->mutex);
-	if (sv->jobs)
-		jobs_drain(sv->jobs);
-	if (sv->reads)
-		reads_drain(sv->reads);
 }
 
 static void refuse_all(struct request *head)
@@ -639,21 +610,19 @@ static void refuse_all(struct request *head)
 void service_cut(struct service *sv)
 {
 	struct request *changes, *readers, *waiters;
+	int64_t never = 0;
 
 	pthread_mutex_lock(&sv->mutex);
 	sv->cut = true;
 	changes = list_take(&sv->queue);
 	readers = list_take(&sv->readers);
-	waiters = list_take(&sv->waiters);
+	(void)waiters_wake_due(&sv->waiters, INT64_MAX);
+	waiters = waiters_take(&sv->waiters, 0, 0, &never);
 	pthread_cond_signal(&sv->wake);
 	pthread_mutex_unlock(&sv->mutex);
 	refuse_all(changes);
 	refuse_all(readers);
 	refuse_all(waiters);
-	if (sv->jobs)
-		jobs_cut(sv->jobs);
-	if (sv->reads)
-		reads_cut(sv->reads);
 }
 
 enum pw_problem service_left(struct service *sv, const char **why)

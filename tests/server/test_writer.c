@@ -148,7 +148,7 @@ Test(writer, a_stop_in_the_middle_of_a_change_answers_everybody)
 	pthread_t reader;
 	const char *why;
 
-	cr_assert(wait_deadline(&poll) && park_wait(sv, &poll, before));
+	cr_assert(wait_deadline(&poll) && park_wait(sv, &poll, WAIT_REVISION, NULL, before));
 	cr_assert_eq(ask(&slow, &changing), PARKED);
 	sem_wait(&begun);
 	cr_assert_eq(ask(&queued, &changing), PARKED);

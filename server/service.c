@@ -20,6 +20,8 @@ static enum pw_status locks_init(struct service *sv, struct pw_err *err)
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
 	e = pthread_rwlock_init(&sv->lock, &fair);
 	if (e == 0)
+		e = pthread_rwlock_init(&sv->tokens_lock, NULL);
+	if (e == 0)
 		e = pthread_mutex_init(&sv->mutex, NULL);
 	if (e == 0)
 		e = pthread_cond_init(&sv->wake, &monotonic);
@@ -64,6 +66,7 @@ static void service_free(struct service *sv)
 	pthread_cond_destroy(&sv->painter_wake);
 	pthread_cond_destroy(&sv->wake);
 	pthread_mutex_destroy(&sv->mutex);
+	pthread_rwlock_destroy(&sv->tokens_lock);
 	pthread_rwlock_destroy(&sv->lock);
 	free(sv);
 }

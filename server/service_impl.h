@@ -80,7 +80,10 @@ struct service {
 	pthread_rwlock_t lock;
 	struct pw_mem mem;
 	struct ledger *ledger;
-	struct index operations, tokens;
+	struct index operations;
+	pthread_rwlock_t
+		tokens_lock; /* what follows; taken under `lock` by who changes it, alone by who authenticates */
+	struct index tokens;
 	struct token *leaving;     /* deleted by the group in flight: valid until that is durable (L7) */
 	struct index vcpus;        /* of protected VMs: vcpus.c */
 	struct index ends;         /* of VMs and slots: ends.c */

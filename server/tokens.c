@@ -55,8 +55,7 @@ bool service_authenticate(struct service *sv, const char *secret, size_t len, st
 	if (!secret_id(secret, len, &id))
 		return false;
 	secret_hash(secret, hash);
-	if (!state_read_lock(sv))
-		return false;
+	pthread_rwlock_rdlock(&sv->tokens_lock);
 	t = index_find(&sv->tokens, &id);
 	for (const struct token *old = sv->leaving; !t && old; old = old->leaving)
 		t = pw_uuid_equal(&old->id, &id) ? old : NULL;
@@ -69,26 +68,31 @@ bool service_authenticate(struct service *sv, const char *secret, size_t len, st
 		crypto_generichash(out->seal, sizeof out->seal, (const unsigned char *)secret, SECRET_LEN,
 				   (const unsigned char *)"seal", 4);
 	}
-	pthread_rwlock_unlock(&sv->lock);
+	pthread_rwlock_unlock(&sv->tokens_lock);
 	return ok;
 }
 
-/* The registry. */
+/* The registry. Who is who is asked by every request, so it does not wait for what the writer does to the rest. */
 
 static void unmake_token(void *ctx, const void *args)
 {
 	struct token *t = *(struct token *const *)args;
 	struct service *sv = ctx;
 
+	pthread_rwlock_wrlock(&sv->tokens_lock);
 	index_remove(&sv->tokens, &t->id);
+	pthread_rwlock_unlock(&sv->tokens_lock);
 	free(t);
 }
 
 enum pw_status token_reserve(struct service *sv)
 {
-	if (index_reserve(&sv->tokens) != PW_OK)
-		return PW_NO_MEMORY;
-	return undo_reserve(ledger_undo(sv->ledger), UNDO_RECORD(sizeof(struct token *)));
+	enum pw_status st;
+
+	pthread_rwlock_wrlock(&sv->tokens_lock);
+	st = index_reserve(&sv->tokens);
+	pthread_rwlock_unlock(&sv->tokens_lock);
+	return st == PW_OK ? undo_reserve(ledger_undo(sv->ledger), UNDO_RECORD(sizeof(struct token *))) : st;
 }
 
 enum pw_status token_add(struct service *sv, const struct token *t)
@@ -102,7 +106,9 @@ enum pw_status token_add(struct service *sv, const struct token *t)
 	if (!copy)
 		return PW_NO_MEMORY;
 	*copy = *t;
+	pthread_rwlock_wrlock(&sv->tokens_lock);
 	index_insert(&sv->tokens, &copy->id, copy);
+	pthread_rwlock_unlock(&sv->tokens_lock);
 	undo_push(ledger_undo(sv->ledger), &made, sv, &copy, sizeof copy);
 	return PW_OK;
 }
@@ -121,15 +127,20 @@ static void put_token_back(void *ctx, const void *args)
 	struct token *t = *(struct token *const *)args;
 	struct service *sv = ctx;
 
+	pthread_rwlock_wrlock(&sv->tokens_lock);
 	leave_no_more(sv, t);
 	index_insert(&sv->tokens, &t->id, t);
+	pthread_rwlock_unlock(&sv->tokens_lock);
 }
 
 static void forget_token(void *ctx, const void *args)
 {
 	struct token *t = *(struct token *const *)args;
+	struct service *sv = ctx;
 
-	leave_no_more(ctx, t);
+	pthread_rwlock_wrlock(&sv->tokens_lock);
+	leave_no_more(sv, t);
+	pthread_rwlock_unlock(&sv->tokens_lock);
 	free(t);
 }
 
@@ -137,9 +148,11 @@ void token_remove(struct service *sv, struct token *t)
 {
 	static const struct undo_ops removed = { .rollback = put_token_back, .commit = forget_token };
 
+	pthread_rwlock_wrlock(&sv->tokens_lock);
 	index_remove(&sv->tokens, &t->id);
 	t->leaving = sv->leaving;
 	sv->leaving = t;
+	pthread_rwlock_unlock(&sv->tokens_lock);
 	undo_push(ledger_undo(sv->ledger), &removed, sv, &t, sizeof t);
 }
 

@@ -253,19 +253,43 @@ static bool is_known(const char *secret)
 	return service_authenticate(sv, secret, strlen(secret), &who);
 }
 
-Test(writer, a_token_is_valid_until_its_deletion_is_durable)
+static void read_admin_secret(char secret[128])
 {
-	char path[sizeof dir + 16], secret[128] = "", id[PW_UUID_TEXT];
-	struct request gone = { .route = &deleting, .path = "/", .body = "", .args = { id } };
-	struct pw_uuid uuid;
-	sqlite3 *other;
-	const char *why;
+	char path[sizeof dir + 16];
 	FILE *f;
 
 	snprintf(path, sizeof path, "%s/admin.token", dir);
 	f = fopen(path, "re");
 	cr_assert(f && fscanf(f, "%127s", secret) == 1);
 	fclose(f);
+}
+
+/* Or every thread that takes requests would wait for the longest change. */
+Test(writer, who_somebody_is_can_be_asked_while_a_change_is_made)
+{
+	struct request slow;
+	char secret[128];
+
+	read_admin_secret(secret);
+	cr_assert_eq(ask(&slow, &changing), PARKED);
+	sem_wait(&begun);
+	cr_expect(is_known(secret));
+	secret[40] ^= 1;
+	cr_expect(!is_known(secret));
+	sem_post(&go);
+	sem_wait(&through);
+	cr_expect(says(&slow, 204, NULL));
+}
+
+Test(writer, a_token_is_valid_until_its_deletion_is_durable)
+{
+	char secret[128], id[PW_UUID_TEXT];
+	struct request gone = { .route = &deleting, .path = "/", .body = "", .args = { id } };
+	struct pw_uuid uuid;
+	sqlite3 *other;
+	const char *why;
+
+	read_admin_secret(secret);
 	cr_assert_eq(sodium_hex2bin(uuid.b, sizeof uuid.b, secret + 2, 32, NULL, NULL, NULL), 0);
 	pw_uuid_format(&uuid, id);
 

@@ -61,6 +61,10 @@ static const struct option {
 	LIMIT("wake-rate", wake_rate, "10000", 100, 1000000, "long polls a second",
 	      "long polls that have news are woken so fast at most: agents first, then feeds"),
 
+	/* Long reads: history, feeds that are far behind, violations. */
+	LIMIT("read-threads", read_threads, "2", 1, 64, "threads", "threads for long reads"),
+	LIMIT("read-queue", read_queue, "64", 1, 100000, "long reads", "long reads that wait for a thread, at most; one a token"),
+
 	/* Hosts. */
 	LIMIT("lease-seconds", lease_seconds, "15", 1, 3600, "seconds", "a host silent for longer is unreachable"),
 

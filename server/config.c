@@ -60,10 +60,20 @@ static const struct option {
 	LIMIT("connections", connections, "1024", 1, 100000, "connections", "connections at a time, at most"),
 	LIMIT("wake-rate", wake_rate, "10000", 100, 1000000, "long polls a second",
 	      "long polls that have news are woken so fast at most: agents first, then feeds"),
+	LIMIT("address-connections", address_connections, "0", 0, 100000, "connections",
+	      "of them from one address, at most; 0: three quarters of them, which is also the most"),
+	LIMIT("reserve-connections", reserve_connections, "64", 1, 100000, "connections",
+	      "beyond them, for /healthz, admins and agents"),
+	LIMIT("head-seconds", head_seconds, "10", 1, 3600, "seconds", "a request's head must be here within"),
+	LIMIT("body-seconds", body_seconds, "60", 1, 3600, "seconds", "and then its body"),
+	LIMIT("answer-seconds", answer_seconds, "60", 1, 3600, "seconds", "an answer must be taken within"),
+	LIMIT("idle-seconds", idle_seconds, "120", 1, 86400, "seconds", "a connection may be idle between requests"),
+	BYTES("head-bytes", head_bytes, "32K", 4096, "memory for a request's head, for each connection"),
 
-	/* Long reads: history, feeds that are far behind, violations. */
-	LIMIT("read-threads", read_threads, "2", 1, 64, "threads", "threads for long reads"),
-	LIMIT("read-queue", read_queue, "64", 1, 100000, "long reads", "long reads that wait for a thread, at most; one a token"),
+	/* Bodies. */
+	BYTES("body-bytes", body_bytes, "1M", 1024, "a request's body, at most"),
+	BYTES("agent-body-bytes", agent_body_bytes, "16M", 1024, "an agent's request's body, at most"),
+	BYTES("bodies-bytes", bodies_bytes, "256M", 65536, "the bodies of all requests together, at most"),
 
 	/* Hosts. */
 	LIMIT("lease-seconds", lease_seconds, "15", 1, 3600, "seconds", "a host silent for longer is unreachable"),

@@ -16,9 +16,14 @@ struct config {
 	unsigned log_level;                       /* --log-level error|warning|info|debug */
 	unsigned threads;                         /* HTTP threads; default 2 */
 	unsigned connections;                     /* at most; default 1024 */
-	unsigned read_threads;                    /* for long reads; default 2 */
-	unsigned read_queue;                      /* long reads that wait, at most; default 64 */
 	unsigned wake_rate;                       /* long polls woken a second, at most */
+	unsigned address_connections;             /* of one address; 0: three quarters of connections */
+	unsigned reserve_connections;             /* beyond connections; default 64 */
+	unsigned head_seconds, body_seconds;      /* for a request's head and its body; 10 and 60 */
+	unsigned answer_seconds, idle_seconds;    /* for taking an answer, and between requests; 60 and 120 */
+	uint64_t head_bytes;                      /* of a request's head; default 32 KiB */
+	uint64_t body_bytes, agent_body_bytes;    /* of a body; 1 MiB, and 16 MiB of an agent's */
+	uint64_t bodies_bytes;                    /* of all bodies together; 256 MiB */
 	unsigned lease_seconds;                   /* default 15 */
 	unsigned checkpoint_seconds;              /* a picture at most this often; default 30 */
 	unsigned stop_seconds;                    /* at a stop: for answers under way; default 10 */

@@ -43,7 +43,7 @@ static int verify(const struct config *c)
 	struct pw_err err = { 0 };
 	bool damaged;
 
-	if (store_verify(c->data, NULL, &report, &err) != PW_OK)
+	if (store_verify(c->data, &report, &err) != PW_OK)
 		return complain(&err, EXIT_FAILED);
 	damaged = report.broken || report.picture == PICTURE_DAMAGED;
 	printf("%s rows=%" PRIu64 " oldest=%" PRIu64 " newest=%" PRIu64 " head=", damaged ? "broken" : "ok",
@@ -76,11 +76,11 @@ static enum pw_status make_data_dir(const char *path, struct pw_err *err)
 static void raise_file_limit(const struct config *c)
 {
 	struct rlimit limit;
-	rlim_t want = (rlim_t)c->connections + 256;
+	rlim_t want = (rlim_t)c->connections + c->reserve_connections + 512;
 
-	if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= want)
+	if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
 		return;
-	limit.rlim_cur = limit.rlim_max < want ? limit.rlim_max : want;
+	limit.rlim_cur = limit.rlim_max;
 	(void)setrlimit(RLIMIT_NOFILE, &limit);
 	if (limit.rlim_cur < want)
 		log_detail(LOG_WARNING_, "fewer files may be open than connections need",

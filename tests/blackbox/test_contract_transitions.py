@@ -238,10 +238,11 @@ class Forms(Case):
 
     def test_as_many_items_as_the_contract_allows(self):
         item = self.vm.item("share")
-        answer = self.host.send(*[item] * 65536)
+        agent = self.as_token("agent", self.host.id)
+        answer = self.host.send(*[item] * 65536, client=agent)
         self.accepted(answer)
         self.assertEqual((answer["accepted"], len(answer["results"])), (65536, 65536))
-        self.assert_problem(self.host.send(*[item] * 65537), 400, "invalid-request")
+        self.assert_problem(self.host.send(*[item] * 65537, client=agent), 400, "invalid-request")
 
 
 class Batches(Case):

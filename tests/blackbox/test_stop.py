@@ -78,8 +78,8 @@ class Stop(unittest.TestCase):
         self.addCleanup(s.close)
         return s
 
-    def head(self, path, length):
-        return (f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {self.server.token}\r\n"
+    def head(self, path, length, token=None):
+        return (f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token or self.server.token}\r\n"
                 f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n").encode()
 
     def test_with_nothing_under_way_it_is_quick(self):
@@ -153,10 +153,11 @@ class Stop(unittest.TestCase):
         vm = new_id()
         item = {"vm": vm, "op": "share", "gfn": 1, "count": 1}
         body = json.dumps(dict(self.host.current(), items=[item] * 65536)).encode()  # refused at length: 20 MB
+        agent = self.admin.post("/v1/tokens", {"role": "agent", "name": "reader", "host": self.host.id})["secret"]
         readers = [self.dial() for _ in range(3)]
         for s in readers:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            s.sendall(self.head(self.host.path + "/transitions", len(body)) + body)
+            s.sendall(self.head(self.host.path + "/transitions", len(body), agent) + body)
         for s in readers:
             self.assertTrue(s.recv(1000).startswith(b"HTTP/1.1 200 "))
         self.assert_stopped()

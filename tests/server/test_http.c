@@ -13,7 +13,7 @@
 #include "server/service.h"
 
 /*
- * The runtime over real sockets, with a service of a few lines behind it: "admin" and "viewer" are its tokens, and
+ * The runtime over real sockets, with a service of a few lines behind it: "admin", "viewer" and "agent" are its tokens, and
  * what is parked goes to one thread that resumes it as soon as it can.
  */
 struct service {
@@ -36,13 +36,33 @@ bool service_is_started(const struct service *sv)
 
 bool service_authenticate(struct service *sv, const char *secret, size_t len, struct principal *out)
 {
-	bool is_admin = len == 5 && memcmp(secret, "admin", 5) == 0;
+	static const struct {
+		const char *secret;
+		enum role role;
+	} tokens[] = { { "admin", ROLE_ADMIN }, { "viewer", ROLE_VIEWER }, { "agent", ROLE_AGENT } };
 
-	if (!is_admin && (len != 6 || memcmp(secret, "viewer", 6) != 0))
-		return false;
-	out->token.b[0] = 1;
-	out->role = is_admin ? ROLE_ADMIN : ROLE_VIEWER;
-	return true;
+	for (size_t i = 0; i < PW_ARRAY_LEN(tokens); i++)
+		if (strlen(tokens[i].secret) == len && memcmp(secret, tokens[i].secret, len) == 0) {
+			out->token.b[0] = (uint8_t)(i + 1);
+			out->role = tokens[i].role;
+			return true;
+		}
+	return false;
+}
+
+/* Only what is held waits for news. */
+bool service_forget(struct service *sv, struct request *r)
+{
+	bool found = false;
+
+	pthread_mutex_lock(&sv->lock);
+	for (struct request **at = &sv->held; *at && !found; at = found ? at : &(*at)->next)
+		if (*at == r) {
+			*at = r->next;
+			found = true;
+		}
+	pthread_mutex_unlock(&sv->lock);
+	return found;
 }
 
 static enum handled echo(struct service *sv, struct request *r)
@@ -175,7 +195,12 @@ static void *serve(void *arg)
 
 static enum pw_status start_on(const char *listen, struct pw_err *err)
 {
-	config = (struct config){ .listen = (char *)listen, .threads = 2, .connections = 64 };
+	char *const argv[] = { (char *)"test", (char *)"--listen", (char *)listen, (char *)"--connections", (char *)"64",
+			       NULL };
+	enum pw_status st = config_parse(5, argv, NULL, &config, err);
+
+	if (st != PW_OK)
+		return st;
 	return http_start(&config, &service, &http, err);
 }
 
@@ -285,6 +310,7 @@ static bool has(const struct reply *r, const char *text)
 
 #define ADMIN  "\r\nAuthorization: Bearer admin"
 #define VIEWER "\r\nAuthorization: Bearer viewer"
+#define AGENT  "\r\nAuthorization: Bearer agent"
 #define JSON   "\r\nContent-Type: application/json"
 
 /* --- Tests --- */
@@ -327,8 +353,11 @@ static const struct exchange_case {
 	{ "POST /echo HTTP/1.1" ADMIN "\r\nContent-Type: application/jsonp\r\nContent-Length: 2", "{}", 415,
 	  "application/json" },
 	{ "POST /echo HTTP/1.1" ADMIN JSON "\r\nContent-Length: 99999999", "", 413, "/problems/body-too-large" },
-	{ "POST /echo HTTP/1.1" ADMIN JSON "\r\nContent-Length: 16777217\r\nExpect: 100-continue", "", 413,
-	  "16777216" },
+	{ "POST /echo HTTP/1.1" AGENT JSON "\r\nContent-Length: 16777217\r\nExpect: 100-continue", "", 413,
+	  "\"limit\":16777216" },
+	{ "POST /echo HTTP/1.1" ADMIN JSON "\r\nContent-Length: 1048577\r\nExpect: 100-continue", "", 413,
+	  "(--body-bytes)" },
+	{ "GET /open HTTP/1.1\r\nContent-Length: 1048577", "", 413, "(--body-bytes)" },
 	{ "POST /echo HTTP/1.1" ADMIN "\r\nIdempotency-Key: caf\xc3\xa9", "", 400, "Idempotency-Key" },
 	{ "POST /echo HTTP/1.1" ADMIN "\r\nIdempotency-Key: ", "", 400, "Idempotency-Key" },
 	{ "GET /echo HTTP/1.1" ADMIN "\r\nIf-Match: \"\xff\"", "", 400, "If-Match" },
@@ -411,9 +440,9 @@ static void say_chunks(int fd, unsigned chunks)
 		say(fd, chunk, sizeof chunk);
 }
 
-Test(http, a_body_in_chunks_may_have_16_mib_and_no_byte_more)
+Test(http, an_agents_body_in_chunks_may_have_16_mib_and_no_byte_more)
 {
-	static const char head[] = "POST /echo HTTP/1.1" ADMIN JSON "\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+	static const char head[] = "POST /echo HTTP/1.1" AGENT JSON "\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
 	int fd = dial();
 	struct reply r;
 

@@ -152,7 +152,7 @@ static enum cli_exit exit_of(enum pw_status st)
 	return CLI_REFUSED;
 }
 
-static enum cli_exit report(enum pw_status st, const struct pw_err *err)
+enum cli_exit cli_report(enum pw_status st, const struct pw_err *err)
 {
 	if (st != PW_OK) {
 		fputs("pagewarden: ", stderr);
@@ -179,62 +179,7 @@ enum cli_exit cli_call(struct cli *c, const char *method, const char *path, json
 	}
 	if (!reply)
 		client_reply_release(&own);
-	return problem ? exit_of(st) : report(st, &err);
-}
-
-struct search {
-	const char *text;
-	size_t len;
-	unsigned names, prefixes; /* how many fit */
-	char by_name[PW_UUID_TEXT], by_prefix[PW_UUID_TEXT];
-};
-
-static bool search_item(void *ctx, json_t *item)
-{
-	const char *id = json_string_value(json_object_get(item, "id"));
-	const char *name = json_string_value(json_object_get(item, "name"));
-	struct search *s = ctx;
-
-	if (!id || strlen(id) != PW_UUID_TEXT - 1)
-		return true;
-	if (name && strcmp(name, s->text) == 0) {
-		memcpy(s->by_name, id, PW_UUID_TEXT);
-		s->names++;
-	}
-	if (strncmp(id, s->text, s->len) == 0) {
-		memcpy(s->by_prefix, id, PW_UUID_TEXT);
-		s->prefixes++;
-	}
-	return true;
-}
-
-enum cli_exit cli_resolve(struct cli *c, const char *collection, const char *text, char id[PW_UUID_TEXT])
-{
-	struct search s = { .text = text, .len = strlen(text) };
-	struct pw_err err = { PW_OK, "" };
-	struct cli_path path;
-	struct pw_uuid uuid;
-	enum pw_status st;
-
-	if (pw_uuid_parse(text, s.len, &uuid)) {
-		pw_uuid_format(&uuid, id);
-		return CLI_DONE;
-	}
-	if (!s.len)
-		return cli_usage("an empty name");
-	cli_path_set(&path, "/v1/%s?limit=1000", collection);
-	st = client_list(c->client, path.text, search_item, &s, &err);
-	if (st != PW_OK)
-		return report(st, &err);
-	if (s.names > 1 || (!s.names && s.prefixes > 1))
-		return cli_usage("\"%s\" fits %u of the %s", text, s.names ? s.names : s.prefixes, collection);
-	if (!s.names && !s.prefixes) {
-		fprintf(stderr, "pagewarden: none of the %s has the name, or an id that begins with, \"%s\"\n",
-			collection, text);
-		return CLI_NOT_FOUND;
-	}
-	memcpy(id, s.names ? s.by_name : s.by_prefix, PW_UUID_TEXT);
-	return CLI_DONE;
+	return problem ? exit_of(st) : cli_report(st, &err);
 }
 
 struct listing {
@@ -269,7 +214,7 @@ enum cli_exit cli_show_list(struct cli *c, const char *path, const struct cli_co
 	cli_path_query(&p, "limit", "%" PRIu64, l.left < 1000 ? l.left : 1000);
 	cli_table_init(&l.table, columns, n);
 	l.items = c->json ? json_array() : NULL;
-	code = report(client_list(c->client, p.text, list_item, &l, &err), &err);
+	code = cli_report(client_list(c->client, p.text, list_item, &l, &err), &err);
 	if (code == CLI_DONE && !c->json) {
 		code = cli_table_print(&l.table, c->terminal, c->terminal);
 	} else if (code == CLI_DONE) {

@@ -8,7 +8,8 @@
 
 #define CLI_EXITS(X)                                                                                           \
 	X(CLI_DONE, 0, "done")                                                                                 \
-	X(CLI_REFUSED, 1, "the server refused; its problem is printed. replay: a step differs")                \
+	X(CLI_REFUSED, 1,                                                                                      \
+	  "the server refused, its problem is printed; or the answer was not yes. replay: a step differs")     \
 	X(CLI_USAGE, 2, "the command line is wrong, or a name fits several. replay: a file is not understood") \
 	X(CLI_UNREACHABLE, 3, "the server could not be reached")                                               \
 	X(CLI_NOT_FOUND, 4, "there is no such host, VM, operation ...")                                        \
@@ -39,7 +40,7 @@ enum cli_exit { CLI_EXITS(PW_ENUM_) };
 	X(OPTION_LIMIT, "limit", "N", "at most so many lines")                                               \
 	X(OPTION_PARAMS, "params", "JSON", "parameters of the operation, an object")                         \
 	X(OPTION_WAIT, "wait", NULL, "until the operation has ended")                                        \
-	X(OPTION_YES, "yes", NULL, "end: yes, the guest's memory is lost")                                   \
+	X(OPTION_YES, "yes", NULL, "what destroys or frees is meant: do not ask")                            \
 	X(OPTION_REASON, "reason", "TEXT", "why the frames are put into quarantine")                         \
 	X(OPTION_FORCE, "force", NULL, "the host is powered off: end what its hardware had")                 \
 	X(OPTION_BOOT_ID, "boot-id", "ID", "speak as the host's holder: its boot id, with --epoch")          \
@@ -98,7 +99,8 @@ enum cli_exit cli_measure(struct cli *c); /* nor does this */
 
 /* Prints "pagewarden: ..." to stderr; returns CLI_USAGE. */
 enum cli_exit cli_usage(const char *fmt, ...) PW_PRINTF(1, 2);
-enum cli_exit cli_no_memory(void); /* CLI_REFUSED */
+enum cli_exit cli_no_memory(void);                                     /* CLI_REFUSED */
+enum cli_exit cli_report(enum pw_status st, const struct pw_err *err); /* of a call; prints what is not PW_OK */
 
 /* Numbers: decimal or 0x, below 2^40 (PAGE) or 2^63 (REVISION). False: not one, and said so. */
 enum cli_range { CLI_PAGE, CLI_REVISION };
@@ -116,10 +118,21 @@ void cli_path_query(struct cli_path *p, const char *name, const char *fmt, ...) 
 bool cli_path_number(struct cli_path *p, const struct cli *c, enum cli_option o, enum cli_range range) PW_MUST_CHECK;
 
 /*
- * The id of a host ("hosts") or VM ("vms") that is given by its id, its name, or the beginning of its id. Anything but
- * CLI_DONE has been reported.
+ * The id of a host ("hosts"), VM ("vms") or token ("tokens") that is given by its id, else the beginning of its id (4
+ * characters or more), else its name. Anything but CLI_DONE has been reported.
  */
 enum cli_exit cli_resolve(struct cli *c, const char *collection, const char *text, char id[PW_UUID_TEXT]) PW_MUST_CHECK;
+/* The same by the full id or the exact name alone, for what must not meet the wrong one. */
+enum cli_exit cli_resolve_exactly(struct cli *c, const char *collection, const char *text,
+				  char id[PW_UUID_TEXT]) PW_MUST_CHECK;
+
+/*
+ * What destroys or frees is asked for on a terminal, unless --yes was given: cli_may_confirm comes first (CLI_USAGE:
+ * there is no terminal), cli_confirm says what is about to be done, once that is known (CLI_REFUSED: the answer was not
+ * yes).
+ */
+enum cli_exit cli_may_confirm(const struct cli *c, const char *command) PW_MUST_CHECK;
+enum cli_exit cli_confirm(const struct cli *c, const char *fmt, ...) PW_PRINTF(2, 3) PW_MUST_CHECK;
 
 /*
  * One call. What is not CLI_DONE has been reported, with the conflicts that the problem names. The reply, the caller's

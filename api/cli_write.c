@@ -104,6 +104,25 @@ static enum cli_exit start_operation(struct cli *c, const char *vm, const char *
 	return code == CLI_DONE && c->option[OPTION_WAIT] && operation[0] ? show_operation(c, operation) : code;
 }
 
+static bool is_destructive(enum operation_kind kind)
+{
+	return kind == OPERATION_TERMINATE || kind == OPERATION_ABORT || kind == OPERATION_UNPLUG ||
+	       kind == OPERATION_END;
+}
+
+/* Finds the VM. What destroys or frees must name it exactly, and be meant; `what` says what becomes of it. */
+static enum cli_exit find_vm(struct cli *c, const char *what, char vm[PW_UUID_TEXT])
+{
+	enum cli_exit code = what ? cli_may_confirm(c, what) : CLI_DONE;
+
+	if (code != CLI_DONE)
+		return code;
+	if (!what)
+		return cli_resolve(c, "vms", c->args[0], vm);
+	code = cli_resolve_exactly(c, "vms", c->args[0], vm);
+	return code == CLI_DONE ? cli_confirm(c, "%s: VM %s", what, vm) : code;
+}
+
 enum cli_exit cli_operations(struct cli *c)
 {
 	const char *text = c->option[OPTION_PARAMS];
@@ -127,7 +146,7 @@ enum cli_exit cli_operations(struct cli *c)
 			return cli_usage("--params is not a JSON object");
 		}
 	}
-	code = cli_resolve(c, "vms", c->args[0], vm);
+	code = find_vm(c, is_destructive(kind) ? c->args[1] : NULL, vm);
 	if (code == CLI_DONE)
 		code = start_operation(c, vm, c->args[1], params);
 	json_decref(params);
@@ -168,18 +187,14 @@ enum cli_exit cli_unknown(struct cli *c)
 }
 
 /* The ledger may have no such VM: an id is taken as it is. */
-static enum cli_exit decide(struct cli *c, const char *kind)
+static enum cli_exit decide(struct cli *c, const char *kind, const char *what)
 {
 	char vm[PW_UUID_TEXT], host[PW_UUID_TEXT];
 	json_t *params = NULL;
-	enum cli_exit code = CLI_DONE;
+	enum cli_exit code = find_vm(c, what, vm);
 
-	if (is_uuid(c->args[0]))
-		memcpy(vm, c->args[0], sizeof vm);
-	else
-		code = cli_resolve(c, "vms", c->args[0], vm);
 	if (code == CLI_DONE && c->option[OPTION_HOST]) {
-		code = cli_resolve(c, "hosts", c->option[OPTION_HOST], host);
+		code = cli_resolve_exactly(c, "hosts", c->option[OPTION_HOST], host);
 		params = code == CLI_DONE ? json_pack("{s:s}", "host", host) : NULL;
 		if (code == CLI_DONE && !params)
 			return cli_no_memory();
@@ -192,22 +207,20 @@ static enum cli_exit decide(struct cli *c, const char *kind)
 
 enum cli_exit cli_adopt(struct cli *c)
 {
-	return decide(c, "adopt");
+	return decide(c, "adopt", NULL);
 }
 
 enum cli_exit cli_end(struct cli *c)
 {
-	if (!c->option[OPTION_YES])
-		return cli_usage("end ends a running guest, whose memory is lost: --yes says that this is meant");
-	return decide(c, "end");
+	return decide(c, "end", "end (the guest's memory is lost)");
 }
 
 /* VMs */
 
-static enum cli_exit ask_for_slot(struct cli *c, const char *kind, json_t *params)
+static enum cli_exit ask_for_slot(struct cli *c, const char *kind, const char *what, json_t *params)
 {
 	char vm[PW_UUID_TEXT];
-	enum cli_exit code = params ? cli_resolve(c, "vms", c->args[0], vm) : cli_no_memory();
+	enum cli_exit code = params ? find_vm(c, what, vm) : cli_no_memory();
 
 	if (code == CLI_DONE)
 		code = start_operation(c, vm, kind, params);
@@ -222,7 +235,7 @@ enum cli_exit cli_plug(struct cli *c)
 	if (!cli_number("SLOT", c->args[1], CLI_PAGE, &slot) || !cli_number("BASE_GFN", c->args[2], CLI_PAGE, &base) ||
 	    !cli_number("PAGES", c->args[3], CLI_PAGE, &pages))
 		return CLI_USAGE;
-	return ask_for_slot(c, "plug",
+	return ask_for_slot(c, "plug", NULL,
 			    json_pack("{s:I, s:I, s:I}", "slot", (json_int_t)slot, "base_gfn", (json_int_t)base,
 				      "pages", (json_int_t)pages));
 }
@@ -233,7 +246,7 @@ enum cli_exit cli_unplug(struct cli *c)
 
 	if (!cli_number("SLOT", c->args[1], CLI_PAGE, &slot))
 		return CLI_USAGE;
-	return ask_for_slot(c, "unplug", json_pack("{s:I}", "slot", (json_int_t)slot));
+	return ask_for_slot(c, "unplug", "unplug a slot", json_pack("{s:I}", "slot", (json_int_t)slot));
 }
 
 /* --boot-id and --epoch, which come together; the epoch is 0 without. The boot id needs no escapes. */
@@ -254,6 +267,7 @@ static enum cli_exit read_holder(const struct cli *c, uint64_t *epoch)
 
 enum cli_exit cli_lifecycle(struct cli *c)
 {
+	bool ends = strcmp(c->args[1], "terminate") == 0 || strcmp(c->args[1], "init_abort") == 0;
 	const char *boot_id = c->option[OPTION_BOOT_ID];
 	char vm[PW_UUID_TEXT];
 	struct cli_path path;
@@ -262,7 +276,7 @@ enum cli_exit cli_lifecycle(struct cli *c)
 	json_t *body;
 
 	if (code == CLI_DONE)
-		code = cli_resolve(c, "vms", c->args[0], vm);
+		code = find_vm(c, ends ? c->args[1] : NULL, vm);
 	if (code != CLI_DONE)
 		return code;
 	body = json_pack("{s:s, s:s*}", "event", c->args[1], "boot_id", boot_id);
@@ -286,7 +300,7 @@ enum cli_exit cli_delete(struct cli *c)
 	if (code == CLI_DONE && c->arg_count == 2 && !cli_number("SLOT", c->args[1], CLI_PAGE, &slot))
 		return CLI_USAGE;
 	if (code == CLI_DONE)
-		code = cli_resolve(c, "vms", c->args[0], vm);
+		code = find_vm(c, c->arg_count == 1 ? "delete" : "delete a slot", vm);
 	if (code != CLI_DONE)
 		return code;
 	if (c->arg_count == 1)
@@ -319,25 +333,29 @@ static enum cli_exit create_token(struct cli *c)
 	if (!agent)
 		return call_and_print(c, "POST", "/v1/tokens",
 				      json_pack("{s:s, s:s}", "role", c->args[1], "name", c->args[2]));
-	/* A host's token may well be made before the host registers. */
-	if (is_uuid(c->option[OPTION_HOST])) {
-		memcpy(host, c->option[OPTION_HOST], sizeof host);
-	} else {
-		code = cli_resolve(c, "hosts", c->option[OPTION_HOST], host);
-		if (code != CLI_DONE)
-			return code;
-	}
+	/* A host's token may well be made before the host registers, by its id. */
+	code = cli_resolve_exactly(c, "hosts", c->option[OPTION_HOST], host);
+	if (code != CLI_DONE)
+		return code;
 	return call_and_print(c, "POST", "/v1/tokens",
 			      json_pack("{s:s, s:s, s:s}", "role", c->args[1], "name", c->args[2], "host", host));
 }
 
 static enum cli_exit delete_token(struct cli *c)
 {
-	const char *id = c->arg_count == 2 ? c->args[1] : "";
+	char id[PW_UUID_TEXT];
 	struct cli_path path;
+	enum cli_exit code;
 
-	if (!*id || strlen(id) > 64 || id[strspn(id, "0123456789abcdef-")])
-		return cli_usage("tokens delete needs the id of a token");
+	if (c->arg_count != 2)
+		return cli_usage("tokens delete needs the id or the name of a token");
+	code = cli_may_confirm(c, "tokens delete");
+	if (code == CLI_DONE)
+		code = cli_resolve_exactly(c, "tokens", c->args[1], id);
+	if (code == CLI_DONE)
+		code = cli_confirm(c, "delete token %s: who uses it is shut out", id);
+	if (code != CLI_DONE)
+		return code;
 	cli_path_set(&path, "/v1/tokens/%s", id);
 	return cli_call(c, "DELETE", path.text, NULL, 0, NULL);
 }
@@ -362,9 +380,13 @@ enum cli_exit cli_tokens(struct cli *c)
 enum cli_exit cli_fence(struct cli *c)
 {
 	char host[PW_UUID_TEXT];
-	enum cli_exit code = cli_resolve(c, "hosts", c->args[0], host);
+	enum cli_exit code = cli_may_confirm(c, "fence");
 	struct cli_path path;
 
+	if (code == CLI_DONE)
+		code = cli_resolve_exactly(c, "hosts", c->args[0], host);
+	if (code == CLI_DONE)
+		code = cli_confirm(c, "fence host %s: all that its VMs have is released", host);
 	if (code != CLI_DONE)
 		return code;
 	cli_path_set(&path, "/v1/hosts/%s/fence", host);
@@ -372,12 +394,14 @@ enum cli_exit cli_fence(struct cli *c)
 }
 
 /* quarantine HOST add|release PFN */
-static enum cli_exit change_quarantine(struct cli *c, const char *host)
+static enum cli_exit change_quarantine(struct cli *c)
 {
+	char host[PW_UUID_TEXT];
 	const char *pool = c->option[OPTION_POOL] ? c->option[OPTION_POOL] : "local";
 	bool add = strcmp(c->args[1], "add") == 0;
 	uint64_t pfn, count = 1;
 	struct cli_path path;
+	enum cli_exit code;
 
 	if ((!add && strcmp(c->args[1], "release") != 0) || c->arg_count != 3)
 		return cli_usage("quarantine HOST is followed by add PFN, release PFN or nothing");
@@ -386,6 +410,15 @@ static enum cli_exit change_quarantine(struct cli *c, const char *host)
 	if (!cli_number("PFN", c->args[2], CLI_PAGE, &pfn) ||
 	    (c->option[OPTION_COUNT_] && !cli_number("count", c->option[OPTION_COUNT_], CLI_PAGE, &count)))
 		return CLI_USAGE;
+	code = add ? CLI_DONE : cli_may_confirm(c, "quarantine release");
+	if (code == CLI_DONE)
+		code = cli_resolve_exactly(c, "hosts", c->args[0], host);
+	if (code == CLI_DONE && !add)
+		code = cli_confirm(
+			c, "release %" PRIu64 " frames of pool %s from %" PRIu64 " on, for host %s, to be handed out",
+			count, pool, pfn, host);
+	if (code != CLI_DONE)
+		return code;
 	cli_path_set(&path, "/v1/hosts/%s/quarantine%s", host, add ? "" : "/release");
 	return call_and_print(c, "POST", path.text,
 			      json_pack("{s:[{s:s, s:I, s:I, s:s}]}", "items", "pool", pool, "pfn", (json_int_t)pfn,
@@ -399,39 +432,14 @@ enum cli_exit cli_quarantine(struct cli *c)
 		{ "POOL", "pool" }, { "PFN", "pfn" }, { "PAGES", "count" }, { "REASON", "reason" }, { "TIME", "time" },
 	};
 	char host[PW_UUID_TEXT];
-	enum cli_exit code = cli_resolve(c, "hosts", c->args[0], host);
 	struct cli_path path;
+	enum cli_exit code;
 
+	if (c->arg_count > 1)
+		return change_quarantine(c);
+	code = cli_resolve(c, "hosts", c->args[0], host);
 	if (code != CLI_DONE)
 		return code;
-	if (c->arg_count > 1)
-		return change_quarantine(c, host);
 	cli_path_set(&path, "/v1/hosts/%s/quarantine", host);
 	return cli_show_list(c, path.text, columns, PW_ARRAY_LEN(columns));
-}
-
-/* The server's own data */
-
-enum cli_exit cli_backup(struct cli *c)
-{
-	if (!codec_is_pool_name(c->args[0]))
-		return cli_usage("\"%s\" is not 1 to 63 characters a-z, 0-9 and -", c->args[0]);
-	return call_and_print(c, "POST", "/v1/backups", json_pack("{s:s}", "name", c->args[0]));
-}
-
-enum cli_exit cli_verify(struct cli *c)
-{
-	struct client_reply r;
-	enum cli_exit code = cli_call(c, "POST", "/v1/verify", json_object(), 600, &r);
-
-	if (code == CLI_DONE && c->json)
-		cli_print_json(c, r.json);
-	else if (code == CLI_DONE)
-		cli_print_members(c, r.json);
-	if (code == CLI_DONE && !json_is_true(json_object_get(r.json, "ok"))) {
-		fputs("pagewarden: the journal is not what the server wrote\n", stderr);
-		code = CLI_BROKEN;
-	}
-	client_reply_release(&r);
-	return code;
 }

@@ -38,7 +38,7 @@ static const struct command {
 	  BIT(OPTION_GFN) | BIT(OPTION_COUNT_) | BIT(OPTION_LIMIT), cli_digests, REMOTE },
 	{ "operations", "OPERATION | VM KIND",
 	  "show an operation; or ask for one of a VM (kinds: pagewarden help operations)", 1, 2,
-	  BIT(OPTION_PARAMS) | BIT(OPTION_WAIT), cli_operations, REMOTE },
+	  BIT(OPTION_YES) | BIT(OPTION_PARAMS) | BIT(OPTION_WAIT), cli_operations, REMOTE },
 	{ "cancel", "OPERATION", "cancel a pending operation", 1, 1, 0, cli_cancel, REMOTE },
 	{ "unknown", "", "VMs that hosts have and the ledger does not own", 0, 0, BIT(OPTION_HOST) | BIT(OPTION_LIMIT),
 	  cli_unknown, REMOTE },
@@ -48,23 +48,24 @@ static const struct command {
 	  BIT(OPTION_HOST) | BIT(OPTION_YES) | BIT(OPTION_WAIT), cli_end, REMOTE },
 	{ "plug", "VM SLOT BASE_GFN PAGES", "ask for a memory slot more: its host makes it", 4, 4, BIT(OPTION_WAIT),
 	  cli_plug, REMOTE },
-	{ "unplug", "VM SLOT", "ask for a memory slot less: its host empties it first", 2, 2, BIT(OPTION_WAIT),
-	  cli_unplug, REMOTE },
+	{ "unplug", "VM SLOT", "ask for a memory slot less: its host empties it first", 2, 2,
+	  BIT(OPTION_YES) | BIT(OPTION_WAIT), cli_unplug, REMOTE },
 	{ "lifecycle", "VM EVENT",
 	  "start, init_start, init_done, init_abort or terminate: facts, for who runs the hardware", 2, 2,
-	  BIT(OPTION_FORCE) | BIT(OPTION_BOOT_ID) | BIT(OPTION_EPOCH), cli_lifecycle, REMOTE },
+	  BIT(OPTION_YES) | BIT(OPTION_FORCE) | BIT(OPTION_BOOT_ID) | BIT(OPTION_EPOCH), cli_lifecycle, REMOTE },
 	{ "delete", "VM [SLOT]", "forget a VM, or one of its slots (what runs: operations VM terminate, or unplug)", 1,
-	  2, BIT(OPTION_FORCE) | BIT(OPTION_BOOT_ID) | BIT(OPTION_EPOCH), cli_delete, REMOTE },
+	  2, BIT(OPTION_YES) | BIT(OPTION_FORCE) | BIT(OPTION_BOOT_ID) | BIT(OPTION_EPOCH), cli_delete, REMOTE },
 	{ "events", "", "what changed, oldest first", 0, 0, BIT(OPTION_AFTER) | BIT(OPTION_FOLLOW) | BIT(OPTION_LIMIT),
 	  cli_events, REMOTE },
 	{ "violations", "", "refused and illegal transitions, newest first", 0, 0,
 	  BIT(OPTION_AFTER) | BIT(OPTION_HOST) | BIT(OPTION_VM) | BIT(OPTION_LIMIT), cli_violations, REMOTE },
-	{ "tokens", "[create ROLE NAME | delete ID]", "the tokens; a new one's secret is shown once", 0, 3,
-	  BIT(OPTION_HOST) | BIT(OPTION_LIMIT), cli_tokens, REMOTE },
-	{ "fence", "HOST", "this host is powered off: release all that its VMs have", 1, 1, BIT(OPTION_FORCE),
-	  cli_fence, REMOTE },
+	{ "tokens", "[create ROLE NAME | delete TOKEN]", "the tokens; a new one's secret is shown once", 0, 3,
+	  BIT(OPTION_YES) | BIT(OPTION_HOST) | BIT(OPTION_LIMIT), cli_tokens, REMOTE },
+	{ "fence", "HOST", "this host is powered off: release all that its VMs have", 1, 1,
+	  BIT(OPTION_YES) | BIT(OPTION_FORCE), cli_fence, REMOTE },
 	{ "quarantine", "HOST [add PFN | release PFN]", "frames that are never handed out", 1, 3,
-	  BIT(OPTION_POOL) | BIT(OPTION_COUNT_) | BIT(OPTION_REASON) | BIT(OPTION_LIMIT), cli_quarantine, REMOTE },
+	  BIT(OPTION_YES) | BIT(OPTION_POOL) | BIT(OPTION_COUNT_) | BIT(OPTION_REASON) | BIT(OPTION_LIMIT),
+	  cli_quarantine, REMOTE },
 	{ "summary", "", "the fleet in numbers", 0, 0, 0, cli_summary, REMOTE },
 	{ "backup", "NAME", "copy the server's data into DATA/backups/NAME", 1, 1, 0, cli_backup, REMOTE },
 	{ "verify", "", "verify the journal's hash chain and the tables' checksum", 0, 0, 0, cli_verify, REMOTE },
@@ -145,7 +146,9 @@ static void print_help(void)
 	puts("usage: pagewarden [OPTION...] COMMAND [ARGUMENT...]\n\nCommands:");
 	for (size_t i = 0; i < PW_ARRAY_LEN(commands); i++)
 		printf("  %-11s %-31s  %s\n", commands[i].name, commands[i].arguments, commands[i].help);
-	puts("\nA HOST or VM is given by its id, its name, or the beginning of its id; numbers are decimal or 0x.");
+	puts("\nA HOST or VM is given by its id, the beginning of its id (4 characters or more), or its name, in this order.\n"
+	     "What destroys or frees (fence, delete, end, tokens delete, quarantine release ...) takes a full id or an exact\n"
+	     "name, and asks on a terminal; elsewhere it needs --yes. Numbers are decimal or 0x.");
 	puts("\nOptions:");
 	for (int o = 0; o < CLI_OPTION_COUNT; o++)
 		if (is_global(o))

@@ -75,6 +75,10 @@ static const struct option {
 	BYTES("agent-body-bytes", agent_body_bytes, "16M", 1024, "an agent's request's body, at most"),
 	BYTES("bodies-bytes", bodies_bytes, "256M", 65536, "the bodies of all requests together, at most"),
 
+	/* Long reads: history, feeds that are far behind, violations. */
+	LIMIT("read-threads", read_threads, "2", 1, 64, "threads", "threads for long reads"),
+	LIMIT("read-queue", read_queue, "64", 1, 100000, "long reads", "long reads that wait for a thread, at most; one a token"),
+
 	/* Hosts. */
 	LIMIT("lease-seconds", lease_seconds, "15", 1, 3600, "seconds", "a host silent for longer is unreachable"),
 

@@ -16,6 +16,8 @@ struct config {
 	unsigned log_level;                       /* --log-level error|warning|info|debug */
 	unsigned threads;                         /* HTTP threads; default 2 */
 	unsigned connections;                     /* at most; default 1024 */
+	unsigned read_threads;                    /* for long reads; default 2 */
+	unsigned read_queue;                      /* long reads that wait, at most; default 64 */
 	unsigned wake_rate;                       /* long polls woken a second, at most */
 	unsigned address_connections;             /* of one address; 0: three quarters of connections */
 	unsigned reserve_connections;             /* beyond connections; default 64 */

@@ -43,7 +43,7 @@ static int verify(const struct config *c)
 	struct pw_err err = { 0 };
 	bool damaged;
 
-	if (store_verify(c->data, &report, &err) != PW_OK)
+	if (store_verify(c->data, NULL, &report, &err) != PW_OK)
 		return complain(&err, EXIT_FAILED);
 	damaged = report.broken || report.picture == PICTURE_DAMAGED;
 	printf("%s rows=%" PRIu64 " oldest=%" PRIu64 " newest=%" PRIu64 " head=", damaged ? "broken" : "ok",

@@ -80,6 +80,7 @@ struct request {
 	struct response response;
 
 	/* For whoever has parked it. */
+	handler_fn read;       /* what a thread of long reads does (reads.h) */
 	struct request *next;  /* a link in one queue at a time */
 	int64_t deadline_ms;   /* monotonic; long polls. 0: not decided yet */
 	uint64_t registration; /* host_operations: the host's that it began under. 0: not decided yet */

@@ -60,8 +60,9 @@ const struct route routes[] = {
 	{ "GET",    "/v1/tokens",                          ADMIN,     handle_read,     NULL, tokens_list },
 	{ "POST",   "/v1/tokens",                          ADMIN,     handle_change,   token_prepare, token_create_act },
 	{ "DELETE", "/v1/tokens/{token}",                  ADMIN,     handle_change,   NULL, token_delete_act },
-	{ "POST",   "/v1/backups",                         ADMIN,     backup_post,     NULL, backup_act },
-	{ "POST",   "/v1/verify",                          ADMIN,     verify_post,     NULL, NULL },
+	{ "POST",   "/v1/backups",                         ADMIN,     backup_post,     NULL, job_act },
+	{ "POST",   "/v1/verify",                          ADMIN,     verify_post,     NULL, job_act },
+	{ "GET",    "/v1/jobs/{job}",                      ADMIN,     job_get,         NULL, NULL },
 
 	{ "GET",    "/openapi.json",                       EVERYBODY, openapi_get,     NULL, NULL },
 	{ "GET",    "/metrics",                            EVERYBODY, handle_read,     NULL, metrics_act },

@@ -81,7 +81,7 @@ bool token_prepare(struct service *sv, struct request *r);
 void token_create_act(struct service *sv, struct request *r);
 void token_delete_act(struct service *sv, struct request *r);
 
-/* events.c: read the journal, so under no lock */
+/* events.c and history.c: read the store, on threads of their own (reads.h) and under no lock */
 enum handled events_get(struct service *sv, struct request *r);
 enum handled violations_get(struct service *sv, struct request *r);
 enum handled vm_history(struct service *sv, struct request *r);
@@ -94,8 +94,11 @@ void metrics_act(struct service *sv, struct request *r);
 enum handled summary_get(struct service *sv, struct request *r);
 void summary_act(struct service *sv, struct request *r);
 enum handled openapi_get(struct service *sv, struct request *r);
+
+/* jobs.c */
 enum handled backup_post(struct service *sv, struct request *r);
-void backup_act(struct service *sv, struct request *r);
 enum handled verify_post(struct service *sv, struct request *r);
+enum handled job_get(struct service *sv, struct request *r);
+void job_act(struct service *sv, struct request *r); /* nothing: a job is no change */
 
 #endif

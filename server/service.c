@@ -116,6 +116,10 @@ enum pw_status service_start(struct service *sv, struct pw_err *err)
 	if (st == PW_OK)
 		st = writer_start(sv, err);
 	if (st == PW_OK)
+		st = jobs_new(sv, &sv->jobs, err);
+	if (st == PW_OK)
+		st = reads_start(sv, sv->config, &sv->reads, err);
+	if (st == PW_OK)
 		st = painter_start(sv, err);
 	atomic_store(&sv->ready, st == PW_OK);
 	return st;
@@ -130,6 +134,8 @@ enum pw_status service_close(struct service *sv, struct pw_err *err)
 {
 	enum pw_status st = PW_OK;
 
+	reads_free(sv->reads);
+	jobs_free(sv->jobs);
 	painter_stop(sv);
 	writer_stop(sv);
 	if (service_is_started(sv))

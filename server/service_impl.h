@@ -14,7 +14,9 @@
 #include <stdatomic.h>
 
 #include "engine/index.h"
+#include "server/jobs.h"
 #include "server/lease.h"
+#include "server/reads.h"
 #include "server/record.h"
 #include "server/service.h"
 #include "server/waiters.h"
@@ -137,6 +139,8 @@ struct service {
 	size_t deleted_vm_count, deleted_operation_count;
 
 	struct lease_clock leases; /* ticked by the writer */
+	struct reads *reads;       /* NULL before the start, as is: */
+	struct jobs *jobs;
 
 	_Atomic bool ready, disk_refuses;
 	int64_t started_ms;
@@ -261,6 +265,9 @@ void picture_take(struct service *sv);
 enum pw_status picture_last(struct service *sv, struct pw_err *err) PW_MUST_CHECK; /* all threads have ended */
 /* False: out of memory, and the next picture will be whole. */
 bool note_deleted(struct pw_uuid **list, size_t *count, const struct pw_uuid *id, _Atomic bool *repaint);
+
+/* events.c: the store failed a read */
+enum handled answer_store(struct request *r, const struct pw_err *err);
 
 /* --- The subjects: hosts.c, pools.c, vms.c, transitions.c, operations.c, tokens.c, events.c, status.c ---
  * Route actions, and what others need of them. `do_` functions change state and are shared with redo. */

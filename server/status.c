@@ -1,17 +1,11 @@
-#include <errno.h>
-#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "api/openapi.h"
 #include "server/metrics.h"
 #include "server/routes.h"
 #include "server/service_impl.h"
-
-DECODE_JOB(backup)
-DECODE_JOB(empty)
 
 static enum handled answer_text(struct request *r, unsigned status, const char *type, const char *text)
 {
@@ -241,81 +235,4 @@ void metrics_act(struct service *sv, struct request *r)
 	r->response.body = m.data;
 	r->response.size = m.used;
 	r->response.content_type = "text/plain; version=0.0.4; charset=utf-8";
-}
-
-/* Upkeep by request. It may take long: it keeps its HTTP thread, never the writer. */
-
-static bool backup_prepare(struct service *sv, struct request *r)
-{
-	return query_known(r, no_query) && prepare_backup(sv, r);
-}
-
-static enum handled backup(struct service *sv, struct request *r)
-{
-	const struct backup_body *b = &((struct backup_job *)r->job)->b;
-	uint64_t revision;
-	struct pw_err err;
-	char folder[4096], path[4096 + CODEC_NAME_MAX];
-	struct jsonw w;
-
-	if (snprintf(folder, sizeof folder, "%s/backups", sv->config->data) >= (int)sizeof folder)
-		return answer_problem(r, PROBLEM_STORAGE, "%s: the path is too long", sv->config->data);
-	if (mkdir(folder, 0700) != 0 && errno != EEXIST)
-		return answer_problem(r, PROBLEM_STORAGE, "%s: %s", folder, strerror(errno));
-	snprintf(path, sizeof path, "%s/%s", folder, b->name);
-	if (store_backup(sv->store, path, &revision, &err) != PW_OK)
-		return answer_problem(r, err.status == PW_CONFLICT ? PROBLEM_BACKUP_EXISTS : PROBLEM_STORAGE, "%s",
-				      err.msg);
-	jsonw_init(&w);
-	jsonw_open(&w, '{');
-	jsonw_m_str(&w, "path", path);
-	jsonw_m_u64(&w, "revision", revision);
-	jsonw_close(&w, '}');
-	return answer_json(r, 201, &w);
-}
-
-void backup_act(struct service *sv, struct request *r)
-{
-}
-
-/* With a key: asked first whether it was answered before, then the work, then the answer is kept. The writer does the
- * first and the last; there is nothing for it to act on. */
-enum handled backup_post(struct service *sv, struct request *r)
-{
-	if (!backup_prepare(sv, r))
-		return DONE;
-	if (r->idempotency_key && !r->resumed)
-		return park_change(sv, r);
-	(void)backup(sv, r);
-	r->settled = r->response.status < 400;
-	return r->idempotency_key && r->response.status < 500 ? park_change(sv, r) : DONE;
-}
-
-enum handled verify_post(struct service *sv, struct request *r)
-{
-	struct verify_report report;
-	char head[2 * STORE_HASH + 1];
-	struct pw_err err;
-	struct jsonw w;
-
-	if (!query_known(r, no_query) || !prepare_empty(sv, r))
-		return DONE;
-	if (store_verify(sv->config->data, &report, &err) != PW_OK)
-		return answer_problem(r, PROBLEM_STORAGE, "%s", err.msg);
-	sodium_bin2hex(head, sizeof head, report.head, sizeof report.head);
-	jsonw_init(&w);
-	jsonw_open(&w, '{');
-	jsonw_m_bool(&w, "ok", report.broken == 0 && report.picture != PICTURE_DAMAGED);
-	jsonw_m_u64(&w, "rows", report.rows);
-	jsonw_m_u64(&w, "oldest", report.oldest);
-	jsonw_m_u64(&w, "newest", report.newest);
-	if (report.broken)
-		jsonw_m_u64(&w, "broken", report.broken);
-	jsonw_m_str(&w, "head", head);
-	jsonw_m_str(&w, "picture", picture_verdict_name(report.picture));
-	jsonw_m_u64(&w, "picture_revision", report.picture_revision);
-	if (report.picture == PICTURE_DAMAGED)
-		jsonw_m_str(&w, "picture_fault", report.picture_fault);
-	jsonw_close(&w, '}');
-	return answer_json(r, 200, &w);
 }

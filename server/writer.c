@@ -597,6 +597,10 @@ void service_drain(struct service *sv)
 	sv->draining = true;
 	pthread_cond_signal(&sv->wake);
 	pthread_mutex_unlock(&sv->mutex);
+	if (sv->jobs)
+		jobs_drain(sv->jobs);
+	if (sv->reads)
+		reads_drain(sv->reads);
 }
 
 static void refuse_all(struct request *head)
@@ -623,6 +627,10 @@ void service_cut(struct service *sv)
 	refuse_all(changes);
 	refuse_all(readers);
 	refuse_all(waiters);
+	if (sv->jobs)
+		jobs_cut(sv->jobs);
+	if (sv->reads)
+		reads_cut(sv->reads);
 }
 
 enum pw_problem service_left(struct service *sv, const char **why)

@@ -19,22 +19,41 @@ static const struct source {
 			" (SELECT revision FROM chain))" },
 };
 
-static enum pw_status copy_pages(struct db *from, struct db *to, struct pw_err *err)
+#define STEP_PAGES 256
+
+struct copying {
+	const char *dest;
+	const struct progress *p; /* NULL: nobody is told */
+	uint64_t done, total;     /* bytes */
+};
+
+/* In steps: the source's transaction stays open between them, or the copy would start over after each commit. */
+static enum pw_status copy_pages(struct copying *c, struct db *from, struct db *to, int64_t page, struct pw_err *err)
 {
 	sqlite3_backup *b = sqlite3_backup_init(to->h, "main", from->h, "main");
+	uint64_t before = c->done;
+	bool go = true;
 
 	if (!b)
 		return db_fail(to, "starting a copy", err);
-	sqlite3_backup_step(b, -1); /* in one go: a copy in steps starts over after each commit */
+	while (go && sqlite3_backup_step(b, STEP_PAGES) == SQLITE_OK) {
+		c->done =
+			before + (uint64_t)page * (uint64_t)(sqlite3_backup_pagecount(b) - sqlite3_backup_remaining(b));
+		if (c->total < c->done)
+			c->total = c->done;
+		go = !c->p || c->p->fn(c->p->ctx, c->done, c->total);
+	}
+	c->done = before + (uint64_t)page * (uint64_t)sqlite3_backup_pagecount(b);
 	if (sqlite3_backup_finish(b) != SQLITE_OK)
 		return db_fail(to, "copying", err);
-	return PW_OK;
+	return go ? PW_OK : pw_fail(err, PW_BUSY, "given up half-way");
 }
 
-static enum pw_status copy_file(const struct store *s, const struct source *source, const char *dest, int64_t *revision,
-				struct pw_err *err)
+static enum pw_status copy_file(const struct store *s, const struct source *source, struct copying *c,
+				int64_t *revision, struct pw_err *err)
 {
 	struct db from = { 0 }, to = { 0 };
+	int64_t page = 0;
 	enum pw_status st = db_open(&from, s->dir, source->file, SQLITE_OPEN_READWRITE, err);
 
 	if (st == PW_OK)
@@ -42,9 +61,11 @@ static enum pw_status copy_file(const struct store *s, const struct source *sour
 	if (st == PW_OK)
 		st = db_number(&from, source->revision, revision, err);
 	if (st == PW_OK)
-		st = db_open(&to, dest, source->file, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, err);
+		st = db_number(&from, "PRAGMA page_size", &page, err);
 	if (st == PW_OK)
-		st = copy_pages(&from, &to, err);
+		st = db_open(&to, c->dest, source->file, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, err);
+	if (st == PW_OK)
+		st = copy_pages(c, &from, &to, page, err);
 	db_close(&to);
 	db_close(&from);
 	return st;
@@ -62,15 +83,26 @@ static void remove_copy(const char *dest)
 	rmdir(dest);
 }
 
-static enum pw_status copy_all(struct store *s, const char *dest, int64_t *revision, struct pw_err *err)
+static uint64_t size_of(const struct store *s, const char *file)
 {
+	char path[PATH_MAX];
+	struct stat info;
+
+	if ((size_t)snprintf(path, sizeof path, "%s/%s", s->dir, file) >= sizeof path || stat(path, &info) != 0)
+		return 0;
+	return (uint64_t)info.st_size;
+}
+
+static enum pw_status copy_all(struct store *s, struct copying *c, int64_t *revision, struct pw_err *err)
+{
+	const char *dest = c->dest;
 	char parent[PATH_MAX];
 	enum pw_status st = PW_OK;
 
 	if ((size_t)snprintf(parent, sizeof parent, "%s/..", dest) >= sizeof parent)
 		return pw_fail(err, PW_INVALID, "backup: the path is too long");
 	for (size_t i = 0; st == PW_OK && i < PW_ARRAY_LEN(sources); i++)
-		st = copy_file(s, &sources[i], dest, revision, err);
+		st = copy_file(s, &sources[i], c, revision, err);
 	if (st == PW_OK)
 		st = dir_sync(dest, err);
 	if (st == PW_OK)
@@ -78,8 +110,10 @@ static enum pw_status copy_all(struct store *s, const char *dest, int64_t *revis
 	return st;
 }
 
-enum pw_status store_backup(struct store *s, const char *dest, uint64_t *revision, struct pw_err *err)
+enum pw_status store_backup(struct store *s, const char *dest, const struct progress *p, uint64_t *revision,
+			    struct pw_err *err)
 {
+	struct copying c = { .dest = dest, .p = p };
 	int64_t reached = 0;
 	enum pw_status st;
 
@@ -87,7 +121,9 @@ enum pw_status store_backup(struct store *s, const char *dest, uint64_t *revisio
 		return pw_fail(err, errno == EEXIST ? PW_CONFLICT : PW_STORAGE, "backup to %s: %s", dest,
 			       strerror(errno));
 	pthread_mutex_lock(&s->trim_lock);
-	st = copy_all(s, dest, &reached, err);
+	for (size_t i = 0; i < PW_ARRAY_LEN(sources); i++)
+		c.total += size_of(s, sources[i].file);
+	st = copy_all(s, &c, &reached, err);
 	pthread_mutex_unlock(&s->trim_lock);
 	if (st != PW_OK) {
 		remove_copy(dest);

@@ -301,11 +301,20 @@ enum pw_status store_trim(struct store *s, uint64_t through, struct pw_err *err)
 uint64_t store_revision_before(struct store *s, int64_t time_ms);
 uint64_t store_revision_keeping(struct store *s, uint64_t max_bytes);
 
-/* A consistent copy of both files into the new directory dest, while all goes on. PW_CONFLICT: dest exists. */
-enum pw_status store_backup(struct store *s, const char *dest, uint64_t *revision, struct pw_err *err) PW_MUST_CHECK;
+/* Told every few milliseconds by what takes long, in bytes; total is an estimate. False ends it, with PW_BUSY. */
+struct progress {
+	bool (*fn)(void *ctx, uint64_t done, uint64_t total);
+	void *ctx;
+};
 
-/* Checks the hash chain from the oldest row on, that revisions have no gap, and the picture's checksum. Opens dir by
- * itself, read-only. */
+/* A consistent copy of both files into the new directory dest, while all goes on. PW_CONFLICT: dest exists. On failure
+ * there is no dest. p may be NULL. Any one thread. */
+enum pw_status store_backup(struct store *s, const char *dest, const struct progress *p, uint64_t *revision,
+			    struct pw_err *err) PW_MUST_CHECK;
+
+/* Checks the hash chain from the oldest row on to what was the newest when it began, that revisions have no gap, and
+ * the picture's checksum. Opens dir by itself, read-only, and reads the journal in pieces: rows may be added and trimmed
+ * meanwhile. p may be NULL. */
 struct verify_report {
 	uint64_t rows, oldest, newest; /* what held */
 	uint64_t broken;               /* the first revision that no good row holds; 0: none. newest is before it */
@@ -319,6 +328,7 @@ struct verify_report {
 	char picture_fault[192]; /* of a damaged one */
 };
 const char *picture_verdict_name(enum picture_verdict v);
-enum pw_status store_verify(const char *dir, struct verify_report *out, struct pw_err *err) PW_MUST_CHECK;
+enum pw_status store_verify(const char *dir, const struct progress *p, struct verify_report *out,
+			    struct pw_err *err) PW_MUST_CHECK;
 
 #endif

@@ -6,31 +6,40 @@
 
 #include "store/inner.h"
 
-enum { CHAIN, LINKS, ROWS, HASH_AT };
+#define PIECE_BYTES (8 << 20) /* of records that are read at once: while a read lasts, the WAL cannot start over */
+#define TOLD_STEPS  20000     /* of SQLite's machine, between two words about the progress */
+
+enum { CHAIN, NEWEST, LINKS, ROWS, HASH_AT };
 static const char *const text[] = {
 	[CHAIN] = "SELECT revision, number, ends, hash FROM chain",
+	[NEWEST] = "SELECT first, number, ends, hash FROM journal ORDER BY first DESC LIMIT 1",
 	[HASH_AT] = JOURNAL_HASH_AT,
 	[LINKS] = "SELECT first, last, number, ends, hash, length(records) FROM journal ORDER BY first",
 	[ROWS] = "SELECT first, last, time_ms, number, ends, hash, records FROM journal WHERE first > ? ORDER BY first",
 };
 static const struct sql_table verify_sql = { text, PW_ARRAY_LEN(text) };
 
-static enum pw_status read_chain(struct stmts *s, struct place *out, struct pw_err *err)
+static enum pw_status read_place(struct stmts *s, int which, const char *table, struct place *out, struct pw_err *err)
 {
-	struct query q = query_begin(s, CHAIN);
-	enum pw_status st = query_step(&q, "reading where the chain starts", err);
+	struct query q = query_begin(s, which);
+	enum pw_status st = query_step(&q, "reading where the chain starts or ends", err);
 
 	if (st == PW_OK) {
 		out->revision = row_u64(&q, 0, INT64_MAX - 1);
 		out->number = row_u64(&q, 1, INT64_MAX);
 		out->ends = row_u64(&q, 2, INT64_MAX);
 		row_bytes(&q, 3, out->hash, sizeof out->hash);
-		st = row_check(&q, "chain", err);
-	} else if (st == PW_NOT_FOUND) {
-		st = pw_fail(err, PW_STORAGE, JOURNAL_FILE ": table chain: its row is missing");
+		st = row_check(&q, table, err);
 	}
 	query_end(&q);
 	return st;
+}
+
+static enum pw_status read_chain(struct stmts *s, struct place *out, struct pw_err *err)
+{
+	enum pw_status st = read_place(s, CHAIN, "chain", out, err);
+
+	return st == PW_NOT_FOUND ? pw_fail(err, PW_STORAGE, JOURNAL_FILE ": table chain: its row is missing") : st;
 }
 
 /* Does the row of q follow `at`? If so, *at moves on to it. */
@@ -56,18 +65,20 @@ static bool row_follows(struct query *q, struct place *at)
 	return true;
 }
 
-/* The rows after *at, with their hashes; *at moves on to the last one that holds. */
-static enum pw_status walk_rows(struct stmts *s, struct place *at, bool *holds, struct pw_err *err)
+/* The rows after *at, with their hashes, until `most` bytes of records were read; *at moves on to the last one that
+ * holds. PW_NOT_FOUND: there are no more. */
+static enum pw_status walk_rows(struct stmts *s, struct place *at, uint64_t most, bool *holds, struct pw_err *err)
 {
 	struct query q = query_begin(s, ROWS);
-	enum pw_status st;
+	uint64_t from = at->ends;
+	enum pw_status st = PW_OK;
 
 	*holds = true;
 	bind_u64(&q, at->revision);
-	while (*holds && (st = query_step(&q, "reading the journal", err)) == PW_OK)
+	while (*holds && at->ends - from < most && (st = query_step(&q, "reading the journal", err)) == PW_OK)
 		*holds = row_follows(&q, at);
 	query_end(&q);
-	return !*holds || st == PW_NOT_FOUND ? PW_OK : st;
+	return st;
 }
 
 /* Does the row of q follow `at`, its records and hash aside? If so, *at moves on to it. */
@@ -101,22 +112,66 @@ static enum pw_status walk_links(struct stmts *s, const struct place *until, str
 	return !*holds || st == PW_NOT_FOUND ? PW_OK : st;
 }
 
-static enum pw_status walk(struct stmts *s, struct verify_report *out, struct pw_err *err)
+static enum pw_status given_up(struct pw_err *err)
 {
-	struct place at = { 0 }, begins;
+	return pw_fail(err, PW_BUSY, "given up half-way");
+}
+
+/* What is told of the walk, and of what comes after it. */
+struct told {
+	const struct progress *p; /* NULL: nobody */
+	uint64_t done, total;
+};
+
+static bool tell(const struct told *t)
+{
+	return !t->p || t->p->fn(t->p->ctx, t->done, t->total);
+}
+
+/* Rows may have been trimmed since the last piece: then it goes on behind them. */
+static enum pw_status skip_trimmed(struct stmts *s, struct place *at, struct place *begins, struct pw_err *err)
+{
+	struct place chain = { 0 };
+	enum pw_status st = read_chain(s, &chain, err);
+
+	if (st != PW_OK || chain.revision <= at->revision)
+		return st;
+	*at = *begins = chain;
+	return PW_OK;
+}
+
+static enum pw_status walk(struct stmts *s, struct told *t, struct verify_report *out, struct pw_err *err)
+{
+	struct place at = { 0 }, begins, until = { 0 };
 	enum pw_status st = read_chain(s, &at, err);
+	uint64_t from = at.ends;
 	bool holds = true;
 
-	if (st != PW_OK)
-		return st;
 	begins = at;
-	st = walk_rows(s, &at, &holds, err);
+	if (st == PW_OK)
+		st = read_place(s, NEWEST, "journal", &until, NULL);
+	if (st != PW_OK && st != PW_NOT_FOUND)
+		until = (struct place){ .revision = INT64_MAX,
+					.ends = at.ends }; /* the walk finds what is wrong with it */
+	t->total = until.ends > from ? until.ends - from : 0;
+	for (st = PW_OK; st == PW_OK && holds && at.revision < until.revision;) {
+		st = walk_rows(s, &at, PIECE_BYTES, &holds, err);
+		t->done = at.ends - from < t->total ? at.ends - from : t->total;
+		if (st == PW_OK && !tell(t))
+			return given_up(err);
+		if (!holds) {
+			uint64_t reached = at.revision;
+
+			st = skip_trimmed(s, &at, &begins, err);
+			holds = at.revision > reached;
+		}
+	}
 	*out = (struct verify_report){ .rows = at.number - begins.number,
 				       .oldest = begins.revision + 1,
 				       .newest = at.revision,
 				       .broken = holds ? 0 : at.revision + 1 };
 	memcpy(out->head, at.hash, sizeof out->head);
-	return st;
+	return st == PW_NOT_FOUND ? PW_OK : st;
 }
 
 static enum pw_status check(struct store *s, struct stmts *q, uint64_t hashed, struct pw_err *err)
@@ -129,8 +184,10 @@ static enum pw_status check(struct store *s, struct stmts *q, uint64_t hashed, s
 	if (st == PW_OK)
 		st = walk_links(q, &until, &at, &holds, err);
 	if (st == PW_OK && holds)
-		st = walk_rows(q, &at, &holds, err);
-	if (st != PW_OK || holds)
+		st = walk_rows(q, &at, UINT64_MAX, &holds, err);
+	if (holds && (st == PW_OK || st == PW_NOT_FOUND))
+		return PW_OK;
+	if (holds)
 		return st;
 	return pw_fail(err, PW_STORAGE,
 		       JOURNAL_FILE ": revision %" PRIu64
@@ -187,7 +244,12 @@ static enum pw_status check_binding(struct stmts *journal, const struct seal *se
 	return st == PW_NOT_FOUND ? PW_OK : st;
 }
 
-static enum pw_status check_picture(const char *dir, struct stmts *journal, struct verify_report *out,
+static int tell_sqlite(void *told)
+{
+	return !tell(told);
+}
+
+static enum pw_status check_picture(const char *dir, struct stmts *journal, struct told *t, struct verify_report *out,
 				    struct pw_err *err)
 {
 	struct db db = { 0 };
@@ -197,6 +259,8 @@ static enum pw_status check_picture(const char *dir, struct stmts *journal, stru
 	int64_t version = 0;
 	enum pw_status st = db_open(&db, dir, LEDGER_FILE, SQLITE_OPEN_READONLY, err);
 
+	if (st == PW_OK && t->p)
+		sqlite3_progress_handler(db.h, TOLD_STEPS, tell_sqlite, t);
 	if (st == PW_OK)
 		st = db_exec(&db, "BEGIN", err); /* sums and tables of one moment */
 	if (st == PW_OK)
@@ -216,12 +280,13 @@ static enum pw_status check_picture(const char *dir, struct stmts *journal, stru
 		}
 	}
 	db_close(&db);
-	return st;
+	return st != PW_OK && !tell(t) ? given_up(err) : st;
 }
 
-enum pw_status store_verify(const char *dir, struct verify_report *out, struct pw_err *err)
+enum pw_status store_verify(const char *dir, const struct progress *p, struct verify_report *out, struct pw_err *err)
 {
 	struct verify_report report = { 0 };
+	struct told told = { .p = p };
 	struct db db = { 0 };
 	struct stmts s = { 0 };
 	enum pw_status st;
@@ -232,9 +297,9 @@ enum pw_status store_verify(const char *dir, struct verify_report *out, struct p
 	if (st == PW_OK)
 		st = stmts_prepare(&s, &db, &verify_sql, err);
 	if (st == PW_OK)
-		st = walk(&s, &report, err);
+		st = walk(&s, &told, &report, err);
 	if (st == PW_OK)
-		st = check_picture(dir, &s, &report, err);
+		st = check_picture(dir, &s, &told, &report, err);
 	db_close(&db);
 	if (st == PW_OK)
 		*out = report;

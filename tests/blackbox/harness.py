@@ -366,6 +366,15 @@ class Case(unittest.TestCase):
         self.assertEqual(answer.status, status, answer)
         return answer
 
+    def job(self, path, body=None, **more):
+        """The result of a job (a verification, a backup) that this begins, when it has succeeded."""
+        job = self.assert_ok(self.admin.post(path, body or {}, **more), 202)
+        end = time.monotonic() + WAIT_S
+        while job["state"] == "running" and time.monotonic() < end:
+            job = self.assert_ok(self.admin.get(job.headers.get("location", "/v1/jobs/" + job["id"]) + "?wait=10"))
+        self.assertEqual(job["state"], "succeeded", job)
+        return job["result"]
+
     def accepted(self, answer):
         """Every item of the batch was accepted."""
         self.assertEqual(answer.status, 200, answer)

@@ -128,7 +128,7 @@ class Restored(Fleet):
         super().setUp()
 
     def backup(self):
-        return self.assert_ok(self.admin.post("/v1/backups", {"name": "older"}), 201)["path"]
+        return self.job("/v1/backups", {"name": "older"})["path"]
 
     def test_a_ledger_from_a_backup_learns_of_the_guests_that_run(self):
         """On five architectures at once: those of before, those of after, and frames that changed hands meanwhile."""
@@ -173,7 +173,7 @@ class Restored(Fleet):
                 agent = self.agent("normal-" + arch, arch)
                 slots = [{"slot": 0, "base_gfn": 0, "pages": PAGES}]
                 vm = self.admin.post("/v1/vms", {"host": agent.host, "arch": arch, "slots": slots})["id"]
-                backup = self.assert_ok(self.admin.post("/v1/backups", {"name": "known-" + arch}), 201)["path"]
+                backup = self.job("/v1/backups", {"name": "known-" + arch})["path"]
                 self.operate(vm, "launch", resident=100)
                 running = self.hardware(agent)
                 agent.kill()  # it remembers across its own death
@@ -195,7 +195,7 @@ class Restored(Fleet):
         agents = [self.agent("load-" + arch, arch, *load()) for arch in ARCHES]
         for turn in range(4):
             time.sleep(rng.uniform(0.5, 1.5))
-            path = self.assert_ok(self.admin.post("/v1/backups", {"name": f"turn-{turn}"}), 201)["path"]
+            path = self.job("/v1/backups", {"name": f"turn-{turn}"})["path"]
             time.sleep(rng.uniform(0.5, 1.5))
             victim = rng.choice([None, *agents])
             if victim:

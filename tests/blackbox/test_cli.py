@@ -20,7 +20,8 @@ class Cli(Case):
         self.env.pop("PAGEWARDEN_TOKEN", None)
 
     def run_it(self, *args, code=0, **env):
-        done = subprocess.run([PAGEWARDEN, *args], env={**self.env, **env}, capture_output=True, text=True, timeout=60)
+        done = subprocess.run([PAGEWARDEN, *args], env={**self.env, **env}, stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=60)
         self.assertEqual(done.returncode, code, (args, done.stdout, done.stderr))
         return done
 
@@ -60,6 +61,102 @@ class Cli(Case):
         self.run_it("vms", "nobody", code=NOT_FOUND)
         self.run_it("vms", new_id(), code=NOT_FOUND)
 
+    def test_an_id_comes_before_its_beginning_and_that_before_a_name(self):
+        """Whatever somebody calls his VM, nobody else's is taken for it."""
+        host = Host(self.admin)
+        vm = Vm(host, name="real-" + host.id[:8], vm="beef" + new_id()[4:])
+        for name in (vm.id, vm.id.upper(), vm.id[:18], vm.id[:18].upper(), vm.id[:4]):
+            Vm(host, name=name)
+            with self.subTest(name=name):
+                self.assertEqual(self.members("vms", name)["id"], vm.id)
+        Vm(host, vm="beef" + new_id()[4:])
+        self.assertIn("fits 2", self.run_it("vms", "beef", code=USAGE).stderr)
+        short = Vm(host, name=vm.id[:3])
+        self.assertEqual(self.members("vms", vm.id[:3])["id"], short.id)
+
+    def destructive(self, host, vm, token):
+        """Each with what it names: (the arguments, which of them is the name)."""
+        return ((["fence", host.id], 1), (["delete", vm.id], 1), (["delete", vm.id, "0"], 1), (["unplug", vm.id, "0"], 1),
+                (["lifecycle", vm.id, "terminate"], 1), (["lifecycle", vm.id, "init_abort"], 1),
+                (["operations", vm.id, "terminate"], 1), (["operations", vm.id, "abort"], 1),
+                (["operations", vm.id, "unplug", "--params", '{"slot":0}'], 1), (["operations", vm.id, "end"], 1),
+                (["end", vm.id], 1), (["tokens", "delete", token], 2), (["quarantine", host.id, "release", "1"], 1))
+
+    def shown(self, host, vm):
+        return vm.get(), self.admin.items(vm.path + "/operations"), self.admin.get(host.path)["epoch"]
+
+    def test_what_destroys_takes_no_beginning_of_an_id(self):
+        host = Host(self.admin)
+        vm, token = Vm(host), self.as_token("viewer").id
+        before = self.shown(host, vm)
+        for args, at in self.destructive(host, vm, token):
+            prefix = args[at][:18]
+            with self.subTest(args=args):
+                args[at] = prefix
+                self.assertIn("full id or an exact name", self.run_it(*args, "--yes", code=USAGE).stderr)
+        self.assertEqual(self.shown(host, vm), before)
+        self.assertIn(token, [t["id"] for t in self.admin.items("/v1/tokens")])
+
+    def rename(self, host, name):
+        host.name = name
+        host.register()
+
+    def test_what_destroys_refuses_a_name_that_may_be_another_s_id(self):
+        host, other = Host(self.admin), Host(self.admin)
+        self.rename(other, host.id[:18])
+        self.assertIn("another id begins with it", self.run_it("fence", host.id[:18], "--yes", "--force", code=USAGE).stderr)
+        self.rename(other, "twin-" + host.id[:4])
+        self.rename(host, "twin-" + host.id[:4])
+        self.assertIn("fits 2", self.run_it("fence", "twin-" + host.id[:4], "--yes", code=USAGE).stderr)
+        self.assertEqual([self.admin.get(h.path)["state"] for h in (host, other)], ["up", "up"])
+        self.rename(host, other.id)
+        self.run_it("fence", other.id, "--yes", "--force")
+        self.assertEqual([self.admin.get(h.path)["state"] for h in (host, other)], ["up", "fenced"])
+        self.rename(host, "just-" + host.id[:4])
+        self.run_it("fence", "just-" + host.id[:4], "--yes", "--force")
+        self.assertEqual(self.admin.get(host.path)["state"], "fenced")
+
+    def test_what_destroys_needs_a_terminal_or_yes(self):
+        host = Host(self.admin)
+        vm, token = Vm(host), self.as_token("viewer").id
+        before = self.shown(host, vm)
+        for args, _ in self.destructive(host, vm, token):
+            with self.subTest(args=args):
+                done = subprocess.run([PAGEWARDEN, *args], env=self.env, stdin=subprocess.DEVNULL, capture_output=True,
+                                      text=True, timeout=60, check=False)
+                self.assertEqual(done.returncode, USAGE, done)
+                self.assertIn("--yes", done.stderr)
+        self.assertEqual(self.shown(host, vm), before)
+        self.assertIn(token, [t["id"] for t in self.admin.items("/v1/tokens")])
+
+    def asked(self, *args, answer):
+        """On a terminal: exit code and what was said there."""
+        master, slave = pty.openpty()
+        try:
+            with subprocess.Popen([PAGEWARDEN, *args], env=self.env, stdin=slave, stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE, text=True) as child:
+                os.write(master, answer)
+                _, said = child.communicate(timeout=60)
+            return child.returncode, said
+        finally:
+            os.close(master)
+            os.close(slave)
+
+    def test_a_terminal_is_asked(self):
+        host = Host(self.admin)
+        for answer in (b"no\n", b"\n", b"yesss\n", b"\x04"):
+            code, said = self.asked("fence", host.id, "--force", answer=answer)
+            self.assertEqual(code, REFUSED, said)
+            self.assertIn(f"fence host {host.id}", said)
+        self.assertEqual(self.admin.get(host.path)["state"], "up")
+        code, said = self.asked("fence", host.id, "--force", answer=b"yes\n")
+        self.assertEqual((code, self.admin.get(host.path)["state"]), (0, "fenced"), said)
+
+    def test_a_token_for_a_host_is_for_no_look_alike(self):
+        host = Host(self.admin)
+        self.run_it("tokens", "create", "agent", "x", "--host", host.id[:18], code=USAGE)
+        self.assertEqual(self.members("tokens", "create", "agent", "x", "--host", host.id)["host"], host.id)
+
     def test_whose_page_is_this(self):
         host = Host(self.admin)
         vm = Vm(host, state="secure", name="owner")
@@ -71,7 +168,7 @@ class Cli(Case):
         self.run_it("quarantine", host.id, "add", "200", "--count", "3", "--reason", "RMP reset failed")
         self.assertEqual(self.rows("quarantine", host.id)[0][:4], ["local", "200", "3", "RMP reset failed"])
         self.assertEqual(self.run_it("who-owns", host.id, "202").stdout, "quarantined\n")
-        self.run_it("quarantine", host.id, "release", "200", "--count", "3")
+        self.run_it("quarantine", host.id, "release", "200", "--count", "3", "--yes")
         self.assertEqual(self.run_it("who-owns", host.id, "202").stdout, "free\n")
         self.assertEqual(self.rows("frames", host.id, "--pfn", "101"), [["101", "3", vm.id, "6", "KVMPPC_GFN_UVMEM_PFN"]])
         self.assertEqual(self.rows("gfns", vm.id, "--gfn", "5", "--count", "4"),
@@ -82,31 +179,31 @@ class Cli(Case):
         host = Host(self.admin)
         vm = Vm(host, state="secure", slots=[{"slot": 0, "base_gfn": 0, "pages": 8}, {"slot": 1, "base_gfn": 8, "pages": 8}])
         for args in (("lifecycle", vm.id, "terminate"), ("delete", vm.id, "1")):
-            self.assertIn("host-alive", self.run_it(*args, code=REFUSED).stderr)
+            self.assertIn("host-alive", self.run_it(*args, "--yes", code=REFUSED).stderr)
         holder = ("--boot-id", host.boot, "--epoch", str(host.epoch))
-        self.run_it("delete", vm.id, "1", *holder)
-        self.run_it("delete", vm.id, "0", "--force")
-        self.assertIn("vm-busy", self.run_it("delete", vm.id, code=REFUSED).stderr)
-        self.assertEqual(self.members("lifecycle", vm.id, "terminate", *holder)["state"], "normal")
+        self.run_it("delete", vm.id, "1", "--yes", *holder)
+        self.run_it("delete", vm.id, "0", "--force", "--yes")
+        self.assertIn("vm-busy", self.run_it("delete", vm.id, "--yes", code=REFUSED).stderr)
+        self.assertEqual(self.members("lifecycle", vm.id, "terminate", "--yes", *holder)["state"], "normal")
         self.assertEqual(self.members("lifecycle", vm.id, "start")["on_hardware"], "yes")
-        self.assertEqual(self.members("lifecycle", vm.id, "terminate", "--force")["on_hardware"], "no")
-        self.run_it("delete", vm.id)
+        self.assertEqual(self.members("lifecycle", vm.id, "terminate", "--force", "--yes")["on_hardware"], "no")
+        self.run_it("delete", vm.id, "--yes")
         self.run_it("vms", vm.id, code=NOT_FOUND)
         other = Vm(host)
         other.must("start")
-        self.run_it("delete", other.id, "--force")
+        self.run_it("delete", other.id, "--force", "--yes")
         for args in (("delete", "x", "y"), ("lifecycle", "x"), ("delete", "x", "--epoch", "1"),
                      ("lifecycle", "x", "terminate", "--boot-id", "a b", "--epoch", "1"), ("delete", "x", *holder)):
-            self.run_it(*args, code=USAGE)
+            self.run_it(*args, "--yes", code=USAGE)
 
     def test_slots_are_plugged_and_unplugged(self):
         host = Host(self.admin)
         vm = Vm(host)
         self.assertEqual(self.members("plug", vm.id, "3", "0x2000", "16")["kind"], "plug")
         self.assertEqual(self.admin.items(vm.path + "/operations")[0]["params"], {"slot": 3, "base_gfn": 8192, "pages": 16})
-        self.assertEqual(self.members("unplug", vm.id, "0")["kind"], "unplug")
+        self.assertEqual(self.members("unplug", vm.id, "0", "--yes")["kind"], "unplug")
         self.assertIn("slot-overlap", self.run_it("plug", vm.id, "3", "1", "1", code=REFUSED).stderr)
-        self.run_it("unplug", vm.id, "7", code=NOT_FOUND)
+        self.run_it("unplug", vm.id, "7", "--yes", code=NOT_FOUND)
         for args in (("plug", vm.id, "3"), ("plug", vm.id, "a", "1", "1"), ("unplug", vm.id, "-1")):
             self.run_it(*args, code=USAGE)
         self.assertIn("base_gfn", self.run_it("help", "operations").stdout)
@@ -133,7 +230,7 @@ class Cli(Case):
         made = self.members("tokens", "create", "viewer", "by-cli")
         self.run_it("hosts", PAGEWARDEN_TOKEN=made["secret"], PAGEWARDEN_TOKEN_FILE="")
         self.assertIn([made["id"], "viewer", "by-cli"], [row[:3] for row in self.rows("tokens")])
-        self.run_it("tokens", "delete", made["id"])
+        self.run_it("tokens", "delete", made["id"], "--yes")
         self.run_it("hosts", PAGEWARDEN_TOKEN=made["secret"], PAGEWARDEN_TOKEN_FILE="", code=REFUSED)
 
     def test_an_operation_is_waited_for(self):

@@ -87,7 +87,7 @@ static struct verify_report verify(void)
 {
 	struct verify_report v;
 
-	cr_assert_eq(store_verify(d.path, &v, &err), PW_OK, "%s", err.msg);
+	cr_assert_eq(store_verify(d.path, NULL, &v, &err), PW_OK, "%s", err.msg);
 	return v;
 }
 

@@ -80,7 +80,7 @@ Test(crash, every_acknowledged_revision_survives_kill_9)
 		struct verify_report v;
 
 		acknowledged = run_and_kill(5000 + round * 4000, acknowledged);
-		cr_assert_eq(store_verify(d.path, &v, &err), PW_OK, "%s", err.msg);
+		cr_assert_eq(store_verify(d.path, NULL, &v, &err), PW_OK, "%s", err.msg);
 		cr_assert_eq(v.broken, 0);
 		store_dir_reopen(&d);
 		store_span(d.s, &span);

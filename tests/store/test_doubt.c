@@ -85,7 +85,7 @@ static uint64_t newest_of(struct store_dir *copy)
 
 	store_dir_reopen(copy);
 	newest = store_newest(copy->s);
-	cr_assert_eq(store_verify(copy->path, &v, &err), PW_OK, "%s", err.msg);
+	cr_assert_eq(store_verify(copy->path, NULL, &v, &err), PW_OK, "%s", err.msg);
 	cr_assert(v.broken == 0 && v.newest == newest, "broken at %" PRIu64, v.broken);
 	cr_assert_eq((uint64_t)store_ask(copy->path, "journal.db", "SELECT count(*) FROM answer"), newest);
 	store_dir_remove(copy);

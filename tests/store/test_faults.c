@@ -81,7 +81,7 @@ static void expect_newest(uint64_t newest)
 	cr_assert_eq(at, newest);
 	cr_assert_eq(store_violation_count(d.s, 0, &n, &err), PW_OK, "%s", err.msg);
 	cr_assert_eq(n, newest);
-	cr_assert_eq(store_verify(d.path, &v, &err), PW_OK, "%s", err.msg);
+	cr_assert_eq(store_verify(d.path, NULL, &v, &err), PW_OK, "%s", err.msg);
 	cr_assert(v.broken == 0 && v.newest == newest, "broken at %" PRIu64, v.broken);
 }
 
@@ -278,7 +278,7 @@ static void expect_chain(uint64_t newest)
 	struct journal_span span;
 
 	store_span(d.s, &span);
-	cr_assert_eq(store_verify(d.path, &v, &err), PW_OK, "%s", err.msg);
+	cr_assert_eq(store_verify(d.path, NULL, &v, &err), PW_OK, "%s", err.msg);
 	cr_assert_eq(v.broken, 0);
 	cr_assert_eq(v.newest, newest);
 	cr_assert_eq(v.oldest, span.oldest);
@@ -350,7 +350,7 @@ Test(faults, backup_that_fails_leaves_no_directory)
 		enum pw_status st;
 
 		faulty_vfs_arm(FAULT_CHANGES | FAULT_OPEN, nth, SQLITE_FULL, FAULT_FROM);
-		st = store_backup(d.s, dest, &reached, &err);
+		st = store_backup(d.s, dest, NULL, &reached, &err);
 		fired = faulty_vfs_disarm();
 		cr_assert(st == (fired ? PW_STORAGE : PW_OK), "call %u: %s", nth, err.msg);
 		cr_assert_eq(remove(dest) == 0, false,

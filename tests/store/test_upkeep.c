@@ -44,7 +44,7 @@ static struct verify_report verify(const char *dir)
 {
 	struct verify_report v;
 
-	cr_assert_eq(store_verify(dir, &v, &err), PW_OK, "%s", err.msg);
+	cr_assert_eq(store_verify(dir, NULL, &v, &err), PW_OK, "%s", err.msg);
 	return v;
 }
 
@@ -251,8 +251,8 @@ Test(upkeep, verify_finds_a_missing_start)
 	store_tamper(d.path, "journal.db", "DELETE FROM journal WHERE first <= 3");
 	cr_assert_eq(verify(d.path).broken, 1);
 	store_tamper(d.path, "journal.db", "DELETE FROM chain");
-	cr_assert_eq(store_verify(d.path, &(struct verify_report){ 0 }, &err), PW_STORAGE);
-	cr_assert_eq(store_verify("/nowhere", &(struct verify_report){ 0 }, &err), PW_STORAGE);
+	cr_assert_eq(store_verify(d.path, NULL, &(struct verify_report){ 0 }, &err), PW_STORAGE);
+	cr_assert_eq(store_verify("/nowhere", NULL, &(struct verify_report){ 0 }, &err), PW_STORAGE);
 }
 
 Test(upkeep, verify_finds_a_chain_that_another_was_put_before)
@@ -301,7 +301,7 @@ Test(upkeep, backup_while_writing_is_a_store_of_its_own)
 	wait_past(105);
 	cr_assert_lt((size_t)snprintf(copy.path, sizeof copy.path, "%s-copy", d.path), sizeof copy.path);
 	at_least = atomic_load(&beside.newest);
-	cr_assert_eq(store_backup(d.s, copy.path, &reached, &err), PW_OK, "%s", err.msg);
+	cr_assert_eq(store_backup(d.s, copy.path, NULL, &reached, &err), PW_OK, "%s", err.msg);
 	cr_assert_geq(reached, at_least);
 	wait_past(reached + 2);
 	cr_assert_eq(verify(copy.path).newest, reached);
@@ -309,7 +309,7 @@ Test(upkeep, backup_while_writing_is_a_store_of_its_own)
 	cr_assert_eq(store_newest(copy.s), reached);
 	cr_assert_eq(store_replay(copy.s, 0), reached);
 	store_fill(copy.s, reached + 1, reached + 2);
-	cr_assert_eq(store_backup(d.s, copy.path, &reached, &err), PW_CONFLICT, "it is there already");
+	cr_assert_eq(store_backup(d.s, copy.path, NULL, &reached, &err), PW_CONFLICT, "it is there already");
 	store_dir_remove(&copy);
 	atomic_store(&beside.stop, true);
 	pthread_join(writer, NULL);
@@ -319,7 +319,7 @@ Test(upkeep, backup_to_nowhere_fails_and_leaves_nothing)
 {
 	uint64_t reached = 7;
 
-	cr_assert_eq(store_backup(d.s, "/nowhere/at/all", &reached, &err), PW_STORAGE);
+	cr_assert_eq(store_backup(d.s, "/nowhere/at/all", NULL, &reached, &err), PW_STORAGE);
 	cr_assert_eq(reached, 7);
 }
 
@@ -352,7 +352,7 @@ Test(upkeep, writer_trimmer_and_backup_do_not_disturb_each_other)
 
 		wait_past(20 + i * 20);
 		snprintf(path, sizeof path, "%s-%u", d.path, i);
-		cr_assert_eq(store_backup(d.s, path, &reached, &err), PW_OK, "%s", err.msg);
+		cr_assert_eq(store_backup(d.s, path, NULL, &reached, &err), PW_OK, "%s", err.msg);
 		v = verify(path);
 		cr_assert_eq(v.broken, 0);
 		cr_assert_eq(v.newest, reached);

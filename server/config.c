@@ -87,6 +87,10 @@ static const struct option {
 	      "bring the readable tables up to date at most this often"),
 	LIMIT("stop-seconds", stop_seconds, "10", 1, 600, "seconds",
 	      "at a stop, wait so long for answers that are under way"),
+	LIMIT("last-picture-seconds", last_picture_seconds, "2", 0, 600, "seconds",
+	      "at a stop, then save the readable tables for so long; else the next start reads more journal"),
+	LIMIT("picture-stale-seconds", picture_stale_seconds, "600", 1, 86400, "seconds",
+	      "not ready once the readable tables could not be saved for so long"),
 
 	/* What is kept. */
 	LIMIT("retain-hours", retain_hours, "720", 0, 1000000, "hours", "keep the journal this long; 0: no bound"),

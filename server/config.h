@@ -29,6 +29,8 @@ struct config {
 	unsigned lease_seconds;                   /* default 15 */
 	unsigned checkpoint_seconds;              /* a picture at most this often; default 30 */
 	unsigned stop_seconds;                    /* at a stop: for answers under way; default 10 */
+	unsigned last_picture_seconds;            /* at a stop: for the last picture; default 2 */
+	unsigned picture_stale_seconds;           /* not ready once pictures fail for so long; default 600 */
 	unsigned retain_hours;                    /* journal kept by age; default 720; 0: no bound */
 	uint64_t retain_bytes;                    /* and by size; default 8 GiB; 0: no bound; suffixes K M G */
 	uint64_t memory_bytes;                    /* limit of the engine's memory; default 0: none */

@@ -1,19 +1,24 @@
+/*
+ * Taking a picture of the state, in pieces: the writer copies some milliseconds' worth of what has changed between two
+ * groups, and the painter saves that while the writer goes on. What changes again after it was copied comes again with
+ * a later piece. When one piece is enough for a whole pass over the state, then everything that was copied reads as the
+ * state does at that moment: the picture is exactly the state after one revision.
+ */
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#include "server/log.h"
-#include "server/metrics.h"
-#include "server/service_impl.h"
+#include "server/picture.h"
 
-/*
- * The picture: what has changed since the last one is copied by the writer between two groups (so that it is exactly
- * the state after one revision), and written by the painter thread while the writer goes on.
- */
+#define PIECE_NS     2000000 /* the writer copies for so long at a time */
+#define ROWS_A_LOOK  16      /* ... and looks at the clock so often */
+#define NODES_A_LOOK 16      /* tables of a tree */
+#define PASSES_MAX   64      /* a state that changes faster than it is copied: the last piece takes what there is */
 
-/* A picture with the memory that its texts and lists live in. Errors stick. */
+/* A piece, with the memory that its texts and lists live in. Errors stick. */
 struct picture_work {
 	struct picture p;
+	uint64_t until_ns;
+	unsigned looked;
 	size_t host_room, pool_room, attachment_room, vm_room, slot_room, vcpu_room, extent_room, quarantine_room,
 		operation_room, token_room, end_room, unknown_room;
 	char **texts; /* copies */
@@ -61,7 +66,7 @@ static const char *copy(struct picture_work *w, const char *text)
 	return s ? s : "";
 }
 
-static void work_free(struct picture_work *w)
+void picture_free(struct picture_work *w)
 {
 	if (!w)
 		return;
@@ -176,9 +181,14 @@ static void take_vcpus(const struct service *sv, struct picture_work *w, const s
 	}
 }
 
-static void take_vm(struct picture_work *w, struct vm *vm)
+/* Is it time to let go of the state? Always takes something first, so that it comes to an end. */
+static bool enough(struct picture_work *w)
 {
-	const struct tree_visitor visitor = { take_span, take_run, w };
+	return w->failed || (++w->looked % ROWS_A_LOOK == 0 && clock_monotonic_ns() >= w->until_ns);
+}
+
+static void take_vm_row(const struct service *sv, struct picture_work *w, struct vm *vm)
+{
 	struct vm_row *row = MORE(w, vms, vm_count, vm_room);
 
 	if (!row)
@@ -200,11 +210,20 @@ static void take_vm(struct picture_work *w, struct vm *vm)
 		if (slot)
 			*slot = (struct slot_row){ vm->id, vm->slots[i] };
 	}
+	take_vcpus(sv, w, vm);
+}
+
+/* False: the rest of its tree is for the next piece. */
+static bool take_tree(struct picture_work *w, struct vm *vm)
+{
+	const struct tree_visitor visitor = { take_span, take_run, w };
+
 	w->vm = vm->id;
 	w->law = arch_laws[vm->arch];
-	if (w->p.full)
-		tree_dirty_all(&vm->pages);
-	tree_clean(&vm->pages, &visitor);
+	while (!tree_clean_some(&vm->pages, &visitor, NODES_A_LOOK))
+		if (w->failed || clock_monotonic_ns() >= w->until_ns)
+			return false;
+	return true;
 }
 
 static void take_operation(struct picture_work *w, const struct operation *o)
@@ -266,58 +285,211 @@ static void take_unknown(struct picture_work *w, const struct unknown *u)
 		*row = (struct unknown_row){ u->host, u->vm, copy(w, u->report), u->since_ms, u->revision };
 }
 
-static void take_state(struct service *sv, struct picture_work *w, uint64_t since)
+/* Each takes what is at that place of its list, if it has changed. False: it is not through with it. */
+
+static bool take_host_at(struct service *sv, struct picture_work *w, size_t i)
+{
+	struct host *h = ledger_host_at(sv->ledger, i);
+
+	sv->taking.at = h->id;
+	if (sv->taking.pass == 1 || h->revision > sv->taking.since ||
+	    host_note(h)->pictured != host_note(h)->unreachable)
+		take_host(w, h);
+	host_note(h)->pictured = host_note(h)->unreachable;
+	return true;
+}
+
+static bool take_vm_at(struct service *sv, struct picture_work *w, size_t i)
+{
+	struct vm *vm = ledger_vm_at(sv->ledger, i);
+	struct taking *t = &sv->taking;
+
+	if (!t->inside || !pw_uuid_equal(&t->at, &vm->id)) {
+		t->at = vm->id;
+		if (!t->all && vm->revision <= t->since)
+			return true;
+		take_vm_row(sv, w, vm);
+		if (t->all)
+			tree_dirty_all(&vm->pages);
+	}
+	t->inside = !take_tree(w, vm);
+	return !t->inside;
+}
+
+static bool take_operation_at(struct service *sv, struct picture_work *w, size_t i)
+{
+	const struct operation *o = sv->operations.items[i];
+
+	sv->taking.at = o->id;
+	if (sv->taking.all || o->revision > sv->taking.since)
+		take_operation(w, o);
+	return true;
+}
+
+static size_t host_count(const struct service *sv)
+{
+	return ledger_host_count(sv->ledger);
+}
+
+static size_t host_after(const struct service *sv, const struct pw_uuid *id)
+{
+	return ledger_host_after(sv->ledger, id);
+}
+
+static size_t vm_count(const struct service *sv)
+{
+	return ledger_vm_count(sv->ledger);
+}
+
+/* One whose tree is not through yet comes again, if it is there still. */
+static size_t vm_after(const struct service *sv, const struct pw_uuid *id)
+{
+	size_t after = ledger_vm_after(sv->ledger, id);
+
+	return sv->taking.inside && after && pw_uuid_equal(&ledger_vm_at(sv->ledger, after - 1)->id, id) ? after - 1
+													 : after;
+}
+
+static size_t operation_count(const struct service *sv)
+{
+	return sv->operations.count;
+}
+
+static size_t operation_after(const struct service *sv, const struct pw_uuid *id)
+{
+	return index_after(&sv->operations, id);
+}
+
+static const struct list {
+	size_t (*count)(const struct service *sv);
+	size_t (*after)(const struct service *sv, const struct pw_uuid *id);
+	bool (*take)(struct service *sv, struct picture_work *w, size_t i);
+} lists[] = {
+	{ host_count, host_after, take_host_at },
+	{ vm_count, vm_after, take_vm_at },
+	{ operation_count, operation_after, take_operation_at },
+};
+
+/* Goes on with a list where the last piece ended. False: it is not at its end. */
+static bool take_list(struct service *sv, struct picture_work *w, const struct list *l)
+{
+	struct taking *t = &sv->taking;
+
+	for (size_t i = t->begun ? l->after(sv, &t->at) : 0; i < l->count(sv); i++) {
+		t->begun = true;
+		if (!l->take(sv, w, i) || enough(w))
+			return false;
+	}
+	t->begun = false;
+	return true;
+}
+
+static bool take_lists(struct service *sv, struct picture_work *w)
+{
+	struct taking *t = &sv->taking;
+
+	for (; t->list < PW_ARRAY_LEN(lists); t->list++)
+		if (!take_list(sv, w, &lists[t->list]))
+			return false;
+	return true;
+}
+
+/* What comes whole. */
+static void take_rest(const struct service *sv, struct picture_work *w)
 {
 	const struct ledger *l = sv->ledger;
 
-	for (size_t i = 0; i < ledger_host_count(l); i++) {
-		take_host(w, ledger_host_at(l, i));
+	for (size_t i = 0; i < ledger_host_count(l); i++)
 		take_attachments(w, ledger_host_at(l, i));
-	}
 	for (size_t i = 0; i < ledger_pool_count(l); i++)
 		take_pool(w, ledger_pool_at(l, i));
-	for (size_t i = 0; i < ledger_vm_count(l); i++)
-		if (w->p.full || ledger_vm_at(l, i)->revision > since) {
-			take_vm(w, ledger_vm_at(l, i));
-			take_vcpus(sv, w, ledger_vm_at(l, i));
-		}
-	for (size_t i = 0; i < sv->operations.count; i++)
-		if (w->p.full || ((const struct operation *)sv->operations.items[i])->revision > since)
-			take_operation(w, sv->operations.items[i]);
 	for (size_t i = 0; i < sv->tokens.count; i++)
 		take_token(w, sv->tokens.items[i]);
 	for (size_t i = 0; i < sv->quarantine_count; i++)
 		take_reason(w, &sv->quarantine[i]);
 	w->p.ends_from = sv->ends_from;
 	for (size_t i = 0; i < sv->ends.count; i++)
-		if (w->p.full || ((const struct end *)sv->ends.items[i])->revision > since)
+		if (w->p.full || ((const struct end *)sv->ends.items[i])->revision > sv->pictured)
 			take_end(w, sv->ends.items[i]);
 	for (size_t i = 0; i < sv->unknown.count; i++)
 		take_unknown(w, sv->unknown.items[i]);
 }
 
-static struct picture_work *picture_make(struct service *sv)
+static void taking_begin(struct service *sv)
 {
-	struct picture_work *w = calloc(1, sizeof *w);
-	uint64_t since = sv->pictured;
+	bool full = atomic_exchange(&sv->repaint, false) || sv->pictured == 0;
 
-	if (!w)
-		return NULL;
-	w->p.full = atomic_exchange(&sv->repaint, false) || since == 0;
-	w->p.revision = sv->revision;
+	sv->taking = (struct taking){ .full = full, .since = sv->pictured };
+}
+
+/* The first pass takes all hosts, since a host that was heard of has changed without a revision. */
+static void pass_begin(struct service *sv)
+{
+	struct taking *t = &sv->taking;
+
+	if (t->pass)
+		t->since = t->began;
+	t->all = t->full && !t->pass;
+	t->began = sv->revision;
+	t->pass++;
+	t->list = 0;
+	t->begun = t->inside = false;
+}
+
+static void take_deleted(struct service *sv, struct picture_work *w)
+{
 	w->p.deleted_vms = sv->deleted_vms;
 	w->p.deleted_vm_count = sv->deleted_vm_count;
 	w->p.deleted_operations = sv->deleted_operations;
 	w->p.deleted_operation_count = sv->deleted_operation_count;
+	if (sv->deleted_vm_count)
+		sv->taking.inside = false; /* it may be that one, made again */
 	sv->deleted_vms = sv->deleted_operations = NULL;
 	sv->deleted_vm_count = sv->deleted_operation_count = 0;
-	take_state(sv, w, since);
-	if (w->failed) {
+}
+
+/* A pass that began with this piece and ends with it has seen the whole state as it is now. */
+static bool take_piece(struct service *sv, struct picture_work *w)
+{
+	struct taking *t = &sv->taking;
+	bool whole = t->list == PW_ARRAY_LEN(lists) || !t->pass;
+
+	if (whole)
+		pass_begin(sv);
+	if (whole && t->pass > PASSES_MAX)
+		w->until_ns = UINT64_MAX;
+	return take_lists(sv, w) && whole;
+}
+
+struct picture_work *picture_piece(struct service *sv, bool fresh)
+{
+	struct picture_work *w = calloc(1, sizeof *w);
+
+	if (!w) {
 		atomic_store(&sv->repaint, true);
-		work_free(w);
 		return NULL;
 	}
-	return w;
+	if (fresh)
+		taking_begin(sv);
+	else
+		w->failed = atomic_load(&sv->repaint); /* it is not known any more what was deleted */
+	w->until_ns = clock_monotonic_ns() + PIECE_NS;
+	w->p.full = sv->taking.full;
+	w->p.revision = sv->revision;
+	take_deleted(sv, w);
+	w->p.more = !take_piece(sv, w);
+	if (!w->p.more)
+		take_rest(sv, w);
+	if (!w->failed)
+		return w;
+	atomic_store(&sv->repaint, true);
+	picture_free(w);
+	return NULL;
+}
+
+const struct picture *picture_of(const struct picture_work *w)
+{
+	return &w->p;
 }
 
 bool note_deleted(struct pw_uuid **list, size_t *count, const struct pw_uuid *id, _Atomic bool *repaint)
@@ -331,155 +503,4 @@ bool note_deleted(struct pw_uuid **list, size_t *count, const struct pw_uuid *id
 	*list = grown;
 	grown[(*count)++] = *id;
 	return true;
-}
-
-void picture_take(struct service *sv)
-{
-	struct picture_work *w;
-
-	pthread_rwlock_wrlock(&sv->lock);
-	w = picture_make(sv);
-	pthread_rwlock_unlock(&sv->lock);
-	pthread_mutex_lock(&sv->mutex);
-	sv->picture_wanted = false;
-	sv->picture_ready = w;
-	pthread_cond_signal(&sv->painter_wake);
-	pthread_mutex_unlock(&sv->mutex);
-}
-
-/* Saving. */
-
-static enum pw_status save(struct service *sv, struct picture_work *w, struct pw_err *err)
-{
-	uint64_t began = clock_monotonic_ns();
-	enum pw_status st = store_save_picture(sv->store, &w->p, err);
-
-	if (st == PW_OK) {
-		metrics_time(TIME_CHECKPOINT, clock_monotonic_ns() - began);
-		metrics_count(COUNT_CHECKPOINTS, 1);
-		pthread_rwlock_wrlock(&sv->lock);
-		sv->pictured = w->p.revision;
-		pthread_rwlock_unlock(&sv->lock);
-	} else {
-		atomic_store(&sv->repaint, true);
-	}
-	work_free(w);
-	return st;
-}
-
-static enum pw_status trim(struct service *sv, struct pw_err *err)
-{
-	const struct config *c = sv->config;
-	uint64_t through = 0, by_size;
-
-	if (store_in_doubt(sv->store))
-		return PW_OK; /* nothing is written before that is settled */
-	if (c->retain_hours)
-		through = store_revision_before(sv->store, clock_utc_ms() - (int64_t)c->retain_hours * 3600 * 1000);
-	if (c->retain_bytes) {
-		by_size = store_revision_keeping(sv->store, c->retain_bytes);
-		if (by_size > through)
-			through = by_size;
-	}
-	return through ? store_trim(sv->store, through, err) : PW_OK;
-}
-
-/* Asks the writer for a picture and waits for it. With `mutex` held. */
-static struct picture_work *picture_ask(struct service *sv)
-{
-	struct picture_work *w;
-
-	sv->picture_wanted = true;
-	pthread_cond_signal(&sv->wake);
-	while (sv->picture_wanted && !sv->painter_stop)
-		pthread_cond_wait(&sv->painter_wake, &sv->mutex);
-	w = sv->picture_ready;
-	sv->picture_ready = NULL;
-	return w;
-}
-
-static void paint(struct service *sv, struct picture_work *w)
-{
-	struct pw_err err;
-
-	if (w && save(sv, w, &err) != PW_OK)
-		log_line(LOG_WARNING_, "the picture could not be saved: it will be whole next time", "error", err.msg,
-			 NULL);
-	if (store_wal_checkpoint(sv->store, &err) != PW_OK || trim(sv, &err) != PW_OK)
-		log_line(LOG_WARNING_, "upkeep of the journal failed", "error", err.msg, NULL);
-}
-
-enum { UPKEEP_MS = 1000, DUTY = 8 }; /* at most an eighth of the time goes into pictures */
-
-static void *painter_main(void *arg)
-{
-	struct service *sv = arg;
-	int64_t due = clock_monotonic_ms() + (int64_t)sv->config->checkpoint_seconds * 1000;
-
-	pthread_mutex_lock(&sv->mutex);
-	while (!sv->painter_stop) {
-		int64_t now = clock_monotonic_ms(), until = now + UPKEEP_MS, took;
-		struct timespec at = { until / 1000, until % 1000 * 1000000 };
-		struct picture_work *w = NULL;
-		bool news;
-
-		pthread_cond_timedwait(&sv->painter_wake, &sv->mutex, &at);
-		if (sv->painter_stop)
-			break;
-		pthread_mutex_unlock(&sv->mutex);
-		pthread_rwlock_rdlock(&sv->lock);
-		news = sv->durable != sv->pictured || sv->repaint;
-		pthread_rwlock_unlock(&sv->lock);
-		pthread_mutex_lock(&sv->mutex);
-		now = clock_monotonic_ms();
-		if (now >= due && news)
-			w = picture_ask(sv);
-		pthread_mutex_unlock(&sv->mutex);
-		paint(sv, w);
-		took = clock_monotonic_ms() - now;
-		if (w)
-			due = clock_monotonic_ms() + took * DUTY + (int64_t)sv->config->checkpoint_seconds * 1000;
-		pthread_mutex_lock(&sv->mutex);
-	}
-	pthread_mutex_unlock(&sv->mutex);
-	return NULL;
-}
-
-enum pw_status painter_start(struct service *sv, struct pw_err *err)
-{
-	int e = pthread_create(&sv->painter, NULL, painter_main, sv);
-
-	if (e)
-		return pw_fail(err, PW_NO_MEMORY, "starting the painter thread: %s", strerror(e));
-	sv->painter_runs = true;
-	return PW_OK;
-}
-
-void painter_stop(struct service *sv)
-{
-	if (!sv->painter_runs)
-		return;
-	pthread_mutex_lock(&sv->mutex);
-	sv->painter_stop = true;
-	pthread_cond_signal(&sv->painter_wake);
-	pthread_mutex_unlock(&sv->mutex);
-	pthread_join(sv->painter, NULL);
-	sv->painter_runs = false;
-}
-
-enum pw_status picture_last(struct service *sv, struct pw_err *err)
-{
-	struct picture_work *w;
-
-	if (sv->picture_ready) {
-		work_free(sv->picture_ready);
-		sv->picture_ready = NULL;
-		atomic_store(&sv->repaint, true);
-	}
-	if (sv->durable == sv->pictured && !sv->repaint)
-		return PW_OK;
-	w = picture_make(sv);
-	if (!w)
-		return pw_fail(err, PW_NO_MEMORY, "out of memory while saving the last picture");
-	return save(sv, w, err);
 }

@@ -62,6 +62,7 @@ struct host_note {
 	_Atomic int64_t last_seen_ms; /* UTC, for people */
 	struct lease lease;
 	bool unreachable;       /* said so in the feed */
+	bool pictured;          /* ... when it was last copied for a picture */
 	uint64_t registrations; /* since this server started */
 	uint64_t last_event;    /* none of its events is of a later revision */
 	uint64_t stirred;       /* the last group that has events of it */
@@ -73,6 +74,17 @@ struct quarantine_note {     /* why and when, for the list; the ledger knows whi
 	uint64_t pfn, count;
 	char reason[CODEC_REASON_MAX];
 	int64_t time_ms;
+};
+
+/* How far the writer has copied the state for a picture: picture.c. */
+struct taking {
+	bool full;             /* the picture is whole */
+	bool all;              /* this pass takes all, not only what has changed */
+	uint64_t since, began; /* a pass takes what is of a later revision than `since`; when this one began */
+	unsigned pass;         /* 1: the first */
+	size_t list;           /* of hosts, VMs, operations; past them: the pass is over */
+	bool begun, inside;    /* it got to `at`; and that is a VM whose tree is not through yet */
+	struct pw_uuid at;
 };
 
 struct service {
@@ -126,13 +138,18 @@ struct service {
 	struct pw_err group_err;
 	int64_t group_time_ms;
 	uint64_t next_tick_ms;
+	struct taking taking;
 
 	/* The painter's, with `mutex`. */
 	pthread_t painter;
 	bool painter_runs, painter_stop;
 	pthread_cond_t painter_wake;
-	bool picture_wanted;
+	bool picture_wanted, picture_fresh; /* a piece, the first of a new picture */
 	struct picture_work *picture_ready;
+	bool picture_open;                                /* pieces of one are saved, and more are to come */
+	_Atomic int64_t picture_since_ms;                 /* monotonic: tried since then without success; 0: saved */
+	_Atomic int64_t picture_saved_ms;                 /* UTC; 0: not since the start */
+	char picture_fault[256];                          /* why the last one could not be saved; "": it could */
 	uint64_t pictured;                                /* revision of the saved picture */
 	_Atomic bool repaint;                             /* the last picture was lost: the next one must be whole */
 	struct pw_uuid *deleted_vms, *deleted_operations; /* since the last picture; state */
@@ -254,15 +271,18 @@ void request_digest(struct request *r);
 bool answered_before(struct service *sv, struct request *r) PW_MUST_CHECK;
 void keep_answer(struct service *sv, struct request *r);
 
-/* --- redo.c, picture.c, picture_load.c --- */
+/* --- redo.c, picture.c, painter.c, picture_load.c --- */
 enum pw_status service_load(struct service *sv, struct pw_err *err) PW_MUST_CHECK;
 enum pw_status picture_load(struct service *sv, struct pw_err *err) PW_MUST_CHECK;
 enum pw_status redo_event(struct service *sv, const struct record *rec, struct pw_err *err) PW_MUST_CHECK;
 enum pw_status painter_start(struct service *sv, struct pw_err *err) PW_MUST_CHECK;
 void painter_stop(struct service *sv);
-/* On the writer thread, between groups: hands the painter what has changed, if it asks. */
+/* On the writer thread, between groups: hands the painter a piece of the picture that it asked for. */
 void picture_take(struct service *sv);
-enum pw_status picture_last(struct service *sv, struct pw_err *err) PW_MUST_CHECK; /* all threads have ended */
+/* All threads have ended. What cannot be saved in the time that a stop has is left to the next start's replay. */
+enum pw_status picture_last(struct service *sv, struct pw_err *err) PW_MUST_CHECK;
+/* Why pictures could not be saved for picture-stale-seconds, in words; false: they could, or not for so long. */
+bool picture_is_stale(struct service *sv, char *why, size_t size) PW_MUST_CHECK;
 /* False: out of memory, and the next picture will be whole. */
 bool note_deleted(struct pw_uuid **list, size_t *count, const struct pw_uuid *id, _Atomic bool *repaint);
 

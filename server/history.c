@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "api/jsonr.h"
+#include "server/history_index.h"
 #include "server/routes.h"
 #include "server/service_impl.h"
 
@@ -19,25 +20,31 @@ static bool durable_revision(struct service *sv, struct request *r, uint64_t *ou
 	return true;
 }
 
-enum { HISTORY_ROWS = 200000 }; /* so far one answer looks back; the cursor goes on from there */
+enum {
+	INDEX_BYTES = 8 << 20,   /* of the index that one answer looks at; the cursor goes on from there */
+	RECORD_BYTES = 32 << 20, /* and of the journal */
+	INDEX_WAIT_MS = 100,     /* for the index to come to where the journal is */
+};
 
 struct history {
+	struct service *sv;
 	struct jsonw w;
 	struct pw_uuid vm;
 	char vm_text[PW_UUID_TEXT];
 	uint64_t gfn, count;
-	uint64_t before, limit, found, rows;
-	uint64_t next; /* revisions below this are left to look at; 0: none */
+	uint64_t before, limit, found;
+	uint64_t bytes; /* of the journal, read so far */
+	uint64_t next;  /* revisions below this are left to look at; 0: none */
+	uint64_t until; /* where a scan of the journal ends: the index has the rest */
+	const struct history_entry *hits;
+	size_t hit_count, hit; /* how many, and which is next */
+	bool wrong;            /* the index said what is not so */
 	enum pw_status st;
 	struct pw_err err;
 };
 
 static bool touches(const struct history *h, const struct record *rec)
 {
-	static const char *const types[] = { "vm.lifecycle", "vm.reset",     "vm.created",      "vm.deleted",
-					     "slot.added",   "slot.deleted", "quarantine.added" };
-	char want[64];
-
 	if (rec->is_item) {
 		const struct item *it = &rec->item.item;
 
@@ -48,15 +55,8 @@ static bool touches(const struct history *h, const struct record *rec)
 				return true;
 		return false;
 	}
-	if (!memmem(rec->json, rec->json_len, h->vm_text, PW_UUID_TEXT - 1))
-		return false;
-	for (size_t i = 0; i < PW_ARRAY_LEN(types); i++) {
-		int n = snprintf(want, sizeof want, "{\"type\":\"%s\"", types[i]);
-
-		if (rec->json_len > (size_t)n && memcmp(rec->json, want, (size_t)n) == 0)
-			return true;
-	}
-	return false;
+	return history_is_told(rec->json, rec->json_len) &&
+	       memmem(rec->json, rec->json_len, h->vm_text, PW_UUID_TEXT - 1);
 }
 
 /* The first run of left-over pages that an init_done moved, and that holds a GFN asked for. "[[gfn,count],...]" */
@@ -167,15 +167,131 @@ static void history_records(struct history *h, const struct journal_row *row)
 	free(hits);
 }
 
-static bool history_row(void *ctx, const struct journal_row *row)
+static bool is_enough(const struct history *h)
+{
+	return h->found >= h->limit || h->bytes >= RECORD_BYTES || atomic_load(&h->sv->cut);
+}
+
+/* What the index has not reached yet, from the journal's end. */
+static bool scan_row(void *ctx, const struct journal_row *row)
 {
 	struct history *h = ctx;
 
-	h->next = row->first;
-	history_records(h, row);
-	if (h->st != PW_NOT_FOUND)
+	if (row->last <= h->until)
 		return false;
-	return h->found < h->limit && ++h->rows < HISTORY_ROWS;
+	h->next = row->first;
+	h->bytes += row->size;
+	history_records(h, row);
+	return h->st == PW_NOT_FOUND && !is_enough(h);
+}
+
+/* False: the index is wrong. */
+static bool write_hit(struct history *h, const struct journal_row *row, const struct history_entry *hit)
+{
+	struct record_reader rd;
+	struct record rec;
+	bool ok;
+
+	record_read_init(&rd, row);
+	rd.at = hit->at;
+	rd.revision = hit->revision;
+	h->st = hit->at < row->size ? record_next(&rd, &rec, &h->err) : PW_STORAGE;
+	ok = h->st == PW_OK && touches(h, &rec);
+	if (ok)
+		write_touch(h, &rec);
+	record_read_release(&rd);
+	h->wrong = !ok && h->st != PW_NO_MEMORY;
+	return ok;
+}
+
+/* The row of the next hit: all hits that are in it. A row that is not there any more was trimmed. */
+static bool hit_row(void *ctx, const struct journal_row *row)
+{
+	struct history *h = ctx;
+
+	h->bytes += row->size;
+	for (; h->hit < h->hit_count && h->hits[h->hit].revision >= row->first; h->hit++) {
+		if (h->hits[h->hit].revision > row->last || !write_hit(h, row, &h->hits[h->hit]))
+			return false;
+		h->next = h->hits[h->hit].revision;
+		h->found++;
+	}
+	return false;
+}
+
+static enum pw_status write_hits(struct history *h, uint64_t oldest, struct pw_err *err)
+{
+	enum pw_status st = PW_OK;
+
+	while (st == PW_OK && h->hit < h->hit_count && !is_enough(h) && h->hits[h->hit].revision >= oldest) {
+		size_t before = h->hit;
+
+		st = store_read(h->sv->store, h->hits[h->hit].revision - 1, hit_row, h, err);
+		if (st == PW_OK && h->hit == before && !h->wrong && h->st != PW_NO_MEMORY)
+			break; /* trimmed just now */
+		if (st == PW_OK && (h->wrong || h->st == PW_NO_MEMORY))
+			st = h->wrong ? pw_fail(err, PW_STORAGE, "a record is not where the index has it")
+				      : pw_fail(err, PW_NO_MEMORY, "out of memory while reading history");
+	}
+	return st;
+}
+
+static enum pw_status scan(struct history *h, struct pw_err *err)
+{
+	enum pw_status st = store_read_back(h->sv->store, h->before, scan_row, h, err);
+
+	if (st == PW_OK && h->st != PW_NOT_FOUND) {
+		*err = h->err;
+		st = h->st;
+	}
+	return st;
+}
+
+static enum pw_status find(struct history *h, uint64_t oldest, struct pw_err *err)
+{
+	struct history_window w = { .first = h->gfn, .count = h->count, .before = h->before };
+	struct history_entry *hits = malloc(h->limit * sizeof *hits);
+	uint64_t left, work = 0;
+	size_t wanted = (size_t)(h->limit - h->found);
+	enum pw_status st;
+
+	if (!hits)
+		return pw_fail(err, PW_NO_MEMORY, "out of memory while reading history");
+	history_of_vm(&h->vm, w.subject);
+	h->hits = hits;
+	st = history_index_find(h->sv->history, &w, INDEX_BYTES, hits, wanted, &h->hit_count, &left, &work, err);
+	if (st == PW_OK)
+		st = write_hits(h, oldest, err);
+	if (st == PW_OK && h->hit == h->hit_count)
+		h->next = left;
+	if (st == PW_STORAGE)
+		history_index_is_wrong(h->sv->history, err->msg);
+	free(hits);
+	return st;
+}
+
+/* The end of the journal that the index has not reached, then the index. A wrong index is left out. */
+static enum pw_status read_history(struct history *h, uint64_t durable, struct pw_err *err)
+{
+	struct journal_span span;
+	enum pw_status st = PW_OK;
+
+	store_span(h->sv->store, &span);
+	h->until = history_index_reached(h->sv->history, durable < h->before ? durable : h->before - 1, INDEX_WAIT_MS);
+	if (h->before > h->until + 1)
+		st = scan(h, err);
+	if (st != PW_OK || is_enough(h))
+		return st;
+	if (h->before > h->until + 1)
+		h->before = h->until + 1;
+	h->next = 0;
+	st = find(h, span.oldest, err);
+	if (st == PW_STORAGE && h->found)
+		return PW_OK; /* the cursor goes on behind the last one */
+	if (st != PW_STORAGE)
+		return st;
+	h->until = 0;
+	return scan(h, err);
 }
 
 /* There is no such VM; or there is again, if the disk refused its deletion meanwhile. */
@@ -200,47 +316,65 @@ static bool addresses_of(struct service *sv, const struct pw_uuid *id, struct gf
 	return vm;
 }
 
-enum handled vm_history(struct service *sv, struct request *r)
+/* False: answered. */
+static bool history_query(struct service *sv, struct request *r, struct history *h, struct query_window *win)
 {
 	static const char *const known[] = { "gfn", "gpa", "count", "limit", "cursor", NULL };
-	struct history h = { .st = PW_NOT_FOUND };
-	struct query_window win;
 	struct gfn_alias alias;
 	unsigned page_shift;
+
+	*h = (struct history){ .sv = sv, .st = PW_NOT_FOUND };
+	if (!query_known(r, known) || !query_u64(r, "limit", 1, 1000, 100, &h->limit) ||
+	    !query_u64(r, "cursor", 1, INT64_MAX, INT64_MAX, &h->before) ||
+	    !arg_uuid(r, 0, PROBLEM_VM_NOT_FOUND, &h->vm))
+		return false;
+	if (!addresses_of(sv, &h->vm, &alias, &page_shift))
+		return false;
+	pw_uuid_format(&h->vm, h->vm_text);
+	if (!query_window(r, alias, page_shift, win))
+		return false;
+	h->gfn = win->gfn;
+	h->count = win->count;
+	return true;
+}
+
+static enum handled history_read(struct service *sv, struct request *r)
+{
+	struct history h;
+	struct query_window win;
 	struct journal_span span;
 	struct pw_err err;
 	char next[24] = "";
-	uint64_t end;
+	uint64_t durable;
 
-	if (!query_known(r, known) || !query_u64(r, "limit", 1, 1000, 100, &h.limit) ||
-	    !arg_uuid(r, 0, PROBLEM_VM_NOT_FOUND, &h.vm))
+	if (!history_query(sv, r, &h, &win))
+		return r->response.status ? DONE : handle_read(sv, r);
+	if (!durable_revision(sv, r, &durable))
 		return DONE;
-	if (!addresses_of(sv, &h.vm, &alias, &page_shift))
-		return handle_read(sv, r);
-	if (!query_window(r, alias, page_shift, &win))
-		return DONE;
-	h.gfn = win.gfn;
-	h.count = win.count;
-	pw_uuid_format(&h.vm, h.vm_text);
-	if (!durable_revision(sv, r, &end))
-		return DONE;
-	end++;
-	if (!query_u64(r, "cursor", 1, INT64_MAX, end, &h.before))
-		return DONE;
-	if (h.before > end)
-		h.before = end;
+	if (h.before > durable + 1)
+		h.before = durable + 1;
 	list_begin(&h.w);
-	if (store_read_back(sv->store, h.before, history_row, &h, &err) != PW_OK) {
+	if (read_history(&h, durable, &err) != PW_OK) {
 		jsonw_release(&h.w);
 		return answer_store(r, &err);
 	}
-	if (h.st != PW_NOT_FOUND) {
+	if (atomic_load(&sv->cut)) {
 		jsonw_release(&h.w);
-		return answer_store(r, &h.err);
+		return answer_stopping(r);
 	}
 	store_span(sv->store, &span);
-	if ((h.found == h.limit || h.rows == HISTORY_ROWS) && h.next > span.oldest)
+	if (h.next > span.oldest)
 		snprintf(next, sizeof next, "%" PRIu64, h.next);
 	window_end(&h.w, &win, next, NULL);
 	return answer_json(r, 200, &h.w);
+}
+
+enum handled vm_history(struct service *sv, struct request *r)
+{
+	struct history h;
+	struct query_window win;
+
+	if (history_query(sv, r, &h, &win))
+		return reads_park(sv->reads, r, history_read);
+	return r->response.status ? DONE : handle_read(sv, r);
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/history_index.h"
 #include "server/log.h"
 #include "server/service_impl.h"
 
@@ -116,6 +117,8 @@ enum pw_status service_start(struct service *sv, struct pw_err *err)
 	if (st == PW_OK)
 		st = writer_start(sv, err);
 	if (st == PW_OK)
+		st = history_index_start(sv->store, HISTORY_TAIL, &sv->history, err);
+	if (st == PW_OK)
 		st = jobs_new(sv, &sv->jobs, err);
 	if (st == PW_OK)
 		st = reads_start(sv, sv->config, &sv->reads, err);
@@ -136,6 +139,7 @@ enum pw_status service_close(struct service *sv, struct pw_err *err)
 
 	reads_free(sv->reads);
 	jobs_free(sv->jobs);
+	history_index_stop(sv->history);
 	painter_stop(sv);
 	writer_stop(sv);
 	if (service_is_started(sv))

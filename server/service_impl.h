@@ -158,6 +158,7 @@ struct service {
 	struct lease_clock leases; /* ticked by the writer */
 	struct reads *reads;       /* NULL before the start, as is: */
 	struct jobs *jobs;
+	struct history_index *history;
 
 	_Atomic bool ready, disk_refuses;
 	int64_t started_ms;

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "api/openapi.h"
+#include "server/history_index.h"
 #include "server/metrics.h"
 #include "server/routes.h"
 #include "server/service_impl.h"
@@ -215,6 +216,10 @@ static void write_gauges(struct metrics_text *m, struct service *sv, const struc
 	metrics_gauge(m, "pagewarden_picture_revision", "Revision of the last saved picture", (double)sv->pictured);
 	metrics_gauge(m, "pagewarden_engine_bytes", "Memory of the engine", (double)sv->mem.used);
 	metrics_gauge(m, "pagewarden_long_polls", "Long polls that wait", (double)service_waiting(sv));
+	if (sv->history)
+		metrics_gauge(m, "pagewarden_history_lag_revisions",
+			      "Revisions of the journal that the index of history has not reached yet",
+			      (double)(sv->durable - history_index_reached(sv->history, 0, 0)));
 	metrics_gauge(m, "pagewarden_disk_refuses", "1 while the disk refuses changes", sv->disk_refuses ? 1 : 0);
 }
 

@@ -96,9 +96,9 @@ enum handled park_change(struct service *sv, struct request *r)
 	}
 	first = !sv->queue.head;
 	list_push(&sv->queue, r);
-	if (first)
-		pthread_cond_signal(&sv->wake);
 	pthread_mutex_unlock(&sv->mutex);
+	if (first) /* once the mutex is free: the writer wants it first of all */
+		pthread_cond_signal(&sv->wake);
 	return PARKED;
 }
 

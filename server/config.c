@@ -77,10 +77,22 @@ static const struct option {
 
 	/* Long reads: history, feeds that are far behind, violations. */
 	LIMIT("read-threads", read_threads, "2", 1, 64, "threads", "threads for long reads"),
-	LIMIT("read-queue", read_queue, "64", 1, 100000, "long reads", "long reads that wait for a thread, at most; one a token"),
+	LIMIT("read-queue", read_queue, "64", 1, 100000, "long reads",
+	      "long reads that wait for a thread, at most; one a token"),
 
 	/* Hosts. */
 	LIMIT("lease-seconds", lease_seconds, "15", 1, 3600, "seconds", "a host silent for longer is unreachable"),
+
+	/* Operations. */
+	LIMIT("host-operations", host_operations, "1000", 1, 1000000, "operations",
+	      "unfinished operations of one host"),
+	LIMIT("host-finished", host_finished, "1000", 1, 1000000, "operations",
+	      "finished operations that are kept of one host; the oldest go first"),
+	LIMIT("operations", operations, "100000", 2, 10000000, "operations",
+	      "operations of all hosts; finished ones have half of it"),
+	LIMIT("operation-hours", operation_hours, "24", 1, 8760, "hours", "keep a finished operation this long"),
+	LIMIT("operation-bytes", operation_bytes, "4096", 64, 65536, "bytes", "parameters of one operation"),
+	LIMIT("result-bytes", result_bytes, "8192", 512, 65536, "bytes", "the problem of one operation's result"),
 
 	/* Pictures and stops. */
 	LIMIT("checkpoint-seconds", checkpoint_seconds, "30", 1, 86400, "seconds",

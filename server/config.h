@@ -33,6 +33,10 @@ struct config {
 	unsigned picture_stale_seconds;           /* not ready once pictures fail for so long; default 600 */
 	unsigned retain_hours;                    /* journal kept by age; default 720; 0: no bound */
 	uint64_t retain_bytes;                    /* and by size; default 8 GiB; 0: no bound; suffixes K M G */
+	unsigned host_operations, host_finished;  /* of one host: unfinished ones, finished ones that are kept */
+	unsigned operations;                      /* of all hosts */
+	unsigned operation_hours;                 /* a finished one is kept so long */
+	unsigned operation_bytes, result_bytes;   /* of parameters; of the problem of a result */
 	uint64_t memory_bytes;                    /* limit of the engine's memory; default 0: none */
 	bool verify, help, version;               /* --verify: check the journal's hash chain and exit */
 	bool limits;                              /* --print-limits */

@@ -407,15 +407,6 @@ enum handled host_put(struct service *sv, struct request *r)
 
 /* Leases. */
 
-static uint64_t pending_for(const struct service *sv, const struct host *h)
-{
-	uint64_t n = 0;
-
-	for (size_t i = 0; i < sv->active_count; i++)
-		n += sv->active[i]->state == OPERATION_PENDING && pw_uuid_equal(&sv->active[i]->host, &h->id);
-	return n;
-}
-
 /* A beat that is sent again is one, too: by itself this is what heartbeat_act does before it answers. */
 static bool heartbeat_takes(struct service *sv, struct request *r)
 {
@@ -439,7 +430,7 @@ void heartbeat_act(struct service *sv, struct request *r)
 	jsonw_init(&w);
 	jsonw_open(&w, '{');
 	jsonw_m_u64(&w, "lease_seconds", sv->config->lease_seconds);
-	jsonw_m_u64(&w, "operations_pending", pending_for(sv, h));
+	jsonw_m_u64(&w, "operations_pending", host_note(h)->pending);
 	jsonw_close(&w, '}');
 	answer_json(r, 200, &w);
 }

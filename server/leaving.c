@@ -14,7 +14,7 @@ bool operation_is_end(enum operation_kind kind)
 	return kind == OPERATION_TERMINATE || kind == OPERATION_ABORT || kind == OPERATION_UNPLUG;
 }
 
-static bool slot_of(const struct operation *o, uint32_t *out)
+bool leaving_slot(const struct operation *o, uint32_t *out)
 {
 	struct jsonr *json = jsonr_parse(o->params, strlen(o->params));
 	uint64_t number;
@@ -27,16 +27,14 @@ static bool slot_of(const struct operation *o, uint32_t *out)
 }
 
 /* NULL in *out: nothing is leaving. */
-static bool collect(const struct service *sv, const struct pw_uuid *vm, struct vm_leaving **out)
+static bool collect(struct service *sv, const struct pw_uuid *vm, struct vm_leaving **out)
 {
 	struct vm_leaving all = { .op = NULL };
 	uint32_t *slots = NULL;
 	size_t room = 0;
 
-	for (size_t i = 0; i < sv->active_count; i++) {
-		const struct operation *o = sv->active[i];
-
-		if (o->state != OPERATION_RUNNING || !operation_is_end(o->kind) || !pw_uuid_equal(&o->vm, vm))
+	for (const struct operation *o = operation_of_vm(sv, vm, NULL); o; o = operation_of_vm(sv, vm, o)) {
+		if (o->state != OPERATION_RUNNING || !operation_is_end(o->kind))
 			continue;
 		if (o->kind != OPERATION_UNPLUG) {
 			all.op = operation_kind_name(o->kind);
@@ -52,7 +50,7 @@ static bool collect(const struct service *sv, const struct pw_uuid *vm, struct v
 			slots = grown;
 			room = room ? 2 * room : 4;
 		}
-		all.n += slot_of(o, &slots[all.n]);
+		slots[all.n++] = o->slot;
 	}
 	*out = all.op || all.n ? malloc(sizeof all + all.n * sizeof *slots) : NULL;
 	if (*out) {

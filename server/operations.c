@@ -8,192 +8,7 @@
 DECODE_JOB(operation)
 DECODE_JOB(result)
 
-enum { OPERATIONS_MAX = 100000, OPERATIONS_MANY = OPERATIONS_MAX / 2, FORGET_A_TICK = 1000, DELIVER_MAX = 64 };
-static const int64_t finished_life_ms = (int64_t)24 * 3600 * 1000;
-static const int64_t finished_short_ms = (int64_t)3600 * 1000; /* while there are many */
-
-int operation_compare(const void *key, const void *item)
-{
-	return memcmp(key, ((const struct operation *)item)->id.b, sizeof(struct pw_uuid));
-}
-
-struct operation *operation_find(const struct service *sv, const struct pw_uuid *id)
-{
-	return index_find(&sv->operations, id);
-}
-
-static bool is_active(const struct operation *o)
-{
-	return o->state == OPERATION_PENDING || o->state == OPERATION_RUNNING;
-}
-
-bool vm_has_active_operation(const struct service *sv, const struct pw_uuid *vm)
-{
-	for (size_t i = 0; i < sv->active_count; i++)
-		if (pw_uuid_equal(&sv->active[i]->vm, vm))
-			return true;
-	return false;
-}
-
-/* The list of active ones follows the states. It has room for every operation. */
-static void active_sort(struct service *sv)
-{
-	size_t n = 0;
-
-	for (size_t i = 0; i < sv->active_count; i++)
-		if (is_active(sv->active[i]))
-			sv->active[n++] = sv->active[i];
-	sv->active_count = n;
-}
-
-/* Those of one group have one time; while they are pending their revisions tell them apart. */
-static bool is_older(const struct operation *a, const struct operation *b)
-{
-	return a->created_ms != b->created_ms ? a->created_ms < b->created_ms : a->revision < b->revision;
-}
-
-static void active_add(struct service *sv, struct operation *o)
-{
-	size_t at = sv->active_count++;
-
-	for (; at > 0 && is_older(o, sv->active[at - 1]); at--)
-		sv->active[at] = sv->active[at - 1];
-	sv->active[at] = o;
-}
-
-static enum pw_status active_reserve(struct service *sv)
-{
-	size_t capacity = sv->active_capacity ? 2 * sv->active_capacity : 64;
-	struct operation **active;
-
-	if (sv->operations.count < sv->active_capacity)
-		return PW_OK;
-	active = realloc(sv->active, capacity * sizeof(struct operation *));
-	if (!active)
-		return PW_NO_MEMORY;
-	sv->active = active;
-	sv->active_capacity = capacity;
-	return PW_OK;
-}
-
-static void operation_free(struct operation *o)
-{
-	free(o->params);
-	free(o->problem);
-	free(o);
-}
-
-static void unmake_operation(void *ctx, const void *args)
-{
-	struct operation *o = *(struct operation *const *)args;
-	struct service *sv = ctx;
-
-	index_remove(&sv->operations, &o->id);
-	o->state = OPERATION_CANCELLED;
-	active_sort(sv);
-	operation_free(o);
-}
-
-enum pw_status operation_add(struct service *sv, const struct operation *o, struct operation **out)
-{
-	static const struct undo_ops made = { .rollback = unmake_operation };
-	struct undo *u = ledger_undo(sv->ledger);
-	undo_mark before = ledger_mark(sv->ledger);
-	struct operation *copy;
-
-	if (index_reserve(&sv->operations) != PW_OK || active_reserve(sv) != PW_OK ||
-	    undo_reserve(u, UNDO_RECORD(sizeof copy)) != PW_OK)
-		return PW_NO_MEMORY;
-	copy = malloc(sizeof *copy);
-	if (!copy)
-		return PW_NO_MEMORY;
-	*copy = *o;
-	index_insert(&sv->operations, &copy->id, copy);
-	if (is_active(copy))
-		active_add(sv, copy);
-	undo_push(u, &made, sv, &copy, sizeof copy);
-	*out = copy;
-	if (copy->state != OPERATION_RUNNING || !operation_is_end(copy->kind) || leaving_update(sv, &copy->vm) == PW_OK)
-		return PW_OK;
-	copy->params = copy->problem = NULL; /* the caller's still */
-	ledger_rollback(sv->ledger, before);
-	return PW_NO_MEMORY;
-}
-
-struct operation_undo {
-	struct operation *o, old;
-};
-
-static void put_operation_back(void *ctx, const void *args)
-{
-	const struct operation_undo *u = args;
-	struct service *sv = ctx;
-	bool was_active = is_active(u->o);
-
-	if (u->o->problem != u->old.problem)
-		free(u->o->problem);
-	*u->o = u->old;
-	if (!was_active && is_active(u->o))
-		active_add(sv, u->o);
-}
-
-enum pw_status operation_set(struct service *sv, struct operation *o, const struct operation *to)
-{
-	static const struct undo_ops changed = { .rollback = put_operation_back };
-	struct operation_undo old = { o, *o };
-	struct undo *u = ledger_undo(sv->ledger);
-	undo_mark before = ledger_mark(sv->ledger);
-
-	if (undo_reserve(u, UNDO_RECORD(sizeof old)) != PW_OK)
-		return PW_NO_MEMORY;
-	undo_push(u, &changed, sv, &old, sizeof old);
-	*o = *to;
-	active_sort(sv);
-	if (old.old.state == o->state || !operation_is_end(o->kind) || leaving_update(sv, &o->vm) == PW_OK)
-		return PW_OK;
-	o->problem = old.old.problem; /* the caller's still */
-	ledger_rollback(sv->ledger, before);
-	return PW_NO_MEMORY;
-}
-
-static void forget_operation(struct service *sv, size_t at)
-{
-	struct operation *o = sv->operations.items[at];
-
-	(void)note_deleted(&sv->deleted_operations, &sv->deleted_operation_count, &o->id, &sv->repaint);
-	index_remove(&sv->operations, &o->id);
-	operation_free(o);
-}
-
-void operations_tick(struct service *sv, int64_t now_ms)
-{
-	int64_t life_ms = sv->operations.count < OPERATIONS_MANY ? finished_life_ms : finished_short_ms;
-	unsigned left = FORGET_A_TICK;
-
-	for (size_t i = sv->operations.count; i > 0 && left > 0; i--) {
-		const struct operation *o = sv->operations.items[i - 1];
-
-		if (is_active(o) || o->finished_ms + life_ms >= now_ms)
-			continue;
-		forget_operation(sv, i - 1);
-		left--;
-	}
-}
-
-void operations_again(struct service *sv, const struct host *h)
-{
-	for (size_t i = 0; i < sv->active_count; i++)
-		if (sv->active[i]->state == OPERATION_RUNNING && pw_uuid_equal(&sv->active[i]->host, &h->id))
-			sv->active[i]->deliver = true;
-}
-
-void operations_release(struct service *sv)
-{
-	for (size_t i = 0; i < sv->operations.count; i++)
-		operation_free(sv->operations.items[i]);
-	index_release(&sv->operations);
-	free(sv->active);
-}
+enum { DELIVER_MAX = 64, LOOK_MAX = 4096 };
 
 /* Rendering. */
 
@@ -246,9 +61,21 @@ static struct operation *arg_operation(struct service *sv, struct request *r)
 
 /* Creating. */
 
+/* Is the text within the limit of that flag? */
+static bool text_fits(struct service *sv, struct request *r, const char *text, const char *flag)
+{
+	size_t n = text ? strlen(text) : 0;
+
+	if (n <= config_limit(sv->config, flag).value)
+		return true;
+	answer_limit(r, PROBLEM_TOO_MUCH_WORK, sv->config, flag, n);
+	return false;
+}
+
 bool operation_prepare(struct service *sv, struct request *r)
 {
-	return query_known(r, no_query) && prepare_operation(sv, r);
+	return query_known(r, no_query) && prepare_operation(sv, r) &&
+	       text_fits(sv, r, ((struct operation_job *)r->job)->b.params, "operation-bytes");
 }
 
 static void say_operation(struct service *sv, const struct request *r, const char *type, const struct operation *o)
@@ -344,6 +171,18 @@ static bool find_known(struct service *sv, struct request *r, const struct opera
 	return true;
 }
 
+/* Each host has its share of what is unfinished; what is finished makes room by and by. */
+static bool there_is_room(struct service *sv, struct request *r, const struct pw_uuid *host)
+{
+	size_t mine = host_note(ledger_host(sv->ledger, host))->active.count;
+
+	if (mine >= sv->config->host_operations)
+		answer_limit(r, PROBLEM_RATE_LIMITED, sv->config, "host-operations", mine + 1);
+	else if (sv->operations.count >= sv->config->operations)
+		answer_limit(r, PROBLEM_BUSY, sv->config, "operations", sv->operations.count + 1);
+	return !r->response.status;
+}
+
 void operation_create_act(struct service *sv, struct request *r)
 {
 	const struct operation_body *b = &((struct operation_job *)r->job)->b;
@@ -353,10 +192,8 @@ void operation_create_act(struct service *sv, struct request *r)
 
 	if (!(of_unknown ? find_unknown(sv, r, b, &o) : find_known(sv, r, b, &o)))
 		return;
-	if (sv->operations.count >= OPERATIONS_MAX) {
-		answer_problem(r, PROBLEM_LIMIT, "%d operations are kept already", OPERATIONS_MAX);
+	if (!there_is_room(sv, r, &o.host))
 		return;
-	}
 	o.id = uuid_fresh();
 	o.revision = next_revision(sv);
 	o.params = strdup(b->params);
@@ -390,7 +227,7 @@ static bool wait_for_end(struct service *sv, struct request *r)
 		return false;
 	if (pw_uuid_parse(r->args[0], strlen(r->args[0]), &id))
 		o = operation_find(sv, &id);
-	parked = o && is_active(o) && park_wait(sv, r, WAIT_OPERATION, &id, 0);
+	parked = o && operation_is_active(o) && park_wait(sv, r, WAIT_OPERATION, &id, 0);
 	pthread_rwlock_unlock(&sv->lock);
 	return parked;
 }
@@ -423,6 +260,8 @@ void vm_operations(struct service *sv, struct request *r)
 	struct pw_uuid after = { { 0 } };
 	char next[PW_UUID_TEXT] = "";
 	const struct operation *last = NULL;
+	struct operation key = { .kind = OPERATION_LAUNCH }; /* its VM and id count */
+	size_t i, looked = 0;
 	const char *cursor;
 	uint64_t limit;
 	enum operation_state state = OPERATION_PENDING;
@@ -433,17 +272,23 @@ void vm_operations(struct service *sv, struct request *r)
 	    !query_cursor(r, &after, &cursor) || !query_state(r, &state, &any))
 		return;
 	list_begin(&w);
-	for (size_t i = cursor ? index_after(&sv->operations, &after) : 0; i < sv->operations.count; i++) {
-		const struct operation *o = sv->operations.items[i];
+	key.vm = vm->id;
+	key.id = after;
+	i = cursor ? index_after(&sv->vm_operations, &key) : index_place(&sv->vm_operations, &key);
+	for (; i < sv->vm_operations.count; i++) {
+		const struct operation *o = sv->vm_operations.items[i];
 
-		if (!pw_uuid_equal(&o->vm, &vm->id) || (!any && o->state != state))
-			continue;
-		if (limit-- == 0) {
+		if (!pw_uuid_equal(&o->vm, &vm->id))
+			break;
+		if (limit == 0 || looked++ == LOOK_MAX) {
 			pw_uuid_format(&last->id, next);
 			break;
 		}
-		write_operation(&w, o);
 		last = o;
+		if (!any && o->state != state)
+			continue;
+		write_operation(&w, o);
+		limit--;
 	}
 	list_end(&w, next[0] ? next : NULL, NULL);
 	answer_json(r, 200, &w);
@@ -465,8 +310,8 @@ static bool cancel(struct service *sv, const struct request *r, struct operation
 
 bool operations_cancel(struct service *sv, const struct request *r, const struct pw_uuid *vm)
 {
-	for (size_t i = sv->active_count; i > 0; i--) /* which takes it off the list */
-		if (pw_uuid_equal(&sv->active[i - 1]->vm, vm) && !cancel(sv, r, sv->active[i - 1]))
+	for (struct operation *o; (o = operation_of_vm(sv, vm, NULL));) /* cancelling takes it off the list */
+		if (!cancel(sv, r, o))
 			return false;
 	return true;
 }
@@ -491,17 +336,9 @@ void operation_cancel_act(struct service *sv, struct request *r)
 
 /* What an agent does with them. */
 
-static bool is_deliverable(const struct operation *o, const struct host *h)
+static bool has_deliverable(const struct host *h)
 {
-	return !h->fenced && pw_uuid_equal(&o->host, &h->id) && (o->state == OPERATION_PENDING || o->deliver);
-}
-
-static bool has_deliverable(const struct service *sv, const struct host *h)
-{
-	for (size_t i = 0; i < sv->active_count; i++)
-		if (is_deliverable(sv->active[i], h))
-			return true;
-	return false;
+	return !h->fenced && host_note(h)->waiting > 0;
 }
 
 /* A poll that began before the host registered again may be of an agent that is gone: nothing is delivered to it. */
@@ -526,7 +363,7 @@ enum handled host_operations(struct service *sv, struct request *r)
 	if (!state_read_lock(sv))
 		return answer_stopping(r);
 	h = arg_host(sv, r, 0);
-	if (h && may_act_for(r, &h->id) && !is_outlived(r, h) && !has_deliverable(sv, h) &&
+	if (h && may_act_for(r, &h->id) && !is_outlived(r, h) && !has_deliverable(h) &&
 	    clock_monotonic_ms() < r->deadline_ms)
 		parked = park_wait(sv, r, WAIT_DELIVERY, &h->id, 0);
 	pthread_rwlock_unlock(&sv->lock);
@@ -582,10 +419,10 @@ void host_operations_act(struct service *sv, struct request *r)
 		return;
 	outlived = is_outlived(r, h);
 	list_begin(&w);
-	for (size_t i = 0; i < sv->active_count && limit > 0 && !outlived; i++) {
-		struct operation *o = sv->active[i];
-
-		if (!is_deliverable(o, h))
+	for (struct operation *o = host_note(h)->active.oldest, *next;
+	     o && limit > 0 && has_deliverable(h) && !outlived; o = next) {
+		next = o->at[OPERATION_OF_HOST].newer; /* starting it puts it where it was */
+		if (o->state != OPERATION_PENDING && !o->deliver)
 			continue;
 		if (!start(sv, r, h, o))
 			break;
@@ -624,7 +461,8 @@ static bool result_holds(struct service *sv, struct request *r)
 bool result_prepare(struct service *sv, struct request *r)
 {
 	r->still_holds = result_holds;
-	return query_known(r, no_query) && prepare_result(sv, r);
+	return query_known(r, no_query) && prepare_result(sv, r) &&
+	       text_fits(sv, r, ((struct result_job *)r->job)->b.problem, "result-bytes");
 }
 
 static bool may_finish(struct service *sv, struct request *r, const struct operation *o, const struct result_body *b)

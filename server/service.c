@@ -86,12 +86,14 @@ enum pw_status service_open(const struct config *c, struct service **out, struct
 	sv->config = c;
 	sv->mem.limit = c->memory_bytes;
 	sv->started_ms = clock_utc_ms();
+	randombytes_buf(sv->hash_key, sizeof sv->hash_key);
 	st = locks_init(sv, err);
 	if (st != PW_OK) {
 		free(sv);
 		return st;
 	}
 	index_init(&sv->operations, &sv->mem, operation_compare);
+	index_init(&sv->vm_operations, &sv->mem, operation_vm_compare);
 	index_init(&sv->tokens, &sv->mem, token_compare);
 	index_init(&sv->vcpus, &sv->mem, vcpus_compare);
 	index_init(&sv->ends, &sv->mem, ends_compare);

@@ -30,12 +30,24 @@ struct operation {
 	uint64_t revision;
 	bool deliver;  /* running, but to be given out again: its host has registered anew */
 	bool again;    /* running, and given out more than once for this epoch; not in the picture */
+	uint32_t slot; /* of unplug: the one that goes */
 	char *params;  /* heap, JSON; never NULL */
 	char *problem; /* heap, JSON, or NULL */
+	/* Where it is in the lists of operation_lists.c: unfinished, in its host's and its VM's; finished, in its
+	 * host's and the fleet's. */
+	struct operation_link {
+		struct operation *older, *newer;
+	} at[2];
 };
+enum operation_place { OPERATION_OF_HOST, OPERATION_OF_VM, OPERATION_OF_FLEET = OPERATION_OF_VM };
+struct operation_list {
+	struct operation *oldest, *newest;
+	size_t count;
+};
+#define OPERATION_BUCKETS 4096
 
 /* The end of a VM (its deletion), or of one of its slots, that the ledger recorded: ends.c. */
-#define END_OF_VM ((int64_t)-1)
+#define END_OF_VM         ((int64_t)-1)
 struct end {
 	struct pw_uuid vm;
 	int64_t slot; /* its number, or END_OF_VM */
@@ -66,6 +78,8 @@ struct host_note {
 	uint64_t registrations; /* since this server started */
 	uint64_t last_event;    /* none of its events is of a later revision */
 	uint64_t stirred;       /* the last group that has events of it */
+	struct operation_list active, finished;
+	size_t pending, waiting; /* of the active ones: not handed out yet, to be handed out (again) */
 };
 
 struct quarantine_note {     /* why and when, for the list; the ledger knows which frames */
@@ -95,17 +109,20 @@ struct service {
 	struct pw_mem mem;
 	struct ledger *ledger;
 	struct index operations;
+	struct index vm_operations; /* the same operations, in the order of VM and id */
+	unsigned char hash_key[16];
+	struct operation_list operations_of_vms[OPERATION_BUCKETS]; /* the unfinished ones, by a hash of their VM */
+	struct operation_list finished;
+	size_t operation_counts[OPERATION_STATE_COUNT];
 	pthread_rwlock_t
 		tokens_lock; /* what follows; taken under `lock` by who changes it, alone by who authenticates */
 	struct index tokens;
-	struct token *leaving;     /* deleted by the group in flight: valid until that is durable (L7) */
-	struct index vcpus;        /* of protected VMs: vcpus.c */
-	struct index ends;         /* of VMs and slots: ends.c */
-	bool restored_said;        /* ledger.restored, since this start */
-	uint64_t ends_from;        /* those of revisions below are forgotten */
-	struct index unknown;      /* VMs that hosts report: unknown.c */
-	struct operation **active; /* pending and running ones, oldest first */
-	size_t active_count, active_capacity;
+	struct token *leaving;              /* deleted by the group in flight: valid until that is durable (L7) */
+	struct index vcpus;                 /* of protected VMs: vcpus.c */
+	struct index ends;                  /* of VMs and slots: ends.c */
+	bool restored_said;                 /* ledger.restored, since this start */
+	uint64_t ends_from;                 /* those of revisions below are forgotten */
+	struct index unknown;               /* VMs that hosts report: unknown.c */
 	struct quarantine_note *quarantine; /* in order of pool, host and PFN; disjoint */
 	size_t quarantine_count;
 	uint64_t revision; /* of the last change, durable or not */
@@ -404,7 +421,11 @@ void vcpus_release(struct service *sv);
 
 struct operation *operation_find(const struct service *sv, const struct pw_uuid *id);
 int operation_compare(const void *key, const void *item);
-/* Adds one (taking params and problem of *o on success); undoable. */
+int operation_vm_compare(const void *key, const void *item); /* the key is an operation */
+bool operation_is_active(const struct operation *o);         /* pending or running */
+/* The VM's next unfinished one after that (NULL: its oldest); NULL: there is none. */
+struct operation *operation_of_vm(struct service *sv, const struct pw_uuid *vm, const struct operation *after);
+/* Adds one (taking params and problem of *o on success); undoable. PW_NOT_FOUND: there is no such host. */
 enum pw_status operation_add(struct service *sv, const struct operation *o, struct operation **out) PW_MUST_CHECK;
 /* Gives it the fields of *to (taking to->problem); undoable. */
 enum pw_status operation_set(struct service *sv, struct operation *o, const struct operation *to) PW_MUST_CHECK;
@@ -413,9 +434,10 @@ void operations_again(struct service *sv, const struct host *h);
 void operations_release(struct service *sv);
 /* leaving.c */
 bool operation_is_end(enum operation_kind kind); /* while it runs, what it is for is leaving */
+bool leaving_slot(const struct operation *o, uint32_t *out) PW_MUST_CHECK; /* of an unplug. False: no memory */
 enum pw_status leaving_update(struct service *sv, const struct pw_uuid *vm) PW_MUST_CHECK; /* undoable */
 void leaving_release(struct service *sv);
-bool vm_has_active_operation(const struct service *sv, const struct pw_uuid *vm);
+bool vm_has_active_operation(struct service *sv, const struct pw_uuid *vm);
 /* Cancels what is pending or running for a VM that goes by force. False: out of memory. */
 bool operations_cancel(struct service *sv, const struct request *r, const struct pw_uuid *vm) PW_MUST_CHECK;
 

@@ -87,8 +87,8 @@ static void count_all(const struct service *sv, struct totals *t)
 		for (int s = 0; s < GFN_STATE_COUNT; s++)
 			t->pages[s] += vm->counts.pages[s];
 	}
-	for (size_t i = 0; i < sv->operations.count; i++)
-		t->operations[((const struct operation *)sv->operations.items[i])->state]++;
+	for (int s = 0; s < OPERATION_STATE_COUNT; s++)
+		t->operations[s] = sv->operation_counts[s];
 }
 
 static void write_frames(struct jsonw *w, const char *pool, uint64_t total, uint64_t bound, uint64_t quarantined)

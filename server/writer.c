@@ -311,7 +311,7 @@ static void change_one(struct service *sv, struct request *r)
 		sv->revision = revision;
 		if (sv->stored)
 			group_out_of_memory(sv);
-	} else if (r->idempotency_key && r->response.status) {
+	} else if (r->idempotency_key && r->response.status && r->response.status != 429) { /* later it may go */
 		keep_answer(sv, r);
 	}
 }

@@ -21,7 +21,7 @@ static const char *const text[] = {
 	[SPAN] = "SELECT v.id, s.gfn, s.runs FROM vm v CROSS JOIN gfn_span s ON s.vm = v.number"
 		 " ORDER BY v.number, s.gfn",
 	[OPERATION] = "SELECT id, vm, host, kind, state, params, problem, host_epoch, created_ms, started_ms,"
-		      " finished_ms, revision FROM operation ORDER BY number",
+		      " finished_ms, revision FROM operation ORDER BY finished_ms, number",
 	[TOKEN] = "SELECT id, role, name, host, hash, created_ms, revision FROM token ORDER BY id",
 	[END] = "SELECT vm, slot, host, revision, time_ms FROM ended ORDER BY vm, slot",
 	[UNKNOWN] = "SELECT host, vm, report, since_ms, revision FROM unknown_vm ORDER BY host, vm",

@@ -21,11 +21,6 @@ struct range {
 	uint64_t entry; /* of first */
 };
 
-static uint64_t pages_at(unsigned level)
-{
-	return (uint64_t)1 << (TREE_BITS * level);
-}
-
 static uint64_t min_u64(uint64_t a, uint64_t b)
 {
 	return a < b ? a : b;
@@ -120,7 +115,7 @@ static uint64_t table_new(struct arena *a)
 	struct tree_node *n = spare_pop(a);
 
 	a->nodes++;
-	return TREE_TABLE | TREE_DIRTY | TREE_DIRTY_OWN | (uintptr_t)n;
+	return TREE_TABLE | TREE_DIRTY | TREE_DIRTY_OWN | TREE_STALE | (uintptr_t)n;
 }
 
 static void table_free(struct arena *a, uint64_t word)
@@ -180,7 +175,7 @@ enum { STRIDE = 64 }; /* entries: as many are compared before one looks at what 
 /* Can one block stand for all entries, each of which stands for 512^level pages? Looks first around `near`. */
 static bool table_folds(const uint64_t *e, unsigned level, unsigned near)
 {
-	uint64_t entry = e[near], step = entry & TREE_LINEAR ? pages_at(level) : 0;
+	uint64_t entry = e[near], step = entry & TREE_LINEAR ? tree_pages_at(level) : 0;
 	struct block_entries block =
 		block_entries((entry & ~TREE_NUMBER) | ((entry - near * step) & TREE_NUMBER), step);
 
@@ -212,7 +207,7 @@ static void fold(struct tree *t, uint64_t *word)
 /* Replaces a block of 512^level pages by a table that reads the same. */
 static void unfold(struct tree *t, uint64_t *word, unsigned level)
 {
-	struct block_entries block = block_entries(*word, *word & TREE_LINEAR ? pages_at(level - 1) : 0);
+	struct block_entries block = block_entries(*word, *word & TREE_LINEAR ? tree_pages_at(level - 1) : 0);
 	uint64_t *e;
 
 	*word = table_new(t->arena);
@@ -261,7 +256,7 @@ static unsigned height_for(uint64_t end)
 {
 	unsigned height = 1;
 
-	while (end > pages_at(height))
+	while (end > tree_pages_at(height))
 		height++;
 	return height;
 }
@@ -308,15 +303,15 @@ static size_t unfolds(uint64_t word, unsigned level, uint64_t base, const struct
 	bool table = word & TREE_TABLE;
 	size_t n = !table;
 
-	if (base >= r->end || base + pages_at(level) <= r->first)
+	if (base >= r->end || base + tree_pages_at(level) <= r->first)
 		return 0;
-	if (r->first <= base && base + pages_at(level) <= r->end)
+	if (r->first <= base && base + tree_pages_at(level) <= r->end)
 		return 0;
 	if (!table && reads_same(word, base, r))
 		return 0;
-	step = pages_at(level - 1);
+	step = tree_pages_at(level - 1);
 	from = base + (max_u64(r->first, base) - base) / step * step;
-	to = base + (min_u64(r->end, base + pages_at(level)) - 1 - base) / step * step;
+	to = base + (min_u64(r->end, base + tree_pages_at(level)) - 1 - base) / step * step;
 	for (uint64_t at = from; at <= to; at += max_u64(to - from, step)) {
 		uint64_t child =
 			table ? tree_table(word)[tree_index(at, level - 1)] : tree_entry_after(word, at - base);
@@ -335,7 +330,7 @@ static enum touch set_word(struct tree *t, uint64_t *word, unsigned level, uint6
 
 	if (!(*word & TREE_TABLE) && reads_same(*word, base, r))
 		return TOUCH_NONE;
-	if (r->first <= base && base + pages_at(level) <= r->end) {
+	if (r->first <= base && base + tree_pages_at(level) <= r->end) {
 		tables_free(t->arena, *word, level);
 		*word = tree_entry_after(r->entry, base - r->first);
 		return TOUCH_WORD;
@@ -350,16 +345,16 @@ static enum touch set_word(struct tree *t, uint64_t *word, unsigned level, uint6
 static enum touch set_table(struct tree *t, uint64_t *word, unsigned level, uint64_t base, const struct range *r)
 {
 	uint64_t *e = tree_table(*word);
-	uint64_t step = pages_at(level - 1);
+	uint64_t step = tree_pages_at(level - 1);
 	unsigned first = (unsigned)((max_u64(r->first, base) - base) / step);
-	unsigned last = (unsigned)((min_u64(r->end, base + pages_at(level)) - 1 - base) / step);
+	unsigned last = (unsigned)((min_u64(r->end, base + tree_pages_at(level)) - 1 - base) / step);
 	enum touch touched = TOUCH_NONE;
 
 	for (unsigned i = first; i <= last; i++)
 		touched |= set_word(t, &e[i], level - 1, base + i * step, r);
 	if (touched == TOUCH_NONE)
 		return TOUCH_NONE;
-	*word |= TREE_DIRTY;
+	*word |= TREE_DIRTY | TREE_STALE;
 	if (!(touched & TOUCH_WORD))
 		return TOUCH_BELOW;
 	*word |= TREE_DIRTY_OWN;
@@ -381,7 +376,7 @@ static enum pw_status set_range(struct tree *t, struct range *r)
 	enum pw_status st;
 
 	if (r->entry == 0)
-		r->end = min_u64(r->end, pages_at(t->height));
+		r->end = min_u64(r->end, tree_pages_at(t->height));
 	if (r->first >= r->end)
 		return PW_OK;
 	st = raise(t, r->end);
@@ -405,16 +400,16 @@ enum pw_status tree_set(struct tree *t, uint64_t first, uint64_t count, uint64_t
 	return PW_OK;
 }
 
-/* Marks the leaf table of a page dirty, and the way to it. */
+/* Marks the leaf table of a page dirty and stale, and the way to it. */
 static __attribute__((noinline)) void mark_leaf(struct tree *t, uint64_t page)
 {
 	uint64_t *word = &t->root;
 
 	for (unsigned level = t->height; level > 1; level--) {
-		*word |= TREE_DIRTY;
+		*word |= TREE_DIRTY | TREE_STALE;
 		word = &tree_table(*word)[tree_index(page, level - 1)];
 	}
-	*word |= TREE_DIRTY | TREE_DIRTY_OWN;
+	*word |= TREE_DIRTY | TREE_DIRTY_OWN | TREE_STALE;
 }
 
 /* Folds the leaf table of a page, which folds, and what then folds above it. */
@@ -432,7 +427,7 @@ static __attribute__((noinline)) void fold_up(struct tree *t, uint64_t page)
 			t->root_dirty = true;
 			break;
 		}
-		*way[level + 1] |= TREE_DIRTY | TREE_DIRTY_OWN;
+		*way[level + 1] |= TREE_DIRTY | TREE_DIRTY_OWN | TREE_STALE;
 		if (!table_folds(tree_table(*way[level + 1]), level, tree_index(page, level)))
 			break;
 		level++;
@@ -457,7 +452,7 @@ static inline bool neighbours_agree(const uint64_t *e, unsigned i, uint64_t entr
 /* The neighbours are read before the write, so that no wide load waits for a store that is under way. */
 void tree_put(struct tree *t, uint64_t page, const struct tree_spot *at, uint64_t entry)
 {
-	const uint64_t both = TREE_DIRTY | TREE_DIRTY_OWN;
+	const uint64_t marks = TREE_DIRTY | TREE_DIRTY_OWN | TREE_STALE;
 	unsigned i = tree_index(page, 0);
 	uint64_t *e = at->word - i;
 	bool may_fold = neighbours_agree(e, i, entry);
@@ -466,7 +461,7 @@ void tree_put(struct tree *t, uint64_t page, const struct tree_spot *at, uint64_
 	if (e[i] == entry)
 		return;
 	e[i] = entry;
-	if ((*at->table & both) != both)
+	if ((*at->table & marks) != marks)
 		mark_leaf(t, page);
 	if (may_fold && table_folds(e, 0, i))
 		fold_up(t, page);
@@ -477,31 +472,31 @@ void tree_put(struct tree *t, uint64_t page, const struct tree_spot *at, uint64_
 struct tree_run tree_run_at(const struct tree *t, uint64_t from, uint64_t end)
 {
 	const uint64_t *table[TREE_LEVELS];
-	uint64_t size = pages_at(t->height);
+	uint64_t size = tree_pages_at(t->height);
 	struct tree_run run = { .first = from };
 	unsigned level = t->height;
-	uint64_t at = from, word = t->root;
+	uint64_t at = from, word = tree_word(&t->root);
 
 	assert(from < end && end <= TREE_PAGES);
 	if (from < size) {
 		while (word & TREE_TABLE) {
 			table[--level] = tree_table(word);
-			word = table[level][tree_index(at, level)];
+			word = tree_word(&table[level][tree_index(at, level)]);
 		}
-		run.entry = tree_entry_after(word, at & (pages_at(level) - 1));
-		at = (at | (pages_at(level) - 1)) + 1;
+		run.entry = tree_entry_after(word, at & (tree_pages_at(level) - 1));
+		at = (at | (tree_pages_at(level) - 1)) + 1;
 	}
 	while (at < end && at < size) {
 		while (tree_index(at, level) == 0)
 			level++;
-		word = table[level][tree_index(at, level)];
+		word = tree_word(&table[level][tree_index(at, level)]);
 		while (word & TREE_TABLE) {
 			table[--level] = tree_table(word);
-			word = table[level][0];
+			word = tree_word(&table[level][0]);
 		}
 		if (word != tree_entry_after(run.entry, at - from))
 			break;
-		at += pages_at(level);
+		at += tree_pages_at(level);
 	}
 	if (at >= size && run.entry == 0)
 		at = end;
@@ -515,17 +510,17 @@ struct tree_run tree_run_at(const struct tree *t, uint64_t from, uint64_t end)
 static void visit_blocks(const uint64_t *e, unsigned i, unsigned end, unsigned level, uint64_t base,
 			 const struct tree_visitor *v)
 {
-	uint64_t first = base + i * pages_at(level);
-	uint64_t past = min_u64(base + end * pages_at(level), TREE_PAGES);
+	uint64_t first = base + i * tree_pages_at(level);
+	uint64_t past = min_u64(base + end * tree_pages_at(level), TREE_PAGES);
 
 	if (first >= past)
 		return;
 	v->span(v->ctx, first, past - first);
 	while (i < end) {
-		struct tree_run run = { base + i * pages_at(level), 0, e[i] };
+		struct tree_run run = { base + i * tree_pages_at(level), 0, e[i] };
 
 		for (; i < end && e[i] == tree_entry_after(run.entry, run.count); i++)
-			run.count += pages_at(level);
+			run.count += tree_pages_at(level);
 		if (run.entry)
 			v->run(v->ctx, &run);
 	}
@@ -552,17 +547,17 @@ static bool clean_table(uint64_t *word, unsigned level, uint64_t base, const str
 		if (own && from < i)
 			visit_blocks(e, from, i, level, base, v);
 		for (; i < TREE_FANOUT && e[i] & TREE_TABLE; i++)
-			if (!clean_table(&e[i], level, base + i * pages_at(level), v, nodes))
+			if (!clean_table(&e[i], level, base + i * tree_pages_at(level), v, nodes))
 				return false;
 	}
-	*word &= ~TREE_MARKS;
+	*word &= ~(TREE_DIRTY | TREE_DIRTY_OWN);
 	return true;
 }
 
 /* The root and the empty pages past it are like one more table. */
 static void clean_top(struct tree *t, const struct tree_visitor *v)
 {
-	uint64_t size = pages_at(t->height);
+	uint64_t size = tree_pages_at(t->height);
 	uint64_t first = t->root & TREE_TABLE ? size : 0;
 	struct tree_run run = { 0, size, t->root };
 
@@ -634,7 +629,8 @@ static bool check_word(uint64_t word, unsigned level, uint64_t base, bool may_be
 		return false;
 	e = tree_table(word);
 	for (unsigned i = 0; i < TREE_FANOUT; i++)
-		if (!check_word(e[i], level - 1, base + i * pages_at(level - 1), word & TREE_DIRTY))
+		if ((e[i] & TREE_TABLE && e[i] & TREE_STALE && !(word & TREE_STALE)) ||
+		    !check_word(e[i], level - 1, base + i * tree_pages_at(level - 1), word & TREE_DIRTY))
 			return false;
 	return !table_folds(e, level - 1, 0);
 }

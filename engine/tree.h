@@ -8,7 +8,8 @@
  * than the last page set needs. Its shape, and so its memory, is therefore a function of its content alone.
  *
  * Invariants (tree_check): no table whose 512 entries fold; no root table that only its first entry uses; no page at
- * or past 2^40; nodes counted in the arena; TREE_DIRTY on every way to a dirty node.
+ * or past 2^40; nodes counted in the arena; TREE_DIRTY on every way to a dirty node, TREE_STALE on every way to a stale
+ * one.
  */
 #ifndef PW_ENGINE_TREE_H
 #define PW_ENGINE_TREE_H
@@ -24,17 +25,30 @@
 #define TREE_LEVELS 5 /* 512^5 pages are enough */
 
 /*
+ * What lies below one table (engine/sum.h reads and repairs it). Flags 63, 62 and 61 are what the entries' owner makes
+ * of them; an entry counts for the highest one that it has.
+ */
+struct tree_sum {
+	uint64_t pages[3]; /* by flag: of bit 63 (TREE_LINEAR), bit 62, bit 61 */
+	uint64_t runs;  /* stretches that read as one, the empty ones too; one that a table's edge cuts counts twice */
+	uint64_t kinds; /* bit tree_kind(entry) of every entry */
+	uint64_t any, all; /* bits 62..40 that some, and that all linear entries have */
+};
+
+/*
  * The entries of one table. Dirty marks are kept in the word that names the table, so that they share a cache line
  * with what a walk reads anyway, and so that tree_clean need not look into clean tables. A node starts on a cache line,
  * so that 8 neighbours cost one.
  */
 struct tree_node {
 	uint64_t entry[TREE_FANOUT];
-	void *memory; /* what pw_mem_alloc gave: up to 48 bytes before it */
+	struct tree_sum sum; /* of no meaning while the word that names the table has TREE_STALE */
+	void *memory;        /* what pw_mem_alloc gave: up to 48 bytes before it */
 };
-#define TREE_NODE_BYTES 4160
+#define TREE_NODE_BYTES 4208
 #define TREE_DIRTY_OWN  ((uint64_t)1 << 0) /* block entries of this table were written */
 #define TREE_DIRTY      ((uint64_t)1 << 1) /* this table or one below it is dirty */
+#define TREE_STALE      ((uint64_t)1 << 2) /* this table or one below it was written since its sum was made */
 #define TREE_MARKS      ((uint64_t)15)     /* nodes are aligned */
 
 /*
@@ -70,6 +84,19 @@ static inline uint64_t tree_entry_after(uint64_t entry, uint64_t pages)
 	return entry & TREE_LINEAR ? (entry & ~TREE_NUMBER) | ((entry + pages) & TREE_NUMBER) : entry;
 }
 
+/* Reads a word that another reader may be taking TREE_STALE off (engine/sum.h); nothing else changes while one reads.
+ */
+static inline uint64_t tree_word(const uint64_t *at)
+{
+	return __atomic_load_n(at, __ATOMIC_RELAXED);
+}
+
+/* How many pages an entry of a table whose entries stand for 512^level pages has. */
+static inline uint64_t tree_pages_at(unsigned level)
+{
+	return (uint64_t)1 << (TREE_BITS * level);
+}
+
 /* The entries of the table that a TREE_TABLE word names. */
 static inline uint64_t *tree_table(uint64_t word)
 {
@@ -86,12 +113,12 @@ static inline unsigned tree_index(uint64_t page, unsigned level)
 static inline uint64_t tree_get(const struct tree *t, uint64_t page)
 {
 	unsigned level = t->height;
-	uint64_t word = t->root;
+	uint64_t word = tree_word(&t->root);
 
 	if (page >> (TREE_BITS * level))
 		return 0;
 	while (word & TREE_TABLE)
-		word = tree_table(word)[tree_index(page, --level)];
+		word = tree_word(&tree_table(word)[tree_index(page, --level)]);
 	return tree_entry_after(word, page & (((uint64_t)1 << (TREE_BITS * level)) - 1));
 }
 
@@ -178,9 +205,9 @@ struct tree_visitor {
 };
 void tree_clean(struct tree *t, const struct tree_visitor *v);
 /*
- * The same, in pieces: looks into no more than `nodes` dirty tables (at least TREE_LEVELS, or it may not get on). False:
- * some are dirty still. The tables above these may come again with the next piece, whose spans then lie before those of
- * this one; each reads as the tree does then, so the last one counts.
+ * The same, in pieces: looks into no more than `nodes` dirty tables (at least TREE_LEVELS, or it may not get on).
+ * False: some are dirty still. The tables above these may come again with the next piece, whose spans then lie before
+ * those of this one; each reads as the tree does then, so the last one counts.
  */
 bool tree_clean_some(struct tree *t, const struct tree_visitor *v, unsigned nodes) PW_MUST_CHECK;
 void tree_dirty_all(struct tree *t); /* the next tree_clean visits everything, empty stretches too */

@@ -120,96 +120,19 @@ enum pw_status vm_change_run(struct ledger *l, struct vm *vm, const struct tree_
 	    arena_reserve_sets(&l->arena, sets_of(old->entry, entry)) != PW_OK)
 		return PW_NO_MEMORY;
 	undo_push(&l->undo, &run_changed, vm, old, sizeof *old);
-	return both_trees(vm, old, entry);
-}
-
-/* Checking frames. */
-
-static void note_run(const struct pool *p, struct refusal *why, uint64_t pfn, uint64_t count, const struct vm *vm,
-		     uint64_t gfn)
-{
-	struct frame_run *run = &why->runs[why->run_count];
-
-	why->frames += count;
-	if (why->run_count == REFUSAL_RUNS_MAX)
-		return;
-	memcpy(run->pool, p->name, sizeof run->pool);
-	run->pfn = pfn;
-	run->count = count;
-	run->gfn = gfn;
-	run->vm = vm ? vm->id : (struct pw_uuid){ { 0 } };
-	why->run_count++;
-}
-
-static enum pw_problem refuse_quarantined(const struct pool *p, uint64_t pfn, uint64_t count, struct refusal *why)
-{
-	struct frame_view f;
-
-	if (!pool_next_quarantined(p, pfn, pfn + count, &f))
-		return PROBLEM_NONE;
-	refuse(why, PROBLEM_FRAME_QUARANTINED, "frame %" PRIu64 " of pool %s is in quarantine", f.pfn, p->name);
-	for (uint64_t at = pfn; why && pool_next_quarantined(p, at, pfn + count, &f); at = f.pfn + f.count)
-		note_run(p, why, f.pfn, f.count, NULL, 0);
-	return PROBLEM_FRAME_QUARANTINED;
-}
-
-/* A stretch of frames, and the page that each of them is for (vm NULL: nobody has any of them yet). */
-struct claim {
-	const struct ledger *l;
-	const struct pool *pool;
-	uint64_t pfn, count;
-	const struct vm *vm;
-	uint64_t gfn;
-};
-
-/* The next run at or after `from` that another page has. */
-static bool next_taken(const struct claim *c, uint64_t from, struct frame_view *f)
-{
-	for (; pool_next_owned(c->l, c->pool, from, c->pfn + c->count, f); from = f->pfn + f->count)
-		if (!c->vm || f->vm != c->vm || f->gfn - c->gfn != f->pfn - c->pfn)
-			return true;
-	return false;
-}
-
-static enum pw_problem refuse_bound(const struct claim *c, struct refusal *why)
-{
-	char id[PW_UUID_TEXT];
-	struct frame_view f;
-
-	if (!next_taken(c, c->pfn, &f))
-		return PROBLEM_NONE;
-	pw_uuid_format(&f.vm->id, id);
-	refuse(why, PROBLEM_FRAME_CONFLICT, "frame %" PRIu64 " of pool %s is bound to VM %s, GFN %" PRIu64, f.pfn,
-	       c->pool->name, id, f.gfn);
-	for (uint64_t at = c->pfn; why && next_taken(c, at, &f); at = f.pfn + f.count)
-		note_run(c->pool, why, f.pfn, f.count, f.vm, f.gfn);
-	return PROBLEM_FRAME_CONFLICT;
-}
-
-enum pw_problem pool_claimable(const struct ledger *l, const struct pool *p, uint64_t pfn, uint64_t count,
-			       const struct vm *vm, uint64_t gfn, struct refusal *why)
-{
-	struct tree_run run;
-	enum pw_problem problem;
-
-	if (pfn < p->base || count > p->frames || pfn - p->base > p->frames - count) {
-		uint64_t bad = pfn < p->base || pfn >= p->base + p->frames ? pfn : p->base + p->frames;
-
-		refuse(why, PROBLEM_FRAME_OUT_OF_POOL,
-		       "frame %" PRIu64 " is outside pool %s: [%" PRIu64 ", +%" PRIu64 ")", bad, p->name, p->base,
-		       p->frames);
-		if (why)
-			memcpy(why->pool, p->name, sizeof why->pool);
-		return PROBLEM_FRAME_OUT_OF_POOL;
-	}
-	run = tree_run_at(&p->owners, pfn, pfn + count);
-	if (run.entry == 0 && run.count == count)
-		return PROBLEM_NONE;
-	problem = refuse_quarantined(p, pfn, count, why);
-	return problem != PROBLEM_NONE ? problem : refuse_bound(&(struct claim){ l, p, pfn, count, vm, gfn }, why);
+	if (both_trees(vm, old, entry) != PW_OK)
+		return PW_NO_MEMORY;
+	work_done(l, LEDGER_WORK_CHANGE);
+	return PW_OK;
 }
 
 /* Checking GFNs. */
+
+/* What the operation does with pages of each kind (tree_kind). What depends on the page's frame too is in both sets. */
+struct op_kinds {
+	bool known;
+	uint64_t refused, changed;
+};
 
 /* What one item is applied to, found once. */
 struct target {
@@ -219,6 +142,7 @@ struct target {
 	const struct slot *slot; /* of the last run */
 	struct pool *pool;       /* NULL: the item names none that is attached */
 	unsigned place;
+	struct op_kinds kinds; /* once they are known */
 };
 
 /* Does a resident page's entry have the frame that the item names for it? */
@@ -265,6 +189,36 @@ static inline bool next_entry(const struct target *t, uint64_t entry, uint64_t p
 		return false;
 	*next = is == now ? entry : gfn_entry_after(t->vm, entry, is, t->place, pfn);
 	return true;
+}
+
+/* Some entry of that kind; false: pages of the VM are never of it. */
+static bool entry_of_kind(const struct vm *vm, unsigned kind, uint64_t *out)
+{
+	static const uint64_t classes[] = { 0, GFN_ENTRY_SHARED, GFN_ENTRY_OUT, GFN_ENTRY_RESIDENT };
+
+	*out = classes[kind >> 4] | (uint64_t)(kind & 15) << GFN_ENTRY_ARCH;
+	return vm_entry_is_sound(vm, *out);
+}
+
+static void find_kinds(struct target *t)
+{
+	uint64_t entry, next;
+
+	if (t->kinds.known)
+		return;
+	t->kinds.known = true;
+	for (unsigned kind = 0; kind < TREE_KINDS; kind++) {
+		bool depends, lawful;
+
+		if (!entry_of_kind(t->vm, kind, &entry))
+			continue;
+		depends = t->item->arch_op && t->item->framed && entry & GFN_ENTRY_RESIDENT;
+		lawful = next_entry(t, entry, 0, &next);
+		if (depends || !lawful)
+			t->kinds.refused |= (uint64_t)1 << kind;
+		if (depends || (lawful && next != entry))
+			t->kinds.changed |= (uint64_t)1 << kind;
+	}
 }
 
 static const char *residency(enum gfn_state s)
@@ -345,20 +299,46 @@ static enum pw_problem check_leaving(struct target *t, const struct gfn_run *r, 
 	return PROBLEM_GFN_TRANSITION;
 }
 
-static enum pw_problem check_gfns(struct target *t, const struct gfn_run *r, struct refusal *why)
-{
-	for (uint64_t at = r->gfn; at < r->gfn + r->count;) {
-		struct tree_run run = tree_run_at(&t->vm->pages, at, r->gfn + r->count);
-		uint64_t next;
+/* A way through one of the item's runs. The first few runs of the tree are looked at one by one, which is quicker than
+ * to think; after them only those of these kinds. */
+enum { FEW = 64 };
+struct way {
+	const struct gfn_run *r;
+	const uint64_t *kinds; /* of t->kinds */
+	unsigned seen;
+	struct tree_run run;
+};
 
-		if (!next_entry(t, run.entry, r->pfn + (at - r->gfn), &next))
-			return refuse_gfn(t, PROBLEM_GFN_TRANSITION, at, run.entry, why);
-		at += run.count;
+static bool next_run(struct ledger *l, struct target *t, struct way *w)
+{
+	uint64_t at = w->seen ? w->run.first + w->run.count : w->r->gfn, end = w->r->gfn + w->r->count;
+
+	if (at >= end)
+		return false;
+	if (w->seen++ >= FEW) {
+		find_kinds(t);
+		return work_find(l, &t->vm->pages, at, end, *w->kinds, &w->run);
 	}
+	w->run = tree_run_at(&t->vm->pages, at, end);
+	l->work.walk.steps++;
+	return true;
+}
+
+/* *many: there are more than a few runs of the tree. */
+static enum pw_problem check_gfns(struct ledger *l, struct target *t, const struct gfn_run *r, bool *many,
+				  struct refusal *why)
+{
+	struct way w = { .r = r, .kinds = &t->kinds.refused };
+	uint64_t next;
+
+	while (next_run(l, t, &w))
+		if (!next_entry(t, w.run.entry, r->pfn + (w.run.first - r->gfn), &next))
+			return refuse_gfn(t, PROBLEM_GFN_TRANSITION, w.run.first, w.run.entry, why);
+	*many = w.seen > FEW;
 	return PROBLEM_NONE;
 }
 
-static enum pw_problem check_frames(const struct ledger *l, const struct target *t, const struct gfn_run *r,
+static enum pw_problem check_frames(struct ledger *l, const struct target *t, const struct gfn_run *r,
 				    struct refusal *why)
 {
 	const struct item *it = t->item;
@@ -375,19 +355,28 @@ static enum pw_problem check_frames(const struct ledger *l, const struct target 
 
 /* Applying. */
 
+/* How much it would be to change all that changes, of more than a few runs of the tree. */
+static enum pw_problem check_work(struct ledger *l, const struct target *t, const struct gfn_run *r,
+				  struct refusal *why)
+{
+	uint64_t runs = 0;
+
+	if (l->work.stop != UINT64_MAX && !work_is_over(l))
+		runs = work_runs(l, &t->vm->pages, r->gfn, r->gfn + r->count, t->kinds.changed);
+	return work_check(l, runs * LEDGER_WORK_CHANGE, why);
+}
+
 static enum pw_status change_gfns(struct ledger *l, struct target *t, const struct gfn_run *r, bool *changed)
 {
-	for (uint64_t at = r->gfn; at < r->gfn + r->count;) {
-		struct tree_run run = tree_run_at(&t->vm->pages, at, r->gfn + r->count);
-		uint64_t next;
+	struct way w = { .r = r, .kinds = &t->kinds.changed };
+	uint64_t next;
 
-		if (next_entry(t, run.entry, r->pfn + (at - r->gfn), &next) && next != run.entry) {
-			if (vm_change_run(l, t->vm, &run, next) != PW_OK)
+	while (next_run(l, t, &w))
+		if (next_entry(t, w.run.entry, r->pfn + (w.run.first - r->gfn), &next) && next != w.run.entry) {
+			if (vm_change_run(l, t->vm, &w.run, next) != PW_OK)
 				return PW_NO_MEMORY;
 			*changed = true;
 		}
-		at += run.count;
-	}
 	return PW_OK;
 }
 
@@ -452,17 +441,22 @@ static enum pw_problem apply_run(struct ledger *l, struct target *t, const struc
 				 struct refusal *why)
 {
 	enum pw_problem p = check_slot(t, r, why);
+	bool many = false;
 
 	if (p == PROBLEM_NONE && t->vm->leaving)
 		p = check_leaving(t, r, why);
 	if (p == PROBLEM_NONE && r->count == 1 && !t->item->framed && apply_page(l, t, r->gfn, changed))
 		return PROBLEM_NONE;
 	if (p == PROBLEM_NONE)
-		p = check_gfns(t, r, why);
+		p = check_gfns(l, t, r, &many, why);
 	if (p == PROBLEM_NONE)
 		p = check_frames(l, t, r, why);
+	if ((p == PROBLEM_NONE && many) || work_is_over(l)) /* then what was found is void */
+		p = check_work(l, t, r, why);
 	if (p == PROBLEM_NONE && change_gfns(l, t, r, changed) != PW_OK)
 		p = refuse_memory(why, "changing GFNs");
+	if (p == PROBLEM_NONE && work_is_over(l))
+		p = work_check(l, 0, why);
 	return p;
 }
 
@@ -561,13 +555,17 @@ enum pw_problem ledger_apply(struct ledger *l, struct host *h, const struct item
 	enum pw_problem p = find_target(l, h, it, &t, why);
 
 	*changed = false;
+	if (!it->decided)
+		work_begin(l, it->run_count);
 	if (p == PROBLEM_NONE && it->vm_op)
 		p = apply_vm_op(l, &t, changed, why);
 	for (size_t i = 0; p == PROBLEM_NONE && i < it->run_count; i++) {
 		if (i + AHEAD < it->run_count)
 			tree_prefetch(&t.vm->pages, it->runs[i + AHEAD].gfn);
+		work_done(l, 1);
 		p = apply_run(l, &t, &it->runs[i], changed, why);
 	}
+	work_end(l);
 	if (p != PROBLEM_NONE) {
 		ledger_rollback(l, mark);
 		*changed = false;

@@ -65,6 +65,7 @@ struct ledger *ledger_new(struct pw_mem *mem)
 	l->mem = mem;
 	arena_init(&l->arena, mem);
 	undo_init(&l->undo, mem);
+	l->work.walk.limit = l->work.stop = l->work.pause_at = UINT64_MAX;
 	index_init(&l->hosts, mem, compare_host);
 	index_init(&l->pools, mem, compare_pool);
 	index_init(&l->vms, mem, compare_vm);
@@ -112,7 +113,10 @@ undo_mark ledger_mark(const struct ledger *l)
 
 void ledger_rollback(struct ledger *l, undo_mark to)
 {
-	undo_rollback(&l->undo, to);
+	while (undo_here(&l->undo) > to) {
+		undo_rollback_last(&l->undo);
+		work_done(l, LEDGER_WORK_CHANGE);
+	}
 }
 
 void ledger_commit(struct ledger *l)

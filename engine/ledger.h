@@ -14,6 +14,7 @@
 #include "engine/alias.h"
 #include "engine/arch/law.h"
 #include "engine/problem.h"
+#include "engine/sum.h"
 #include "engine/tree.h"
 #include "engine/undo.h"
 
@@ -24,12 +25,16 @@
 #define GFN_ENTRY_POOL     40 /* bits 47..40: the pool, by its place in the host's list; 0 is local */
 #define GFN_ENTRY_ARCH     48 /* bits 51..48: 1 + the architecture's state (engine/arch/law.h); 0: the one at rest */
 #define GFN_ENTRY_ARCH_ANY ((uint64_t)0xf << GFN_ENTRY_ARCH)
+#define GFN_KINDS_RESIDENT TREE_CLASS(3)
+#define GFN_KINDS_NORMAL   TREE_CLASS(0)
 enum gfn_state gfn_entry_state(uint64_t entry);
 
 /* An entry of a pool's tree. */
 #define FRAME_ENTRY_BOUND       TREE_LINEAR /* the number is the GFN, bits 59..40 the VM's number */
 #define FRAME_ENTRY_QUARANTINED ((uint64_t)1 << 62)
 #define FRAME_ENTRY_VM          40
+#define FRAME_KINDS_BOUND       TREE_CLASS(3)
+#define FRAME_KINDS_QUARANTINED TREE_CLASS(2)
 
 #define HOST_NAME_MAX_          128
 #define BOOT_ID_MAX             65
@@ -122,6 +127,26 @@ void ledger_rollback(struct ledger *l, undo_mark to);
 void ledger_commit(struct ledger *l);       /* forget how to undo; give spare memory back */
 struct undo *ledger_undo(struct ledger *l); /* for the caller's own registries, so that all is taken back in order */
 
+/*
+ * Work is counted in steps of some 10 to 100 ns: a run or a table that is looked at is one, a run that is changed or
+ * taken back LEDGER_WORK_CHANGE. The count only grows.
+ */
+#define LEDGER_WORK_CHANGE 8
+#define LEDGER_WORK_RUN    64
+uint64_t ledger_work(const struct ledger *l);
+/*
+ * From now on an item (ledger_apply), and a call of ledger_quarantine or ledger_unquarantine, is refused
+ * (too-much-work) if it takes more than that many steps beyond LEDGER_WORK_RUN for each of its own runs. `flag` is the
+ * limit's name for the refusal: static text. 0 steps: no limit, as in a new ledger. Items that were decided have none.
+ */
+void ledger_set_work_limit(struct ledger *l, const char *flag, uint64_t steps);
+/*
+ * `pause` is called in the midst of long commands, some LEDGER_PAUSE steps apart: nothing may change, and what is read
+ * of pages and frames is half done or half taken back. NULL, as in a new ledger: never.
+ */
+#define LEDGER_PAUSE 8192
+void ledger_on_pause(struct ledger *l, void (*pause)(void *ctx), void *ctx);
+
 /* Hosts. */
 struct host_spec {
 	struct pw_uuid id;
@@ -181,6 +206,9 @@ struct frame_range {
 };
 enum pw_problem ledger_quarantine(struct ledger *l, struct host *h, const struct frame_range *r, size_t n,
 				  struct refusal *why) PW_MUST_CHECK;
+/* Whether it would be refused, for anything but memory. */
+enum pw_problem ledger_quarantine_check(struct ledger *l, const struct host *h, const struct frame_range *r, size_t n,
+					struct refusal *why) PW_MUST_CHECK;
 /* Frames that are not in quarantine are left alone. */
 enum pw_problem ledger_unquarantine(struct ledger *l, const struct frame_range *r, size_t n,
 				    struct refusal *why) PW_MUST_CHECK;
@@ -245,8 +273,8 @@ const char *item_op_name(const struct item *it); /* as on the wire */
  * Applies one item for the agent of h: all of its runs in order, or none. Refuses with the first of these that holds
  * for the first run that has one: vm-not-found, vm-not-on-host, arch-unsupported (the operation is of another
  * architecture than the VM), vm-transition (the VM is normal, or the architecture's operation is not legal in its
- * state), gfn-out-of-slot, gfn-transition, frame-out-of-pool, frame-quarantined, frame-conflict. *changed: false if all
- * was so already.
+ * state), gfn-out-of-slot, gfn-transition, frame-out-of-pool, frame-quarantined, frame-conflict; too-much-work wherever
+ * the limit is passed. *changed: false if all was so already.
  *
  * An architecture's operation moves pages as engine/arch/law.h has it. One of the law that changes a page leaves it in
  * its architecture's state at rest.
@@ -277,6 +305,8 @@ struct gfn_view {
 	const char *arch_state; /* by name; NULL: the VM's architecture has none */
 };
 bool vm_next_run(const struct vm *vm, uint64_t from, uint64_t end, struct gfn_view *out);
+/* Counts the pages of slots in [from, end). False: the walk is over its limit, try again with TREE_WALK_MIN more. */
+bool vm_count_pages(const struct vm *vm, uint64_t from, uint64_t end, struct tree_walk *w, struct vm_counts *out);
 
 struct frame_view {
 	uint64_t pfn, count;

@@ -1,7 +1,8 @@
 /* engine/ledger_impl.h
  *
  * What the ledger's own files share: ledger.c (hosts, pools), quarantine.c, vm.c (VMs, slots, events), apply.c
- * (transitions), view.c (reading). Nobody else includes it.
+ * (transitions), claim.c (which
+ * frames may be claimed), work.c (its count), view.c (reading). Nobody else includes it.
  */
 #ifndef PW_ENGINE_LEDGER_IMPL_H
 #define PW_ENGINE_LEDGER_IMPL_H
@@ -21,7 +22,39 @@ struct ledger {
 	struct index hosts, pools, vms;
 	struct vm **numbers;                 /* LEDGER_VMS_MAX at most; by vm->number */
 	size_t number_capacity, number_hint; /* no free number below the hint */
+	struct work {
+		struct tree_walk walk;
+		uint64_t began, stop; /* of the command under way: steps before it, and the most there may be */
+		uint64_t limit;       /* 0: none */
+		const char *flag;
+		void (*pause)(void *ctx);
+		void *pause_ctx;
+		uint64_t pause_at; /* steps; UINT64_MAX: never */
+	} work;
 };
+
+/* work.c: the count of work. A command that counts begins, asks whether it is over its limit, and ends. */
+void work_begin(struct ledger *l, size_t runs);
+void work_end(struct ledger *l);
+static inline bool work_is_over(const struct ledger *l)
+{
+	return l->work.walk.steps > l->work.stop;
+}
+void work_pause(struct ledger *l);
+/* Some steps are done, and both trees can be walked: the server may pause now. */
+static inline void work_done(struct ledger *l, uint64_t steps)
+{
+	l->work.walk.steps += steps;
+	if (l->work.walk.steps >= l->work.pause_at)
+		work_pause(l);
+}
+/* `more` steps would come; too-much-work if they are too many. */
+enum pw_problem work_check(const struct ledger *l, uint64_t more, struct refusal *why);
+/* Those of engine/sum.h, in pieces. What they answer is void once work_is_over. */
+bool work_find(struct ledger *l, const struct tree *t, uint64_t from, uint64_t end, uint64_t kinds,
+	       struct tree_run *out);
+uint64_t work_runs(struct ledger *l, const struct tree *t, uint64_t from, uint64_t end, uint64_t kinds);
+struct tree_sum work_sum(struct ledger *l, const struct tree *t, uint64_t from, uint64_t end);
 
 enum pw_problem refuse_memory(struct refusal *why, const char *what);
 
@@ -53,9 +86,9 @@ static inline uint32_t frame_entry_vm(uint64_t entry)
 /* apply.c: gives [gfn, gfn + count), which is one run reading `old`, the new entry, in both trees. Undoable; on
  * PW_NO_MEMORY nothing changed. */
 enum pw_status vm_change_run(struct ledger *l, struct vm *vm, const struct tree_run *old, uint64_t entry) PW_MUST_CHECK;
-/* apply.c: the frames of [pfn, pfn + count) that keep a claim off, as the refusal to give; NONE if it may be made.
- * A frame that vm has for the very page of [gfn, gfn + count) that names it does not. */
-enum pw_problem pool_claimable(const struct ledger *l, const struct pool *p, uint64_t pfn, uint64_t count,
+/* claim.c: the frames of [pfn, pfn + count) that keep a claim off, as the refusal to give; NONE if it may be made.
+ * A frame that vm has for the very page of [gfn, gfn + count) that names it does not. Void once work_is_over. */
+enum pw_problem pool_claimable(struct ledger *l, const struct pool *p, uint64_t pfn, uint64_t count,
 			       const struct vm *vm, uint64_t gfn, struct refusal *why) PW_MUST_CHECK;
 /* apply.c: is it an entry that the ledger itself would write for a GFN of this VM? 0 is one. */
 bool vm_entry_is_sound(const struct vm *vm, uint64_t entry);

@@ -78,7 +78,7 @@ enum pw_problem ledger_load_slot(struct ledger *l, struct vm *vm, const struct s
 	return p;
 }
 
-static enum pw_problem extent_frames(const struct ledger *l, const struct vm *vm, uint64_t count, uint64_t entry,
+static enum pw_problem extent_frames(struct ledger *l, const struct vm *vm, uint64_t count, uint64_t entry,
 				     struct refusal *why)
 {
 	const struct pool *p = vm->host->pools[gfn_entry_place(entry)];

@@ -78,18 +78,22 @@ undo_mark undo_here(const struct undo *u)
 	return u->used;
 }
 
+void undo_rollback_last(struct undo *u)
+{
+	struct head head;
+	size_t total;
+
+	memcpy(&total, u->log + u->used - sizeof total, sizeof total);
+	u->used -= total;
+	memcpy(&head, u->log + u->used, sizeof head);
+	if (head.ops->rollback)
+		head.ops->rollback(head.ctx, u->log + u->used + sizeof head);
+}
+
 void undo_rollback(struct undo *u, undo_mark to)
 {
-	while (u->used > to) {
-		struct head head;
-		size_t total;
-
-		memcpy(&total, u->log + u->used - sizeof total, sizeof total);
-		u->used -= total;
-		memcpy(&head, u->log + u->used, sizeof head);
-		if (head.ops->rollback)
-			head.ops->rollback(head.ctx, u->log + u->used + sizeof head);
-	}
+	while (u->used > to)
+		undo_rollback_last(u);
 }
 
 void undo_commit(struct undo *u)

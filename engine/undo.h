@@ -36,6 +36,7 @@ void undo_save(struct undo *u, void *p, size_t size);
 
 undo_mark undo_here(const struct undo *u);
 void undo_rollback(struct undo *u, undo_mark to); /* newest first */
+void undo_rollback_last(struct undo *u);          /* the newest record; there must be one */
 void undo_commit(struct undo *u);                 /* oldest first; the log is empty after */
 
 #endif

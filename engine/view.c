@@ -50,25 +50,18 @@ bool vm_next_run(const struct vm *vm, uint64_t from, uint64_t end, struct gfn_vi
 	return true;
 }
 
-/* The next run at or after `from` whose entry has the flag. */
-static bool next_flagged(const struct pool *p, uint64_t from, uint64_t end, uint64_t flag, struct tree_run *out)
+static bool next_frames(const struct pool *p, uint64_t from, uint64_t end, uint64_t kinds, struct tree_run *out)
 {
-	if (end > TREE_PAGES)
-		end = TREE_PAGES;
-	while (from < end) {
-		*out = tree_run_at(&p->owners, from, end);
-		if (out->entry & flag)
-			return true;
-		from += out->count;
-	}
-	return false;
+	struct tree_walk w = { .limit = UINT64_MAX };
+
+	return tree_find_kind(&p->owners, from, end < TREE_PAGES ? end : TREE_PAGES, kinds, &w, out);
 }
 
 bool pool_next_owned(const struct ledger *l, const struct pool *p, uint64_t from, uint64_t end, struct frame_view *out)
 {
 	struct tree_run run;
 
-	if (!next_flagged(p, from, end, FRAME_ENTRY_BOUND, &run))
+	if (!next_frames(p, from, end, FRAME_KINDS_BOUND, &run))
 		return false;
 	*out = (struct frame_view){ .pfn = run.first,
 				    .count = run.count,
@@ -93,10 +86,32 @@ bool pool_next_quarantined(const struct pool *p, uint64_t from, uint64_t end, st
 {
 	struct tree_run run;
 
-	if (!next_flagged(p, from, end, FRAME_ENTRY_QUARANTINED, &run))
+	if (!next_frames(p, from, end, FRAME_KINDS_QUARANTINED, &run))
 		return false;
 	*out = (struct frame_view){ .pfn = run.first, .count = run.count };
 	return true;
+}
+
+/* The pages of [from, end) that lie in slots. */
+static uint64_t pages_of_slots(const struct vm *vm, uint64_t from, uint64_t end)
+{
+	const struct slot *s = slot_at_or_after(vm, from);
+	uint64_t pages = 0;
+
+	for (; s && s < vm->slots + vm->slot_count && s->base < end; s++)
+		pages += (s->base + s->pages < end ? s->base + s->pages : end) - (s->base > from ? s->base : from);
+	return pages;
+}
+
+bool vm_count_pages(const struct vm *vm, uint64_t from, uint64_t end, struct tree_walk *w, struct vm_counts *out)
+{
+	struct tree_sum s = tree_sum(&vm->pages, from, end, w);
+
+	*out = (struct vm_counts){ .pages = { [GFN_SECURE_RESIDENT] = s.pages[0],
+					      [GFN_SECURE_OUT] = s.pages[1],
+					      [GFN_SHARED] = s.pages[2] } };
+	out->pages[GFN_NORMAL] = pages_of_slots(vm, from, end) - s.pages[0] - s.pages[1] - s.pages[2];
+	return !walk_is_over(w);
 }
 
 static uint64_t stir(uint64_t digest, uint64_t v)
@@ -200,7 +215,7 @@ static bool check_vm(const struct ledger *l, const struct vm *vm, struct pw_err 
 				       "counts: %" PRIu64 " pages counted for state %d, there are %" PRIu64,
 				       vm->counts.pages[s], s, pages[s]),
 			       false;
-	return (tree_check(&vm->pages) && ledger_vm_by_number(l, vm->number) == vm) ||
+	return (tree_check(&vm->pages) && tree_sums_check(&vm->pages) && ledger_vm_by_number(l, vm->number) == vm) ||
 	       (pw_fail(err, PW_CONFLICT, "a VM's page tree is broken"), false);
 }
 
@@ -230,7 +245,8 @@ static bool check_pool(const struct ledger *l, const struct pool *p, struct pw_e
 		       false;
 	if (pool_has_past(p, p->base, p->frames))
 		return pw_fail(err, PW_CONFLICT, "pool %s: frames outside of it are taken", p->name), false;
-	return tree_check(&p->owners) || (pw_fail(err, PW_CONFLICT, "the tree of pool %s is broken", p->name), false);
+	return (tree_check(&p->owners) && tree_sums_check(&p->owners)) ||
+	       (pw_fail(err, PW_CONFLICT, "the tree of pool %s is broken", p->name), false);
 }
 
 bool ledger_check(const struct ledger *l, struct pw_err *err)

@@ -415,13 +415,11 @@ enum pw_problem ledger_slot_put(struct ledger *l, struct vm *vm, const struct sl
 /* Every GFN of the range to normal, run by run. */
 static enum pw_status range_reset(struct ledger *l, struct vm *vm, uint64_t first, uint64_t count)
 {
-	for (uint64_t at = first; at < first + count;) {
-		struct tree_run run = tree_run_at(&vm->pages, at, first + count);
+	struct tree_run run = { .first = first };
 
-		if (run.entry && vm_change_run(l, vm, &run, 0) != PW_OK)
+	while (work_find(l, &vm->pages, run.first + run.count, first + count, ~(uint64_t)1, &run))
+		if (vm_change_run(l, vm, &run, 0) != PW_OK)
 			return PW_NO_MEMORY;
-		at += run.count;
-	}
 	return PW_OK;
 }
 
@@ -467,18 +465,17 @@ struct reset_undo {
 	uint64_t epoch;
 };
 
-static void bind_all(const struct vm *vm)
+static void bind_all(struct ledger *l, const struct vm *vm)
 {
-	uint64_t end = TREE_PAGES;
+	struct tree_run run = { 0 };
 
-	for (uint64_t at = 0; at < end;) {
-		struct tree_run run = tree_run_at(&vm->pages, at, end);
+	while (work_find(l, &vm->pages, run.first + run.count, TREE_PAGES, GFN_KINDS_RESIDENT, &run)) {
 		struct pool *p = vm->host->pools[gfn_entry_place(run.entry)];
 
-		if (run.entry & GFN_ENTRY_RESIDENT && tree_set(&p->owners, run.entry & TREE_NUMBER, run.count,
-							       frame_entry(vm->number, run.first)) != PW_OK)
+		if (tree_set(&p->owners, run.entry & TREE_NUMBER, run.count, frame_entry(vm->number, run.first)) !=
+		    PW_OK)
 			__builtin_trap(); /* the arena keeps what the forward change gave back */
-		at += run.count;
+		work_done(l, LEDGER_WORK_CHANGE);
 	}
 }
 
@@ -492,7 +489,7 @@ static void put_pages_back(void *ctx, const void *args)
 	vm->state = old->state;
 	vm->arch_state = old->arch_state;
 	vm->epoch = old->epoch;
-	bind_all(vm);
+	bind_all(old->l, vm);
 }
 
 static void forget_pages(void *ctx, const void *args)
@@ -521,6 +518,7 @@ enum pw_status vm_reset(struct ledger *l, struct vm *vm)
 {
 	static const struct undo_ops reset = { .rollback = put_pages_back, .commit = forget_pages };
 	struct reset_undo old = { l, vm->pages, vm->counts, vm->state, vm->arch_state, vm->epoch };
+	struct tree_run run = { 0 };
 	uint64_t all = 0;
 
 	if (set_on_hardware(l, vm, false) != PW_OK)
@@ -534,16 +532,13 @@ enum pw_status vm_reset(struct ledger *l, struct vm *vm)
 		if (vm->host->pools[i])
 			undo_save(&l->undo, &vm->host->pools[i]->bound, sizeof(uint64_t));
 	undo_push(&l->undo, &reset, vm, &old, sizeof old);
-	for (uint64_t at = 0; at < TREE_PAGES;) {
-		struct tree_run run = tree_run_at(&old.pages, at, TREE_PAGES);
+	while (work_find(l, &old.pages, run.first + run.count, TREE_PAGES, GFN_KINDS_RESIDENT, &run)) {
 		struct pool *p = vm->host->pools[gfn_entry_place(run.entry)];
 
-		if (run.entry & GFN_ENTRY_RESIDENT) {
-			if (tree_set(&p->owners, run.entry & TREE_NUMBER, run.count, 0) != PW_OK)
-				return PW_NO_MEMORY;
-			p->bound -= run.count;
-		}
-		at += run.count;
+		if (tree_set(&p->owners, run.entry & TREE_NUMBER, run.count, 0) != PW_OK)
+			return PW_NO_MEMORY;
+		p->bound -= run.count;
+		work_done(l, LEDGER_WORK_CHANGE);
 	}
 	tree_init(&vm->pages, &l->arena);
 	tree_dirty_all(&vm->pages);
@@ -563,15 +558,14 @@ static enum pw_status slots_secure(struct ledger *l, struct vm *vm)
 {
 	for (size_t i = 0; i < vm->slot_count; i++) {
 		uint64_t end = vm->slots[i].base + vm->slots[i].pages;
+		struct tree_run run = { .first = vm->slots[i].base };
 
-		for (uint64_t at = vm->slots[i].base; at < end;) {
-			struct tree_run run = tree_run_at(&vm->pages, at, end);
-			enum gfn_state now = gfn_entry_state(run.entry), next;
+		while (work_find(l, &vm->pages, run.first + run.count, end, GFN_KINDS_NORMAL, &run)) {
+			enum gfn_state next;
 
-			if (gfn_step(now, GFN_INIT_DONE, &next) && next != now &&
+			if (gfn_step(GFN_NORMAL, GFN_INIT_DONE, &next) &&
 			    vm_change_run(l, vm, &run, gfn_entry_after(vm, run.entry, next, 0, 0)) != PW_OK)
 				return PW_NO_MEMORY;
-			at += run.count;
 		}
 	}
 	return PW_OK;

@@ -11,7 +11,7 @@
 #include "server/metrics.h"
 #include "server/picture.h"
 
-enum { UPKEEP_MS = 1000, DUTY = 8 }; /* at most an eighth of the time goes into pictures */
+enum { LOOK_MS = 1000, DUTY = 8 }; /* at most an eighth of the time goes into pictures */
 
 void picture_take(struct service *sv)
 {
@@ -118,29 +118,12 @@ static enum pw_status paint(struct service *sv, int64_t deadline_ms, struct pw_e
 	return PW_OK;
 }
 
-static enum pw_status trim(struct service *sv, struct pw_err *err)
-{
-	const struct config *c = sv->config;
-	uint64_t through = 0, by_size;
-
-	if (store_in_doubt(sv->store))
-		return PW_OK; /* nothing is written before that is settled */
-	if (c->retain_hours)
-		through = store_revision_before(sv->store, clock_utc_ms() - (int64_t)c->retain_hours * 3600 * 1000);
-	if (c->retain_bytes) {
-		by_size = store_revision_keeping(sv->store, c->retain_bytes);
-		if (by_size > through)
-			through = by_size;
-	}
-	return through ? store_trim(sv->store, through, err) : PW_OK;
-}
-
 static void upkeep(struct service *sv)
 {
 	struct pw_err err;
 
-	if (store_wal_checkpoint(sv->store, &err) != PW_OK || trim(sv, &err) != PW_OK)
-		log_line(LOG_WARNING_, "upkeep of the journal failed", "error", err.msg, NULL);
+	if (store_wal_checkpoint_picture(sv->store, &err) != PW_OK)
+		log_line(LOG_WARNING_, "upkeep of the picture failed", "error", err.msg, NULL);
 }
 
 static bool has_news(struct service *sv)
@@ -156,7 +139,7 @@ static bool has_news(struct service *sv)
 /* False: the end. */
 static bool painter_sleeps(struct service *sv)
 {
-	int64_t until = clock_monotonic_ms() + UPKEEP_MS;
+	int64_t until = clock_monotonic_ms() + LOOK_MS;
 	struct timespec at = { until / 1000, until % 1000 * 1000000 };
 	bool go;
 

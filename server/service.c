@@ -28,6 +28,8 @@ static enum pw_status locks_init(struct service *sv, struct pw_err *err)
 		e = pthread_cond_init(&sv->wake, &monotonic);
 	if (e == 0)
 		e = pthread_cond_init(&sv->painter_wake, &monotonic);
+	if (e == 0)
+		e = pthread_cond_init(&sv->upkeep_wake, &monotonic);
 	pthread_rwlockattr_destroy(&fair);
 	pthread_condattr_destroy(&monotonic);
 	return e == 0 ? PW_OK : pw_fail(err, PW_NO_MEMORY, "making locks: %s", strerror(e));
@@ -64,6 +66,7 @@ static void service_free(struct service *sv)
 	waiters_release(&sv->waiters);
 	free(sv->stirred);
 	store_close(sv->store);
+	pthread_cond_destroy(&sv->upkeep_wake);
 	pthread_cond_destroy(&sv->painter_wake);
 	pthread_cond_destroy(&sv->wake);
 	pthread_mutex_destroy(&sv->mutex);
@@ -126,6 +129,8 @@ enum pw_status service_start(struct service *sv, struct pw_err *err)
 		st = reads_start(sv, sv->config, &sv->reads, err);
 	if (st == PW_OK)
 		st = painter_start(sv, err);
+	if (st == PW_OK)
+		st = upkeep_start(sv, err);
 	atomic_store(&sv->ready, st == PW_OK);
 	return st;
 }
@@ -142,6 +147,7 @@ enum pw_status service_close(struct service *sv, struct pw_err *err)
 	reads_free(sv->reads);
 	jobs_free(sv->jobs);
 	history_index_stop(sv->history);
+	upkeep_stop(sv);
 	painter_stop(sv);
 	writer_stop(sv);
 	if (service_is_started(sv))

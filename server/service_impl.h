@@ -172,6 +172,10 @@ struct service {
 	struct pw_uuid *deleted_vms, *deleted_operations; /* since the last picture; state */
 	size_t deleted_vm_count, deleted_operation_count;
 
+	pthread_t upkeep; /* upkeep.c; with `mutex` */
+	bool upkeep_runs, upkeep_stop;
+	pthread_cond_t upkeep_wake;
+
 	struct lease_clock leases; /* ticked by the writer */
 	struct reads *reads;       /* NULL before the start, as is: */
 	struct jobs *jobs;
@@ -288,6 +292,10 @@ void request_digest(struct request *r);
  * what it speaks of. True: it is answered, or the group broke. */
 bool answered_before(struct service *sv, struct request *r) PW_MUST_CHECK;
 void keep_answer(struct service *sv, struct request *r);
+
+/* --- upkeep.c --- */
+enum pw_status upkeep_start(struct service *sv, struct pw_err *err) PW_MUST_CHECK;
+void upkeep_stop(struct service *sv);
 
 /* --- redo.c, picture.c, painter.c, picture_load.c --- */
 enum pw_status service_load(struct service *sv, struct pw_err *err) PW_MUST_CHECK;

@@ -189,6 +189,9 @@ enum handled summary_get(struct service *sv, struct request *r)
 
 static void write_gauges(struct metrics_text *m, struct service *sv, const struct totals *t)
 {
+	static const char wal_help[] = "Size of a database's WAL file";
+	struct wal_sizes wal;
+
 	for (size_t i = 0; i < PW_ARRAY_LEN(host_states); i++)
 		metrics_gauge_labelled(m, "pagewarden_hosts", "Hosts by state", "state", host_states[i],
 				       (double)t->hosts[i]);
@@ -220,6 +223,9 @@ static void write_gauges(struct metrics_text *m, struct service *sv, const struc
 		metrics_gauge(m, "pagewarden_history_lag_revisions",
 			      "Revisions of the journal that the index of history has not reached yet",
 			      (double)(sv->durable - history_index_reached(sv->history, 0, 0)));
+	store_wal_sizes(sv->store, &wal);
+	metrics_gauge_labelled(m, "pagewarden_wal_bytes", wal_help, "file", "journal.db", (double)wal.journal);
+	metrics_gauge_labelled(m, "pagewarden_wal_bytes", wal_help, "file", "ledger.db", (double)wal.ledger);
 	metrics_gauge(m, "pagewarden_disk_refuses", "1 while the disk refuses changes", sv->disk_refuses ? 1 : 0);
 }
 

@@ -5,8 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define BUSY_MS 2000 /* somebody else's transaction: a person with sqlite3 */
-
 static enum pw_status status_of(int rc)
 {
 	if (rc == SQLITE_IOERR_NOMEM)

@@ -9,6 +9,8 @@
 
 #include <sqlite3.h>
 
+#define BUSY_MS 2000 /* how long somebody else's transaction is waited for: a person with sqlite3 */
+
 struct db {
 	sqlite3 *h;
 	const char *file; /* its name, for messages; static text */

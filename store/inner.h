@@ -5,7 +5,7 @@
  * Connections, and who uses them:
  *   writer   journal.db: groups, trimming, probes; whoever has the turn
  *   readers  journal.db: any thread, one reader at a time each (reader_take .. reader_give)
- *   mover    journal.db: checkpoints of the WAL; the painter thread
+ *   mover    journal.db: checkpoints of the WAL; the upkeep thread
  *   painter  ledger.db: the painter thread
  *
  * Locks, in this order: trim_lock, then the turn. readers_lock is held for a moment, with nothing taken under it.
@@ -25,9 +25,15 @@
 #define READERS      4
 #define JOURNAL_PAGE 4096 /* bytes; 8192 and 16384 commit no faster, and write up to twice as much WAL */
 
+#define WAL_LIMIT    67108864 /* bytes to which a WAL's file goes back when it starts over */
+/* A long read is made in pieces: so many rows, or bytes of records, in one transaction. */
+#define READ_ROWS    128
+#define READ_BYTES   ((size_t)1 << 20)
+
 /* Pages of the journal's WAL. */
-#define WAL_HIGH     ((64u << 20) / JOURNAL_PAGE) /* from here on the writer looks after it too */
-#define WAL_TAIL     ((2u << 20) / JOURNAL_PAGE)  /* as much it moves without being noticed */
+#define WAL_HIGH     (WAL_LIMIT / 2 / JOURNAL_PAGE) /* from here on it is to start over */
+#define WAL_TAIL     ((2u << 20) / JOURNAL_PAGE)    /* as much is moved while the writer waits without being noticed */
+#define WAL_TOO_HIGH (2 * WAL_LIMIT / JOURNAL_PAGE) /* from here on the writer waits, however much is left */
 
 /* A fair lock: who asks first is served first, so that a busy writer does not starve the trimmer. */
 struct turn {
@@ -61,14 +67,16 @@ struct store {
 	bool in_group, failed;     /* under the turn */
 	_Atomic bool in_doubt;     /* a commit failed, and may have happened all the same; changed under the turn */
 	struct place head, newest; /* committed; with what the open group appended. under the turn */
-	uint64_t wal_retry;        /* no checkpoint by the writer below so many pages. under the turn */
 
 	struct db mover;
 	_Atomic uint64_t wal_pages; /* in the WAL after the last commit */
-	_Atomic uint64_t wal_moved; /* of these, how many the last checkpoint had moved */
+	int64_t wal_not_before;     /* (monotonic, ms) it is not made to start over again. the mover's */
+
+	_Atomic int64_t wal_still; /* until when (monotonic, ms) readers begin no piece; 0: they may */
 
 	pthread_mutex_t readers_lock;
-	pthread_cond_t reader_free;
+	pthread_cond_t reader_free; /* CLOCK_MONOTONIC; also: nobody reads, or readers may go on */
+	bool readers_stopped;
 	struct reader readers[READERS];
 
 	struct db painter;
@@ -87,8 +95,12 @@ struct store {
 	struct place trimmed; /* under the turn */
 };
 
+/* For one short read: a long one takes a reader anew for each piece, so that the WAL can start over in between. */
 struct reader *reader_take(struct store *s);
 void reader_give(struct store *s, struct reader *r);
+/* From now on nobody gets a reader; who has one is waited for, not longer than this. */
+void readers_stop(struct store *s, int64_t wait_ms);
+void readers_go(struct store *s);
 
 /* Makes memory tell what was committed: the head, or the place up to which rows were trimmed. Under the turn. */
 void span_publish(struct store *s);
@@ -107,8 +119,10 @@ enum pw_status writer_commit(struct store *s, struct pw_err *err) PW_MUST_CHECK;
 enum pw_status group_check(const struct store *s, struct pw_err *err) PW_MUST_CHECK;
 /* Passes on the status of a part of a group, and remembers a failure. */
 enum pw_status group_result(struct store *s, enum pw_status st);
-/* Keeps the WAL from growing without bound, where the painter's checkpoints alone do not. Under the turn. */
-void writer_bound_wal(struct store *s);
+/* wal.c: watches the journal's WAL from here on, and writes the blocks of its file before they are needed. */
+void wal_attend(struct store *s);
+/* The tiny write of store_probe. Under the turn. */
+enum pw_status writer_probe(struct store *s, struct pw_err *err) PW_MUST_CHECK;
 
 /* *out: what the hash chain says of this row behind `before`. */
 void journal_hash(const uint8_t before[STORE_HASH], const struct journal_row *row, uint8_t out[STORE_HASH]);

@@ -6,9 +6,6 @@
 #include "store/inner.h"
 #include "store/tail.h"
 
-#define WAL_TOO_HIGH ((uint64_t)2 * WAL_HIGH) /* nobody else moves anything: the writer moves all */
-#define WAL_RETRY    ((1u << 20) / JOURNAL_PAGE)
-
 enum { BEGIN, COMMIT, APPEND, PROBE, NEWEST, CHAIN };
 static const char *const group_text[] = {
 	[BEGIN] = "BEGIN IMMEDIATE",
@@ -228,7 +225,6 @@ enum pw_status store_commit(struct store *s, struct pw_err *err)
 	if (st == PW_OK) {
 		s->head = s->newest;
 		span_publish(s);
-		writer_bound_wal(s);
 	}
 	group_end(s);
 	return st;
@@ -242,43 +238,29 @@ void store_rollback(struct store *s)
 	group_end(s);
 }
 
-enum pw_status store_probe(struct store *s, struct pw_err *err)
+enum pw_status writer_probe(struct store *s, struct pw_err *err)
 {
+	enum pw_status st = begin_in_doubt(s, err);
 	struct query q;
-	enum pw_status st;
 
-	turn_take(&s->turn);
-	st = begin_in_doubt(s, err);
 	if (st == PW_OK) {
 		q = query_begin(&s->group, PROBE);
 		st = query_run(&q, "probing", err);
 	}
 	if (st == PW_OK)
-		st = writer_commit(s, err);
-	else
-		db_rollback(&s->writer);
-	turn_give(&s->turn);
+		return writer_commit(s, err);
+	db_rollback(&s->writer);
 	return st;
 }
 
-/*
- * The next write starts the WAL over only if all of it has been moved, which never happens while the writer keeps
- * adding: so, at a commit's edge, the writer moves the tail that a checkpoint of the painter left.
- */
-void writer_bound_wal(struct store *s)
+enum pw_status store_probe(struct store *s, struct pw_err *err)
 {
-	uint64_t pages = atomic_load(&s->wal_pages), moved = atomic_load(&s->wal_moved);
-	int in_wal = 0, in_file = 0;
+	enum pw_status st;
 
-	if (pages < WAL_HIGH) {
-		s->wal_retry = 0;
-		return;
-	}
-	if (pages < s->wal_retry || (pages > moved + WAL_TAIL && pages < WAL_TOO_HIGH))
-		return;
-	if (sqlite3_wal_checkpoint_v2(s->writer.h, NULL, SQLITE_CHECKPOINT_PASSIVE, &in_wal, &in_file) == SQLITE_OK)
-		atomic_store(&s->wal_moved, in_file > 0 ? (uint64_t)in_file : 0);
-	s->wal_retry = pages + WAL_RETRY;
+	turn_take(&s->turn);
+	st = writer_probe(s, err);
+	turn_give(&s->turn);
+	return st;
 }
 
 static enum pw_status read_row(struct query *q, struct journal_row *out, struct pw_err *err)
@@ -291,22 +273,41 @@ static enum pw_status read_row(struct query *q, struct journal_row *out, struct 
 	return row_check(q, "journal", err);
 }
 
-static enum pw_status read_rows(struct store *s, int which, uint64_t bound, journal_fn fn, void *ctx,
-				struct pw_err *err)
+/* Rows from *bound on, which moves on; *more: the piece was full. */
+static enum pw_status read_piece(struct reader *r, int which, uint64_t *bound, journal_fn fn, void *ctx, bool *more,
+				 struct pw_err *err)
 {
-	struct reader *r = reader_take(s);
 	struct query q = query_begin(&r->journal, which);
+	size_t rows = 0, bytes = 0;
 	struct journal_row row;
 	enum pw_status st;
 
-	bind_u64(&q, bound > INT64_MAX ? INT64_MAX : bound);
-	while ((st = query_step(&q, "reading the journal", err)) == PW_OK) {
+	*more = false;
+	bind_u64(&q, *bound > INT64_MAX ? INT64_MAX : *bound);
+	while (!*more && (st = query_step(&q, "reading the journal", err)) == PW_OK) {
 		st = read_row(&q, &row, err);
 		if (st != PW_OK || !fn(ctx, &row))
 			break;
+		*bound = which == BACK ? row.first : row.last;
+		bytes += row.size;
+		*more = ++rows == READ_ROWS || bytes >= READ_BYTES;
 	}
 	query_end(&q);
-	reader_give(s, r);
+	return st;
+}
+
+static enum pw_status read_rows(struct store *s, int which, uint64_t bound, journal_fn fn, void *ctx,
+				struct pw_err *err)
+{
+	enum pw_status st;
+	bool more;
+
+	do {
+		struct reader *r = reader_take(s);
+
+		st = read_piece(r, which, &bound, fn, ctx, &more, err);
+		reader_give(s, r);
+	} while (more);
 	return st == PW_NOT_FOUND ? PW_OK : st;
 }
 

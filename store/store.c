@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "store/inner.h"
@@ -15,22 +16,23 @@
 #include "store/tail.h"
 
 #define HASHED_AT_START ((uint64_t)256 << 20) /* bytes of the newest records; half a second */
-#define WAL_READY       (8 << 20)             /* bytes of WAL that are written before they are needed */
 
 #define TEXT_(x)        #x
 #define TEXT_OF(x)      TEXT_(x)
-static const char journal_setup[] = "PRAGMA page_size = " TEXT_OF(JOURNAL_PAGE) ";"
-										"PRAGMA journal_mode = WAL;"
-										"PRAGMA wal_autocheckpoint = 0;"
-										"PRAGMA secure_delete = OFF;"
-										"PRAGMA cache_size = -16384;"
-										"PRAGMA synchronous = FULL;";
+static const char journal_setup[] = "PRAGMA page_size = " TEXT_OF(
+	JOURNAL_PAGE) ";"
+		      "PRAGMA journal_mode = WAL;"
+		      "PRAGMA wal_autocheckpoint = 0;"
+		      "PRAGMA secure_delete = OFF;"
+		      "PRAGMA cache_size = -16384;"
+		      "PRAGMA journal_size_limit = " TEXT_OF(WAL_LIMIT) ";"
+									"PRAGMA synchronous = FULL;";
 static const char ledger_setup[] = "PRAGMA journal_mode = WAL;"
 				   "PRAGMA secure_delete = OFF;"
 				   "PRAGMA cache_size = -65536;"
-				   "PRAGMA journal_size_limit = 67108864;"
-				   "PRAGMA foreign_keys = ON;"
-				   "PRAGMA synchronous = FULL;";
+				   "PRAGMA journal_size_limit = " TEXT_OF(WAL_LIMIT) ";"
+										     "PRAGMA foreign_keys = ON;"
+										     "PRAGMA synchronous = FULL;";
 
 void turn_take(struct turn *t)
 {
@@ -51,29 +53,63 @@ void turn_give(struct turn *t)
 	pthread_mutex_unlock(&t->lock);
 }
 
+static struct reader *free_reader(struct store *s)
+{
+	for (size_t i = 0; i < READERS && !s->readers_stopped; i++)
+		if (!s->readers[i].taken)
+			return &s->readers[i];
+	return NULL;
+}
+
+static bool is_read(const struct store *s)
+{
+	for (size_t i = 0; i < READERS; i++)
+		if (s->readers[i].taken)
+			return true;
+	return false;
+}
+
 struct reader *reader_take(struct store *s)
 {
-	struct reader *free_one = NULL;
+	struct reader *r;
 
 	pthread_mutex_lock(&s->readers_lock);
-	for (;;) {
-		for (size_t i = 0; i < READERS && !free_one; i++)
-			if (!s->readers[i].taken)
-				free_one = &s->readers[i];
-		if (free_one)
-			break;
+	while (!(r = free_reader(s)))
 		pthread_cond_wait(&s->reader_free, &s->readers_lock);
-	}
-	free_one->taken = true;
+	r->taken = true;
 	pthread_mutex_unlock(&s->readers_lock);
-	return free_one;
+	return r;
 }
 
 void reader_give(struct store *s, struct reader *r)
 {
 	pthread_mutex_lock(&s->readers_lock);
 	r->taken = false;
-	pthread_cond_signal(&s->reader_free);
+	pthread_cond_broadcast(&s->reader_free);
+	pthread_mutex_unlock(&s->readers_lock);
+}
+
+void readers_stop(struct store *s, int64_t wait_ms)
+{
+	struct timespec until;
+	int rc = 0;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += wait_ms * 1000000;
+	until.tv_sec += until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
+	pthread_mutex_lock(&s->readers_lock);
+	s->readers_stopped = true;
+	while (is_read(s) && rc == 0)
+		rc = pthread_cond_timedwait(&s->reader_free, &s->readers_lock, &until);
+	pthread_mutex_unlock(&s->readers_lock);
+}
+
+void readers_go(struct store *s)
+{
+	pthread_mutex_lock(&s->readers_lock);
+	s->readers_stopped = false;
+	pthread_cond_broadcast(&s->reader_free);
 	pthread_mutex_unlock(&s->readers_lock);
 }
 
@@ -122,36 +158,6 @@ enum pw_status dir_sync(const char *dir, struct pw_err *err)
 	return st;
 }
 
-/*
- * A flush into blocks that the file already has costs less than half of one that makes it grow. What lies behind the
- * last frame is never read; that it cannot be written now is no reason not to start.
- */
-static void ready_wal(struct db *db)
-{
-	static const char zeros[65536]; /* the unix VFS writes less than 128 KiB at once */
-	sqlite3_file *wal = NULL;
-	sqlite3_int64 at = 0;
-	bool ok = sqlite3_file_control(db->h, "main", SQLITE_FCNTL_JOURNAL_POINTER, &wal) == SQLITE_OK && wal &&
-		  wal->pMethods && wal->pMethods->xFileSize(wal, &at) == SQLITE_OK;
-
-	for (; ok && at < WAL_READY; at += (sqlite3_int64)sizeof zeros)
-		ok = wal->pMethods->xWrite(wal, zeros, (int)sizeof zeros, at) == SQLITE_OK;
-	if (ok)
-		wal->pMethods->xSync(wal, SQLITE_SYNC_NORMAL | SQLITE_SYNC_DATAONLY);
-}
-
-static int note_wal(void *ctx, sqlite3 *h, const char *name, int pages)
-{
-	struct store *s = ctx;
-
-	(void)h;
-	(void)name;
-	if ((uint64_t)pages < atomic_load(&s->wal_pages))
-		atomic_store(&s->wal_moved, 0); /* it was started over */
-	atomic_store(&s->wal_pages, (uint64_t)pages);
-	return SQLITE_OK;
-}
-
 enum pw_status journal_connect(const char *dir, int flags, struct db *out, struct pw_err *err)
 {
 	enum pw_status st = db_open(out, dir, JOURNAL_FILE, flags, err);
@@ -182,8 +188,7 @@ static enum pw_status open_journal(struct store *s, struct pw_err *err)
 		st = journal_connect(s->dir, flags, &s->mover, err);
 	if (st != PW_OK)
 		return st;
-	sqlite3_wal_hook(s->writer.h, note_wal, s);
-	ready_wal(&s->writer);
+	wal_attend(s);
 	return PW_OK;
 }
 
@@ -307,6 +312,7 @@ bool store_picture_is_sealed(const struct store *s)
 static struct store *store_new(const char *dir)
 {
 	struct store *s = calloc(1, sizeof *s);
+	pthread_condattr_t monotonic;
 
 	if (!s)
 		return NULL;
@@ -315,7 +321,10 @@ static struct store *store_new(const char *dir)
 	pthread_mutex_init(&s->turn.lock, NULL);
 	pthread_cond_init(&s->turn.moved, NULL);
 	pthread_mutex_init(&s->readers_lock, NULL);
-	pthread_cond_init(&s->reader_free, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&s->reader_free, &monotonic);
+	pthread_condattr_destroy(&monotonic);
 	pthread_mutex_init(&s->trim_lock, NULL);
 	return s;
 }

@@ -94,8 +94,11 @@ struct journal_span {
 };
 void store_span(struct store *s, struct journal_span *out); /* from memory, never waits */
 
-/* fn returns false to stop. The row and what it points to live until fn returns. fn must not call the store, and should
- * be quick: while a read lasts, the WAL cannot start over. */
+/*
+ * fn returns false to stop. The row and what it points to live until fn returns. fn must not call the store, and should
+ * be quick. A long read is made in pieces, each of which sees what is committed when it begins (the WAL cannot start
+ * over during one): rows that were trimmed between two of them are not there, which the revisions show.
+ */
 typedef bool (*journal_fn)(void *ctx, const struct journal_row *row);
 /* Rows with last > after, oldest first. */
 enum pw_status store_read(struct store *s, uint64_t after, journal_fn fn, void *ctx, struct pw_err *err) PW_MUST_CHECK;
@@ -288,13 +291,23 @@ const char *store_picture_lost(const struct store *s);
 /* False: an older program saved it, and it has no checksum before a full one was saved. */
 bool store_picture_is_sealed(const struct store *s);
 
-/* --- Upkeep. Painter thread. --- */
+/* --- Upkeep. One thread. --- */
 
-/* Moves committed WAL content into the files, off the commit path. */
+/*
+ * Moves what is committed out of the journal's WAL into its file, off the commit path; gives back what the WAL's file
+ * has grown beyond its bound, once nobody reads in it any more. Never holds the turn for longer than a tiny commit.
+ */
 enum pw_status store_wal_checkpoint(struct store *s, struct pw_err *err) PW_MUST_CHECK;
+/* The same for the picture's file. Painter thread. */
+enum pw_status store_wal_checkpoint_picture(struct store *s, struct pw_err *err) PW_MUST_CHECK;
+/* The sizes of the WAL files, and the bound that they go back to when nothing hinders them. Bytes. Any thread. */
+struct wal_sizes {
+	uint64_t journal, ledger, bound;
+};
+void store_wal_sizes(const struct store *s, struct wal_sizes *out);
 
 /* Deletes rows (and violations) up to revision `through` (never past the picture's revision) in small steps; the hash
- * chain then starts from the kept hash of the last one deleted. */
+ * chain then starts from the kept hash of the last one deleted. Does nothing while a backup is being made. */
 enum pw_status store_trim(struct store *s, uint64_t through, struct pw_err *err) PW_MUST_CHECK;
 /* The newest revision whose row is older than time_ms (times are taken to grow), and the one such that rows after it
  * hold at most max_bytes. 0: none. */

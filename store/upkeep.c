@@ -2,8 +2,9 @@
 
 #include "store/inner.h"
 
-#define TRIM_STEP   64 /* rows that are deleted while the writer waits */
-#define MOVE_ROUNDS 8  /* a busy writer adds to the WAL while it is moved; each round leaves less */
+/* So much is deleted while the writer waits: rows, and bytes of records past which no further row is. */
+#define TRIM_STEP  64
+#define TRIM_BYTES ((uint64_t)512 << 10)
 
 enum { OLDEST, DROP_ROWS, DROP_VIOLATIONS, SET_CHAIN };
 static const char *const trim_text[] = {
@@ -20,28 +21,6 @@ static const char *const read_text[] = {
 };
 const struct sql_table upkeep_read_sql = { read_text, PW_ARRAY_LEN(read_text) };
 
-enum pw_status store_wal_checkpoint(struct store *s, struct pw_err *err)
-{
-	uint64_t left = WAL_TAIL + 1;
-	int in_wal, in_file, rc;
-
-	for (unsigned round = 0; round < MOVE_ROUNDS && left > WAL_TAIL; round++) {
-		in_wal = in_file = 0;
-		rc = sqlite3_wal_checkpoint_v2(s->mover.h, NULL, SQLITE_CHECKPOINT_PASSIVE, &in_wal, &in_file);
-		if (rc == SQLITE_BUSY)
-			break; /* the writer is at it */
-		if (rc != SQLITE_OK)
-			return db_fail(&s->mover, "moving the WAL", err);
-		if (in_file >= 0)
-			atomic_store(&s->wal_moved, (uint64_t)in_file);
-		left = (uint64_t)(in_wal - in_file);
-	}
-	rc = sqlite3_wal_checkpoint_v2(s->painter.h, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
-	if (rc != SQLITE_OK && rc != SQLITE_BUSY)
-		return db_fail(&s->painter, "moving the WAL", err);
-	return PW_OK;
-}
-
 /* The last of the oldest rows, at most a step of them, that ends at or before `through`. PW_NOT_FOUND: none does. */
 static enum pw_status find_cut(struct store *s, uint64_t through, struct place *out, uint64_t *first,
 			       struct pw_err *err)
@@ -55,10 +34,10 @@ static enum pw_status find_cut(struct store *s, uint64_t through, struct place *
 	while ((st = query_step(&q, "looking for rows to trim", err)) == PW_OK) {
 		struct place p = { .revision = row_u64(&q, 1, INT64_MAX) };
 
-		if (p.revision > through)
-			break;
 		p.number = row_u64(&q, 2, INT64_MAX);
 		p.ends = row_u64(&q, 3, INT64_MAX);
+		if (p.revision > through || (found && p.ends - s->trimmed.ends > TRIM_BYTES))
+			break;
 		row_bytes(&q, 4, p.hash, sizeof p.hash);
 		*first = row_u64(&q, 0, INT64_MAX);
 		*out = p;
@@ -112,7 +91,6 @@ static enum pw_status trim_step(struct store *s, uint64_t through, struct pw_err
 	}
 	s->trimmed = cut;
 	span_publish(s);
-	writer_bound_wal(s);
 	return PW_OK;
 }
 
@@ -121,7 +99,8 @@ enum pw_status store_trim(struct store *s, uint64_t through, struct pw_err *err)
 	uint64_t painted = atomic_load(&s->painted);
 	enum pw_status st;
 
-	pthread_mutex_lock(&s->trim_lock);
+	if (pthread_mutex_trylock(&s->trim_lock) != 0)
+		return PW_OK; /* a backup is being made: next time */
 	do {
 		turn_take(&s->turn);
 		st = trim_step(s, through < painted ? through : painted, err);

@@ -6,8 +6,7 @@
 
 #include "store/inner.h"
 
-#define PIECE_BYTES (8 << 20) /* of records that are read at once: while a read lasts, the WAL cannot start over */
-#define TOLD_STEPS  20000     /* of SQLite's machine, between two words about the progress */
+#define TOLD_STEPS 20000 /* of SQLite's machine, between two words about the progress */
 
 enum { CHAIN, NEWEST, LINKS, ROWS, HASH_AT };
 static const char *const text[] = {
@@ -155,7 +154,7 @@ static enum pw_status walk(struct stmts *s, struct told *t, struct verify_report
 					.ends = at.ends }; /* the walk finds what is wrong with it */
 	t->total = until.ends > from ? until.ends - from : 0;
 	for (st = PW_OK; st == PW_OK && holds && at.revision < until.revision;) {
-		st = walk_rows(s, &at, PIECE_BYTES, &holds, err);
+		st = walk_rows(s, &at, READ_BYTES, &holds, err);
 		t->done = at.ends - from < t->total ? at.ends - from : t->total;
 		if (st == PW_OK && !tell(t))
 			return given_up(err);

@@ -2,6 +2,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -22,7 +23,7 @@ static void teardown(void)
 	store_dir_remove(&d);
 }
 
-TestSuite(upkeep, .init = setup, .fini = teardown, .timeout = 30);
+TestSuite(upkeep, .init = setup, .fini = teardown, .timeout = 120);
 
 static void paint(uint64_t revision)
 {
@@ -400,7 +401,6 @@ Test(upkeep, wal_stays_bounded_though_the_writer_never_rests)
 {
 	uint64_t r = 0;
 
-	/* A checkpoint just before each commit: there is always a tail that only the writer itself can move. */
 	while (r < 150) {
 		put_big(++r);
 		if (r % 3 == 0)
@@ -410,27 +410,152 @@ Test(upkeep, wal_stays_bounded_though_the_writer_never_rests)
 	cr_assert_lt(wal_bytes(), 80u << 20);
 }
 
-Test(upkeep, writer_moves_the_tail_itself_once_the_wal_is_high)
+Test(upkeep, checkpoint_starts_a_high_wal_over)
 {
 	uint64_t r = 0;
 
 	while (atomic_load(&d.s->wal_pages) < WAL_HIGH)
 		put_big(++r);
 	cr_assert_eq(store_wal_checkpoint(d.s, &err), PW_OK, "%s", err.msg);
-	store_fill(d.s, r + 1, r + 1); /* leaves a tail: moved at this commit's edge */
-	store_fill(d.s, r + 2, r + 2); /* so that this one starts the WAL over */
 	cr_assert_lt(atomic_load(&d.s->wal_pages), 100);
-	cr_assert_eq(verify(d.path).newest, r + 2);
+	cr_assert_eq(verify(d.path).newest, r);
 }
 
-Test(upkeep, writer_alone_bounds_the_wal_in_the_end)
+/* Somebody reads in the WAL, as a person with sqlite3 may: it grows. */
+static sqlite3 *read_in_wal(void)
 {
-	uint64_t r = 0, most = 0;
+	char path[128];
+	sqlite3 *h;
 
-	while (r < 140) {
+	snprintf(path, sizeof path, "%s/journal.db", d.path);
+	cr_assert_eq(sqlite3_open_v2(path, &h, SQLITE_OPEN_READWRITE, NULL), SQLITE_OK);
+	cr_assert_eq(sqlite3_exec(h, "BEGIN; SELECT count(*) FROM journal", NULL, NULL, NULL), SQLITE_OK);
+	return h;
+}
+
+static uint64_t grow_wal(uint64_t r)
+{
+	while (wal_bytes() < 70u << 20) {
 		put_big(++r);
-		if (atomic_load(&d.s->wal_pages) > most)
-			most = atomic_load(&d.s->wal_pages);
+		cr_assert_eq(store_wal_checkpoint(d.s, &err), PW_OK, "%s", err.msg);
 	}
-	cr_assert_lt(atomic_load(&d.s->wal_pages), most);
+	return r;
+}
+
+static void expect_small(uint64_t newest)
+{
+	struct wal_sizes sizes;
+
+	store_wal_sizes(d.s, &sizes);
+	cr_assert_eq(sizes.journal, wal_bytes());
+	cr_assert_leq(sizes.journal, sizes.bound);
+	cr_assert_geq(sizes.journal, 8u << 20, "what was made ready stays");
+	cr_assert_eq(verify(d.path).newest, newest);
+	store_dir_reopen(&d);
+	cr_assert_eq(store_newest(d.s), newest);
+}
+
+Test(upkeep, wal_shrinks_once_its_reader_is_gone_though_nobody_writes)
+{
+	sqlite3 *reader;
+	uint64_t r;
+
+	store_fill(d.s, 1, 1);
+	reader = read_in_wal();
+	r = grow_wal(1);
+	sqlite3_close(reader);
+	cr_assert_gt(wal_bytes(), 66u << 20);
+	cr_assert_eq(store_wal_checkpoint(d.s, &err), PW_OK, "%s", err.msg);
+	expect_small(r);
+}
+
+Test(upkeep, wal_shrinks_once_its_reader_is_gone_while_there_are_commits)
+{
+	sqlite3 *reader;
+	uint64_t r;
+
+	store_fill(d.s, 1, 1);
+	reader = read_in_wal();
+	r = grow_wal(1);
+	sqlite3_close(reader);
+	for (unsigned i = 0; i < 4; i++) {
+		cr_assert_eq(store_wal_checkpoint(d.s, &err), PW_OK, "%s", err.msg);
+		put_big(++r);
+	}
+	expect_small(r);
+}
+
+Test(upkeep, wal_that_a_killed_process_left_shrinks)
+{
+	char cmd[300], copy[128];
+	sqlite3 *reader;
+	uint64_t r;
+
+	store_fill(d.s, 1, 1);
+	reader = read_in_wal();
+	r = grow_wal(1);
+	snprintf(copy, sizeof copy, "%s-left", d.path); /* what is on the disk now */
+	snprintf(cmd, sizeof cmd, "cp -r %s %s", d.path, copy);
+	cr_assert_eq(system(cmd), 0);
+	sqlite3_close(reader);
+	store_dir_remove(&d);
+	snprintf(d.path, sizeof d.path, "%.90s", copy);
+	store_dir_reopen(&d);
+	cr_assert_gt(wal_bytes(), 66u << 20);
+	cr_assert_eq(store_wal_checkpoint(d.s, &err), PW_OK, "%s", err.msg);
+	expect_small(r);
+}
+
+static bool look_at_row(void *ctx, const struct journal_row *row)
+{
+	(*(uint64_t *)ctx)++;
+	return true;
+}
+
+/* Reads of the store itself, one after the other without a rest, and from both ends. */
+static void *read_on(void *arg)
+{
+	struct pw_err e = { 0 };
+	uint64_t rows = 0;
+
+	(void)arg;
+	while (!atomic_load(&beside.stop)) {
+		cr_assert_eq(store_read(d.s, 0, look_at_row, &rows, &e), PW_OK, "%s", e.msg);
+		cr_assert_eq(store_read_back(d.s, UINT64_MAX, look_at_row, &rows, &e), PW_OK, "%s", e.msg);
+	}
+	return NULL;
+}
+
+static void *move_on(void *arg)
+{
+	struct pw_err e = { 0 };
+
+	(void)arg;
+	while (!atomic_load(&beside.stop)) {
+		cr_assert_eq(store_wal_checkpoint(d.s, &e), PW_OK, "%s", e.msg);
+		usleep(1000);
+	}
+	return NULL;
+}
+
+Test(upkeep, long_reads_let_the_wal_start_over)
+{
+	pthread_t readers[2], mover;
+	uint64_t r = 0, started_over = 0;
+
+	store_fill(d.s, 1, 1);
+	for (unsigned i = 0; i < 2; i++)
+		cr_assert_eq(pthread_create(&readers[i], NULL, read_on, NULL), 0);
+	cr_assert_eq(pthread_create(&mover, NULL, move_on, NULL), 0);
+	for (r = 2; r < 400 && !started_over; r++) {
+		uint64_t pages = atomic_load(&d.s->wal_pages);
+
+		put_big(r);
+		started_over += atomic_load(&d.s->wal_pages) < pages;
+	}
+	atomic_store(&beside.stop, true);
+	for (unsigned i = 0; i < 2; i++)
+		pthread_join(readers[i], NULL);
+	pthread_join(mover, NULL);
+	cr_assert_gt(started_over, 0, "within %" PRIu64 " MiB", r);
 }

@@ -30,7 +30,7 @@ enum pw_problem service_left(struct service *sv, const char **why);
 /* After service_drain and http_stop: commits what is queued, saves a last picture, closes the store. */
 enum pw_status service_close(struct service *sv, struct pw_err *err) PW_MUST_CHECK;
 
-/* False (and *out untouched) for anything but a live token's secret, and after service_cut. Constant time in the
+/* False (and *out untouched) for anything but a live token's secret. Waits for no change. Constant time in the
  * secret's bytes. */
 bool service_authenticate(struct service *sv, const char *secret, size_t len, struct principal *out) PW_MUST_CHECK;
 bool service_is_ready(struct service *sv, const char **why_not); /* *why_not: a static sentence */

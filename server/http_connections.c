@@ -20,6 +20,7 @@
 #define LOOK_MS          250
 #define LOOK_MANY        1024  /* looked at without a pause, under the lock */
 #define PARKED_LONG_MS   200   /* from then on its client may have gone */
+#define PARKED_LOOKS     8     /* a parked one is asked for its client in one of so many looks: that is a system call */
 #define GRACE_MS         500   /* who has just come may be about to ask */
 #define PRIVILEGE_MS     60000 /* an idle admin or agent is left alone for so long */
 #define RESERVED_A_TOKEN 4     /* a token may have one in so many of the reserved places */
@@ -37,6 +38,7 @@ struct connections {
 	pthread_cond_t wake;
 	struct exchange *newest;
 	struct exchange *next_looked_at; /* the watcher's place in the list */
+	unsigned looks;
 	struct peer *peers[PEER_BUCKETS];
 	unsigned ordinary, reserved;
 	bool stop;
@@ -349,7 +351,8 @@ static void look_at(struct connections *cs, struct exchange *x, uint64_t now)
 	allowed = allowed_ms(cs->config, x, phase);
 	if (allowed && now > since && now - since > allowed) {
 		shut(cs, x);
-	} else if (phase == PHASE_PARKED && now > since && now - since > PARKED_LONG_MS && has_gone(x)) {
+	} else if (phase == PHASE_PARKED && (cs->looks + (unsigned)x->fd) % PARKED_LOOKS == 0 && now > since &&
+		   now - since > PARKED_LONG_MS && has_gone(x)) {
 		atomic_store(&x->gone, true);
 		set_place(cs, x, PLACE_LEAVING);
 		if (service_forget(cs->http->service, &x->request))
@@ -360,6 +363,7 @@ static void look_at(struct connections *cs, struct exchange *x, uint64_t now)
 /* Under the lock, which others get in between. */
 static void look_at_all(struct connections *cs)
 {
+	cs->looks++;
 	cs->next_looked_at = cs->newest;
 	while (cs->next_looked_at) {
 		uint64_t now = now_ms();

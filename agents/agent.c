@@ -14,6 +14,8 @@
 #include "agents/resync.h"
 #include "engine/arch/law.h"
 
+#define STOP_GRACE_MS 8000
+
 uint64_t next_random(uint64_t *state)
 {
 	uint64_t z = (*state += 0x9e3779b97f4a7c15u);
@@ -60,7 +62,8 @@ enum pw_status worker_open(struct worker *w, struct agent *a, struct pw_err *err
 				    .token = a->token,
 				    .ca = a->options->ca,
 				    .cert = a->options->cert,
-				    .key = a->options->key };
+				    .key = a->options->key,
+				    .stop = &a->stop_now };
 
 	w->agent = a;
 	random_bytes(&o.jitter_seed, sizeof o.jitter_seed);
@@ -423,9 +426,51 @@ void agent_stop(struct agent *a)
 	pthread_mutex_lock(&a->mu);
 	a->stopping = true;
 	__atomic_store_n(&a->poll_stop, 1, __ATOMIC_RELAXED);
+	__atomic_store_n(&a->stop_now, 1, __ATOMIC_RELAXED);
 	wake_all(a);
 	pthread_mutex_unlock(&a->mu);
 	a->backend->ops->kick(a->backend);
+}
+
+static struct timespec after_ms(unsigned ms)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	t.tv_sec += ms / 1000;
+	t.tv_nsec += (long)(ms % 1000) * 1000000;
+	if (t.tv_nsec >= 1000000000) {
+		t.tv_nsec -= 1000000000;
+		t.tv_sec++;
+	}
+	return t;
+}
+
+void agent_grace(struct agent *a)
+{
+	struct timespec until = after_ms(STOP_GRACE_MS);
+
+	pthread_mutex_lock(&a->mu);
+	while (!a->ended && pthread_cond_timedwait(&a->changed, &a->mu, &until) == 0)
+		continue;
+	pthread_mutex_unlock(&a->mu);
+	__atomic_store_n(&a->stop_late, 1, __ATOMIC_RELAXED);
+}
+
+void agent_end(struct agent *a)
+{
+	pthread_mutex_lock(&a->mu);
+	a->ended = true;
+	wake_all(a);
+	pthread_mutex_unlock(&a->mu);
+}
+
+void agent_wait_stop(struct agent *a)
+{
+	pthread_mutex_lock(&a->mu);
+	while (!a->stopping)
+		pthread_cond_wait(&a->changed, &a->mu);
+	pthread_mutex_unlock(&a->mu);
 }
 
 bool agent_is_stopping(struct agent *a)
@@ -465,13 +510,7 @@ bool agent_pause(struct agent *a, unsigned ms)
 
 	if (ms > 100 && agent_is_stopping(a))
 		ms = 100;
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += ms / 1000;
-	until.tv_nsec += (long)(ms % 1000) * 1000000;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_nsec -= 1000000000;
-		until.tv_sec++;
-	}
+	until = after_ms(ms);
 	pthread_mutex_lock(&a->mu);
 	pthread_cond_timedwait(&a->changed, &a->mu, &until);
 	stopping = a->stopping;

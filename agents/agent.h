@@ -60,12 +60,16 @@ struct agent {
 	unsigned lease_seconds;
 	bool stopping, resync_wanted;
 	volatile sig_atomic_t poll_stop; /* ends the long poll early */
+	volatile sig_atomic_t stop_now;  /* the agent stops: ends every call but those for what is in hand */
+	volatile sig_atomic_t stop_late; /* and its grace is over: ends those, too */
+	bool ended;                      /* nobody is to be given a grace any more */
 };
 
 /* A thread's own way to the server. */
 struct worker {
 	struct agent *agent;
 	struct client *client;
+	bool in_hand; /* an operation, or a guest's wish: a stop gives its calls a grace */
 };
 enum pw_status worker_open(struct worker *w, struct agent *a, struct pw_err *err) PW_MUST_CHECK;
 void worker_close(struct worker *w);
@@ -86,6 +90,10 @@ void agent_stand_registered(struct agent *a);
 void agent_stand_apart(struct agent *a, const char *why); /* and wakes who can register again */
 void agent_want_resync(struct agent *a);                  /* register and resync at the next chance */
 void agent_stop(struct agent *a);
+void agent_grace(
+	struct agent *a); /* after agent_stop: returns when nothing is in hand any more or the grace (8 s) is over */
+void agent_end(struct agent *a); /* the threads have ended: no grace is needed */
+void agent_wait_stop(struct agent *a);
 bool agent_is_stopping(struct agent *a);
 bool agent_is_registered(struct agent *a);
 uint64_t agent_epoch(struct agent *a);

@@ -105,6 +105,7 @@ static void serve(struct worker *w, const struct backend_request *rq, size_t n)
 	struct backend *b = w->agent->backend;
 
 	pthread_mutex_lock(&w->agent->work);
+	w->in_hand = true;
 	if (!agent_is_registered(w->agent)) {
 		for (size_t i = 0; i < n; i++)
 			b->ops->complete(b, &rq[i], PW_BUSY);
@@ -115,6 +116,7 @@ static void serve(struct worker *w, const struct backend_request *rq, size_t n)
 	} else {
 		grant(w, rq, n);
 	}
+	w->in_hand = false;
 	pthread_mutex_unlock(&w->agent->work);
 }
 

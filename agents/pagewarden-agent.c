@@ -165,7 +165,25 @@ static int check_registration(struct agent *a)
 	return EXIT_REFUSED;
 }
 
-static int run(struct agent *a, const struct load_spec *load, const char *load_token, const sigset_t *signals)
+/* Takes the signals that stop the agent, from before its first call to the server to its end. */
+struct stopper {
+	struct agent *agent;
+	const sigset_t *signals;
+	pthread_t id;
+};
+
+static void *stopper_main(void *arg)
+{
+	const struct stopper *s = arg;
+	int number;
+
+	sigwait(s->signals, &number);
+	agent_stop(s->agent);
+	agent_grace(s->agent);
+	return NULL;
+}
+
+static int run(struct agent *a, const struct load_spec *load, const char *load_token)
 {
 	struct load_job job = { .agent = a, .spec = load, .token = load_token };
 	struct {
@@ -178,7 +196,7 @@ static int run(struct agent *a, const struct load_spec *load, const char *load_t
 		{ guests_loop, a, true, false, 0 },          { watch_loop, a, true, false, 0 },
 		{ load_loop, &job, load != NULL, false, 0 }, { figures_loop, a, a->options->metrics != NULL, false, 0 },
 	};
-	int signal_number, e = 0, code = check_registration(a);
+	int e = 0, code = check_registration(a);
 
 	if (code != EXIT_DONE)
 		return code;
@@ -192,13 +210,30 @@ static int run(struct agent *a, const struct load_spec *load, const char *load_t
 		fprintf(stderr, "pagewarden-agent: starting a thread: %s\n", strerror(e));
 		code = EXIT_BROKEN;
 	} else {
-		sigwait(signals, &signal_number);
-		alog(ALOG_INFO, "stopping", "signal %d", signal_number);
+		agent_wait_stop(a);
+		alog(ALOG_INFO, "stopping", "%s", "by a signal");
 	}
 	agent_stop(a);
 	for (size_t i = 0; i < PW_ARRAY_LEN(threads); i++)
 		if (threads[i].started)
 			pthread_join(threads[i].id, NULL);
+	return code;
+}
+
+static int run_until_stopped(struct agent *a, const struct load_spec *load, const char *load_token,
+			     const sigset_t *signals)
+{
+	struct stopper s = { .agent = a, .signals = signals };
+	int code, e = pthread_create(&s.id, NULL, stopper_main, &s);
+
+	if (e) {
+		fprintf(stderr, "pagewarden-agent: starting a thread: %s\n", strerror(e));
+		return EXIT_BROKEN;
+	}
+	code = a->options->once ? run_once(a) : run(a, load, load_token);
+	agent_end(a);
+	pthread_kill(s.id, SIGTERM); /* if it still waits for one */
+	pthread_join(s.id, NULL);
 	return code;
 }
 
@@ -278,7 +313,7 @@ int main(int argc, char **argv)
 	}
 	a.token = token;
 	token = NULL;
-	code = o.once ? run_once(&a) : run(&a, o.load ? &load : NULL, load_token, &signals);
+	code = run_until_stopped(&a, o.load ? &load : NULL, load_token, &signals);
 	last_figures(&a);
 	agent_release(&a);
 out:

@@ -64,10 +64,12 @@ static void run_one(struct worker *w, json_t *item)
 		     "the server sent an operation that this agent cannot read");
 		return;
 	}
+	w->in_hand = true;
 	st = run_patiently(w, &op, &t);
 	alog(st == PW_OK ? ALOG_DEBUG : ALOG_WARNING, st == PW_OK ? "operation succeeded" : "operation failed",
 	     "%s %s%s%s", operation_kind_name(op.kind), op.id, st == PW_OK ? "" : ": ", st == PW_OK ? "" : t.err.msg);
 	answer(w, &op, st, &t);
+	w->in_hand = false;
 	trouble_clear(&t);
 }
 

@@ -7,8 +7,6 @@
 #include "api/problem.h"
 #include "api/text.h"
 
-#define STOP_GRACE_MS 8000
-
 void trouble_clear(struct trouble *t)
 {
 	json_decref(t->problem);
@@ -90,15 +88,6 @@ static bool is_worth_asking_again(const struct client_reply *r)
 	return r->status >= 400 && json_is_true(json_object_get(problem, "retryable"));
 }
 
-static bool may_go_on(struct agent *a, uint64_t *stop_at)
-{
-	if (!agent_is_stopping(a))
-		return true;
-	if (*stop_at == 0)
-		*stop_at = now_ms() + STOP_GRACE_MS;
-	return now_ms() < *stop_at;
-}
-
 /* Ends a call that was answered: a refusal becomes trouble. */
 static enum pw_status settle(struct worker *w, enum pw_status st, struct client_reply *r, struct trouble *t)
 {
@@ -126,7 +115,9 @@ static void random_key(char out[PW_UUID_TEXT])
 enum pw_status remote_call(struct worker *w, const char *method, const char *path, json_t *body, const char *key,
 			   struct client_reply *out, struct trouble *t)
 {
-	uint64_t stop_at = 0, random = now_ms();
+	struct agent *a = w->agent;
+	const volatile sig_atomic_t *stop = w->in_hand || strcmp(method, "GET") != 0 ? &a->stop_late : &a->stop_now;
+	uint64_t random = now_ms();
 	char fresh[PW_UUID_TEXT];
 	enum pw_status st;
 
@@ -136,13 +127,15 @@ enum pw_status remote_call(struct worker *w, const char *method, const char *pat
 	}
 	for (unsigned tries = 0;; tries++) {
 		*out = (struct client_reply){ 0 };
+		client_set_stop(w->client, stop);
 		st = client_call(w->client, method, path, body, key, 0, out, &t->err);
+		client_set_stop(w->client, &a->stop_now);
 		if (st == PW_OK || st == PW_NO_MEMORY || !is_worth_asking_again(out))
 			return settle(w, st, out, t);
 		if (tries == 0)
 			alog(ALOG_WARNING, "no answer from the server", "%s %s: %s", method, path, t->err.msg);
-		if (!may_go_on(w->agent, &stop_at))
-			return st;
+		if (__atomic_load_n(stop, __ATOMIC_RELAXED))
+			return PW_NETWORK; /* PW_BUSY is said of frames alone */
 		client_reply_release(out);
 		agent_pause(w->agent, backoff_ms(tries, &random));
 	}

@@ -22,9 +22,9 @@ enum pw_status trouble_refuse(struct trouble *t, const struct refusal *why);
 enum pw_status trouble_adopt(struct trouble *t, json_t *problem);
 
 /*
- * client_call, repeated with jittered back-off until the server answers (or says why not). While the agent stops it
- * gives up after a few seconds more. A host-fenced answer makes the agent stand apart (agent_stand_apart).
- * *out must be released in every case.
+ * client_call, repeated with jittered back-off until the server answers (or says why not). When the agent stops it
+ * gives up at once (PW_NETWORK), or after the agent's grace: a change, and whatever is asked for what is in hand. A
+ * host-fenced answer makes the agent stand apart (agent_stand_apart). *out must be released in every case.
  */
 enum pw_status remote_call(struct worker *w, const char *method, const char *path, json_t *body, const char *key,
 			   struct client_reply *out, struct trouble *t) PW_MUST_CHECK;

@@ -51,6 +51,11 @@ void client_close(struct client *c)
 	free(c);
 }
 
+void client_set_stop(struct client *c, const volatile sig_atomic_t *stop)
+{
+	c->stop = stop;
+}
+
 static bool copy_text(char **to, const char *from)
 {
 	*to = from ? strdup(from) : NULL;

@@ -22,6 +22,8 @@ struct client_options {
 };
 enum pw_status client_open(const struct client_options *o, struct client **out, struct pw_err *err) PW_MUST_CHECK;
 void client_close(struct client *c); /* NULL is fine */
+/* Another flag (borrowed) from the next call on. A call under way sees its own within a second. */
+void client_set_stop(struct client *c, const volatile sig_atomic_t *stop);
 
 struct client_reply {
 	unsigned status;         /* HTTP status; 0: no answer at all */

@@ -143,6 +143,12 @@ static enum pw_status send_body(struct worker *w, json_t *body, uint64_t seq, st
 	return st;
 }
 
+/* 413: the server takes no batch of this size, and did nothing. */
+static bool is_too_much(const struct trouble *t)
+{
+	return json_integer_value(json_object_get(t->problem, "status")) == 413;
+}
+
 static enum pw_status send_one(struct worker *w, const struct item *items, size_t n, struct verdict *v,
 			       struct trouble *t)
 {
@@ -164,8 +170,8 @@ static enum pw_status send_one(struct worker *w, const struct item *items, size_
 			break;
 		trouble_clear(t);
 	}
-	if (st == PW_OK)
-		return PW_OK;
+	if (st == PW_OK || is_too_much(t))
+		return st;
 	agent_stand_apart(a, t->err.msg);
 	return st == PW_BUSY ? PW_NETWORK : st; /* PW_BUSY is said of frames alone */
 }
@@ -183,6 +189,24 @@ static size_t fit(const struct item *items, size_t n)
 	return i;
 }
 
+/* What is too much for the server at once is sent in halves; an item that is too much by itself is refused. */
+static enum pw_status send_fitting(struct worker *w, const struct item *items, size_t n, struct verdict *v,
+				   struct trouble *t)
+{
+	enum pw_status st = send_one(w, items, n, v, t);
+
+	if (st == PW_OK || !is_too_much(t))
+		return st;
+	if (n == 1) {
+		v[0] = (struct verdict){ .ok = false, .problem = json_incref(t->problem) };
+		trouble_clear(t);
+		return PW_OK;
+	}
+	trouble_clear(t);
+	st = send_fitting(w, items, n / 2, v, t);
+	return st == PW_OK ? send_fitting(w, items + n / 2, n - n / 2, v + n / 2, t) : st;
+}
+
 enum pw_status batch_send(struct worker *w, const struct item *items, size_t n, struct verdict *v, struct trouble *t)
 {
 	memset(v, 0, n * sizeof *v);
@@ -190,7 +214,7 @@ enum pw_status batch_send(struct worker *w, const struct item *items, size_t n, 
 		enum pw_status st;
 
 		now = fit(items + at, n - at);
-		st = send_one(w, items + at, now, v + at, t);
+		st = send_fitting(w, items + at, now, v + at, t);
 		if (st == PW_OK)
 			continue;
 		verdicts_clear(v, n);

@@ -446,6 +446,21 @@ static enum pw_status free_frames(struct op_run *r, uint64_t *out)
 	return st;
 }
 
+/* What can never be resident at once is refused before anything is paged out for it. */
+static enum pw_status check_room(struct op_run *r, const char *what, uint64_t pages)
+{
+	struct taken lost = { 0 };
+	uint64_t all = r->w->agent->info.frames;
+	struct refusal why;
+	enum pw_status st = r->b->ops->read_stuck(r->b, see_lost, &lost, &r->t->err);
+
+	if (st != PW_OK || all == 0 || pages <= all - lost.frames)
+		return st;
+	refuse(&why, PROBLEM_TOO_MUCH_WORK, "%s of %" PRIu64 " pages, and the pool has %" PRIu64 " frames in all", what,
+	       pages, all - lost.frames);
+	return trouble_refuse(r->t, &why);
+}
+
 static enum pw_status find_budget(struct op_run *r, struct launch_budget *out)
 {
 	uint64_t room;
@@ -561,6 +576,17 @@ static bool runs_ordinary(const struct op_run *r)
 	return r->on_hardware && r->hardware == VM_NORMAL && heard && heard->plain;
 }
 
+/* What is shared or empty needs no frames: that is left to the launch. */
+static enum pw_status check_launch(struct op_run *r)
+{
+	struct launch_budget b;
+
+	if (json_object_get(r->op->params, "shared") || r->ripas.n ||
+	    !launch_budget(r->op->params, vm_pages(&r->vm), &b) || !b.must)
+		return PW_OK;
+	return check_room(r, "launch", b.pages);
+}
+
 static enum pw_status op_launch(struct op_run *r)
 {
 	enum pw_status st;
@@ -574,6 +600,8 @@ static enum pw_status op_launch(struct op_run *r)
 	if (runs_ordinary(r))
 		return refuse_ordinary(r);
 	st = ripas_plan_read(r->op->params, &r->ripas, &r->t->err);
+	if (st == PW_OK)
+		st = check_launch(r);
 	if (st != PW_OK)
 		return st;
 	st = create(r);
@@ -632,6 +660,8 @@ static enum pw_status run_range(struct op_run *r, enum gfn_op op)
 
 	if (st == PW_OK)
 		st = check_range(r, &c);
+	if (st == PW_OK && (op == GFN_PAGE_IN || op == GFN_UNSHARE_IN))
+		st = check_room(r, gfn_op_name(op), c.count);
 	if (st != PW_OK)
 		return st;
 	st = change_range(r->w, &c, &rec, &moved, r->t);

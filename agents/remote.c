@@ -125,7 +125,7 @@ enum pw_status remote_call(struct worker *w, const char *method, const char *pat
 		random_key(fresh); /* one key for all tries: each is the same request */
 		key = fresh;
 	}
-	for (unsigned tries = 0;; tries++) {
+	for (unsigned tries = 0, wait_s = 0;; tries++) {
 		*out = (struct client_reply){ 0 };
 		client_set_stop(w->client, stop);
 		st = client_call(w->client, method, path, body, key, 0, out, &t->err);
@@ -136,8 +136,9 @@ enum pw_status remote_call(struct worker *w, const char *method, const char *pat
 			alog(ALOG_WARNING, "no answer from the server", "%s %s: %s", method, path, t->err.msg);
 		if (__atomic_load_n(stop, __ATOMIC_RELAXED))
 			return PW_NETWORK; /* PW_BUSY is said of frames alone */
+		wait_s = out->retry_after_s;
 		client_reply_release(out);
-		agent_pause(w->agent, backoff_ms(tries, &random));
+		agent_pause(w->agent, backoff_ms(tries, &random) + wait_s * 1000);
 	}
 }
 
@@ -429,7 +430,7 @@ enum pw_status remote_unknown(struct worker *w, json_t *items, struct trouble *t
 	return send_body(w, "PUT", path, body, NULL, NULL, t);
 }
 
-enum pw_status remote_result(struct worker *w, const char *operation, json_t *problem, struct trouble *t)
+static enum pw_status say_result(struct worker *w, const char *operation, json_t *problem, struct trouble *t)
 {
 	char path[128];
 	json_t *body = credentials(w->agent);
@@ -445,6 +446,26 @@ enum pw_status remote_result(struct worker *w, const char *operation, json_t *pr
 		body = NULL;
 	}
 	return post(w, path, body, NULL, t);
+}
+
+/* An operation must end: a problem that the server does not take, for its length or its texts, is said in short. */
+enum pw_status remote_result(struct worker *w, const char *operation, json_t *problem, struct trouble *t)
+{
+	enum pw_status st = say_result(w, operation, problem, t);
+	json_int_t status = json_integer_value(json_object_get(t->problem, "status"));
+	const char *detail = json_string_value(json_object_get(problem, "detail"));
+	struct refusal why;
+	json_t *brief;
+
+	if (st == PW_OK || !problem || (status != 400 && status != 413))
+		return st;
+	trouble_clear(t);
+	(void)refuse(&why, PROBLEM_BACKEND, "%s", "");
+	text_copy(why.detail, sizeof why.detail, detail ? detail : "the problem is longer than the server takes");
+	brief = problem_json(&why);
+	st = say_result(w, operation, brief ? brief : problem, t);
+	json_decref(brief);
+	return st;
 }
 
 enum pw_status remote_quarantine(struct worker *w, json_t *items, struct trouble *t)

@@ -127,6 +127,7 @@ struct exchange {
 	size_t used, size;
 	bool no_memory;
 	char location[256];
+	unsigned retry_after_s;
 };
 
 static size_t on_body(char *data, size_t size, size_t n, void *ctx)
@@ -153,23 +154,37 @@ static size_t on_body(char *data, size_t size, size_t n, void *ctx)
 	return bytes;
 }
 
+/* The value of the header `name`, if it is this line and fits: copied to out. */
+static bool take_header(const char *line, size_t bytes, const char *name, char *out, size_t size)
+{
+	size_t from = strlen(name), to = bytes;
+
+	if (bytes < from || strncasecmp(line, name, from) != 0)
+		return false;
+	while (from < to && line[from] == ' ')
+		from++;
+	while (to > from && (line[to - 1] == '\r' || line[to - 1] == '\n' || line[to - 1] == ' '))
+		to--;
+	if (to - from >= size)
+		return false;
+	memcpy(out, line + from, to - from);
+	out[to - from] = '\0';
+	return true;
+}
+
 static size_t on_header(char *data, size_t size, size_t n, void *ctx)
 {
-	static const char name[] = "location:";
 	struct exchange *x = ctx;
-	size_t bytes = size * n, from = sizeof name - 1, to = bytes;
+	char seconds[16];
 
-	if (bytes < from || strncasecmp(data, name, from) != 0)
-		return bytes;
-	while (from < to && data[from] == ' ')
-		from++;
-	while (to > from && (data[to - 1] == '\r' || data[to - 1] == '\n' || data[to - 1] == ' '))
-		to--;
-	if (to - from < sizeof x->location) {
-		memcpy(x->location, data + from, to - from);
-		x->location[to - from] = '\0';
+	(void)take_header(data, size * n, "location:", x->location, sizeof x->location);
+	if (take_header(data, size * n, "retry-after:", seconds, sizeof seconds) &&
+	    seconds[strspn(seconds, "0123456789")] == '\0') { /* a date is not ours */
+		unsigned long s = strtoul(seconds, NULL, 10);
+
+		x->retry_after_s = s < CLIENT_RETRY_MAX_S ? (unsigned)s : CLIENT_RETRY_MAX_S;
 	}
-	return bytes;
+	return size * n;
 }
 
 static bool is_stopped(const struct client *c)
@@ -249,6 +264,7 @@ static bool take_answer(struct exchange *x, struct client_reply *out)
 	out->text = x->text;
 	x->text = NULL;
 	memcpy(out->location, x->location, sizeof out->location);
+	out->retry_after_s = x->retry_after_s;
 	out->problem = problem_of(out);
 	return !no_memory;
 }
@@ -260,6 +276,7 @@ static enum pw_status try_once(struct exchange *x, struct client_reply *out, str
 
 	x->used = x->size = 0;
 	x->location[0] = '\0';
+	x->retry_after_s = 0;
 	set_up(x);
 	code = curl_easy_perform(x->c->curl);
 	if (code == CURLE_OK && take_answer(x, out))
@@ -289,11 +306,12 @@ static uint64_t next_random(struct client *c)
 	return z ^ z >> 31;
 }
 
-/* Full jitter: anything up to 100 ms, 200 ms, 400 ms ... 5 s. In slices, so that a stop is seen soon. */
-static void back_off(struct client *c, unsigned tried)
+/* Full jitter: anything up to 100 ms, 200 ms, 400 ms ... 5 s, beyond what the server asks for. In slices, so that a
+ * stop is seen soon. */
+static void back_off(struct client *c, unsigned tried, unsigned retry_after_s)
 {
 	uint64_t cap = tried < 6 ? (uint64_t)BACKOFF_FIRST_MS << tried : BACKOFF_MAX_MS;
-	uint64_t left = next_random(c) % (cap + 1);
+	uint64_t left = next_random(c) % (cap + 1) + (uint64_t)retry_after_s * 1000;
 
 	while (left && !is_stopped(c)) {
 		uint64_t slice = left < 50 ? left : 50;
@@ -351,7 +369,7 @@ static enum pw_status try_all(struct exchange *x, struct client_reply *out, stru
 			return judge(x, out, err);
 		if (st != PW_OK && (last || st != PW_NETWORK))
 			return st;
-		back_off(x->c, tried);
+		back_off(x->c, tried, st == PW_OK ? out->retry_after_s : 0);
 	}
 }
 

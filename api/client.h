@@ -31,16 +31,17 @@ struct client_reply {
 	char *text;              /* the body as text, NUL-terminated */
 	enum pw_problem problem; /* PROBLEM_NONE for 2xx; of an answer without a known type: PROBLEM_INTERNAL */
 	char location[256];
+	unsigned retry_after_s; /* what the server asks to wait, at most CLIENT_RETRY_MAX_S; 0: it says nothing */
 };
+#define CLIENT_RETRY_MAX_S 10
 void client_reply_release(struct client_reply *r);
 
 /*
- * One call, retried on lost connections, 429, 502..504 and problems marked retryable. body is borrowed, NULL for none.
- * key: the Idempotency-Key of a POST; NULL makes a fresh one. wait_s is added to the timeout (long polls).
- * PW_OK      a 2xx answer
- * PW_NETWORK no answer after all attempts, or none that knows what became of the request (outcome-unknown: the same
- *            key learns it later); else a status fitting the problem (err has its detail); *out is set when any answer
- *            came, and must be released in every case.
+ * One call, retried on lost connections, 429, 502..504 and problems marked retryable, no sooner than Retry-After says.
+ * body is borrowed, NULL for none. key: the Idempotency-Key of a POST; NULL makes a fresh one. wait_s is added to the
+ * timeout (long polls). PW_OK      a 2xx answer PW_NETWORK no answer after all attempts, or none that knows what became
+ * of the request (outcome-unknown: the same key learns it later); else a status fitting the problem (err has its
+ * detail); *out is set when any answer came, and must be released in every case.
  */
 enum pw_status client_call(struct client *c, const char *method, const char *path, json_t *body, const char *key,
 			   unsigned wait_s, struct client_reply *out, struct pw_err *err) PW_MUST_CHECK;

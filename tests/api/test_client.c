@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 /* A server of one thread that answers each request with the next line of a script, and keeps what it was asked. */
@@ -230,6 +231,40 @@ Test(client, gives_the_last_answer_back_when_retries_run_out)
 	c = client_of(&r, 2);
 	cr_assert_eq(client_call(c, "GET", "/v1/x", NULL, NULL, 0, &reply, &err), PW_BUSY);
 	cr_assert(reply.status == 503 && reply.problem == PROBLEM_NOT_READY);
+	client_reply_release(&reply);
+	client_close(c);
+	responder_stop(&r);
+}
+
+Test(client, waits_as_long_as_it_is_asked_to_within_bounds)
+{
+	static const char *const script[] = {
+		ANSWER("429 x", "Retry-After: 1\r\n", "0", ""),
+		ANSWER("200 OK", "", "2", "{}"),
+		ANSWER("503 x", "retry-after: 99999999999\r\n", "0", ""),
+		ANSWER("503 x", "Retry-After: Wed, 21 Oct 2026 07:28:00 GMT\r\n", "0", ""),
+	};
+	struct timespec from, to;
+	struct client_reply reply;
+	struct responder r;
+	struct client *c;
+	struct pw_err err;
+
+	responder_start(&r, script, 4);
+	c = client_of(&r, 2);
+	clock_gettime(CLOCK_MONOTONIC, &from);
+	cr_assert_eq(client_call(c, "GET", "/v1/x", NULL, NULL, 0, &reply, &err), PW_OK);
+	clock_gettime(CLOCK_MONOTONIC, &to);
+	cr_assert_geq((to.tv_sec - from.tv_sec) * 1000 + (to.tv_nsec - from.tv_nsec) / 1000000, 999);
+	cr_assert_eq(reply.retry_after_s, 0, "of the last answer alone");
+	client_reply_release(&reply);
+	client_close(c);
+	c = client_of(&r, 1);
+	cr_assert_eq(client_call(c, "GET", "/v1/x", NULL, NULL, 0, &reply, &err), PW_BUSY);
+	cr_assert_eq(reply.retry_after_s, CLIENT_RETRY_MAX_S);
+	client_reply_release(&reply);
+	cr_assert_eq(client_call(c, "GET", "/v1/x", NULL, NULL, 0, &reply, &err), PW_BUSY);
+	cr_assert_eq(reply.retry_after_s, 0);
 	client_reply_release(&reply);
 	client_close(c);
 	responder_stop(&r);

@@ -149,6 +149,31 @@ class Plugging(OnAgents):
         """Frames that the ledger says are bound are those of the VM."""
         return self.admin.get(f"/v1/hosts/{agent.host}")["frames_bound"] - self.pages(vm)[0]
 
+    def test_what_can_never_be_resident_at_once_is_refused_before_anything_is_paged_out(self):
+        """The pool has 4,096 frames; a page_in of more would page all others out, again and again."""
+        for agent in self.each_agent():
+            if agent.arch == "kvm":
+                continue
+            small, big = self.vm(agent, (0, 64)), self.vm(agent, (0, 8192))
+            self.operate(small, "launch", resident=64)
+            self.operate(big, "launch", resident=1)
+            before = self.admin.get("/v1/summary")["revision"]
+            for kind, params in (("page_in", {"gfn": 0, "count": 4097}), ("unshare", {"gfn": 0, "count": 4097, "resident": True})):
+                failed = self.ended(big, kind, **params)
+                self.assertEqual(failed["state"], "failed", failed)
+                self.assertIn("4097", failed["problem"]["detail"])
+                self.assertIn("4096", failed["problem"]["detail"])
+                self.assertFalse(failed["problem"]["retryable"])
+            never = self.vm(agent, (0, 8192))
+            failed = self.ended(never, "launch", resident=4097)
+            self.assertEqual(failed["state"], "failed", failed)
+            self.assertIn("4096", failed["problem"]["detail"])
+            self.assertEqual(self.pages(small)[:2], (64, 0))
+            types = {e["type"] for e in self.admin.get(f"/v1/events?after={before}&host={agent.host}")["items"]}
+            self.assertFalse(types & {"gfn.page_out", "gfn.page_in", "gfn.unshare"}, types)
+            for vm in (small, big):
+                self.operate(vm, "terminate")
+
     def test_a_slot_comes_and_goes(self):
         for agent in self.each_agent():
             vm = self.vm(agent, (0, 64), (1024, 64))

@@ -71,7 +71,7 @@ void watch_event_vms(json_t *event, watch_vm_fn fn, void *ctx)
 struct vm_set {
 	struct pw_uuid *v; /* owned */
 	size_t n, cap;
-	bool failed; /* no memory: all are to be compared */
+	bool failed; /* no memory, or not all is known: all are to be compared */
 };
 
 static bool set_add(void *ctx, const struct pw_uuid *vm)
@@ -153,8 +153,11 @@ static void collect(struct watch *x, json_t *events, struct vm_set *out)
 	size_t i;
 
 	json_array_foreach (events, i, event) {
-		if (is_others(x, event))
-			watch_event_vms(event, set_add, out);
+		if (!is_others(x, event))
+			continue;
+		if (json_object_get(event, "omitted")) /* told in brief: it may be of any VM */
+			out->failed = true;
+		watch_event_vms(event, set_add, out);
 	}
 }
 

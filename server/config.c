@@ -79,6 +79,11 @@ static const struct option {
 	LIMIT("read-threads", read_threads, "2", 1, 64, "threads", "threads for long reads"),
 	LIMIT("read-queue", read_queue, "64", 1, 100000, "long reads",
 	      "long reads that wait for a thread, at most; one a token"),
+	BYTES("feed-bytes", feed_bytes, "16M", 0,
+	      "of the newest events are kept in memory: who follows them reads no disk"),
+	BYTES("event-bytes", event_bytes, "16K", 4096, "a larger event is told in brief, with a link to all of it"),
+	BYTES("answer-bytes", answer_bytes, "1M", 4096,
+	      "a list's answer ends behind the item that passes this: next_cursor goes on"),
 
 	/* Hosts. */
 	LIMIT("lease-seconds", lease_seconds, "15", 1, 3600, "seconds", "a host silent for longer is unreachable"),

@@ -26,6 +26,9 @@ struct config {
 	uint64_t head_bytes;                      /* of a request's head; default 32 KiB */
 	uint64_t body_bytes, agent_body_bytes;    /* of a body; 1 MiB, and 16 MiB of an agent's */
 	uint64_t bodies_bytes;                    /* of all bodies together; 256 MiB */
+	uint64_t feed_bytes;                      /* of the newest events, in memory; default 16 MiB */
+	uint64_t event_bytes;                     /* larger events are told in brief; default 16 KiB */
+	uint64_t answer_bytes;                    /* a list's answer ends behind the item that passes this; default 1 MiB */
 	unsigned lease_seconds;                   /* default 15 */
 	unsigned checkpoint_seconds;              /* a picture at most this often; default 30 */
 	unsigned stop_seconds;                    /* at a stop: for answers under way; default 10 */

@@ -3,13 +3,11 @@
 #include <string.h>
 
 #include "api/jsonr.h"
+#include "server/feed_ring.h"
 #include "server/routes.h"
 #include "server/service_impl.h"
 
-enum {
-	FEED_BYTES = 1 << 20,  /* an answer of the feed ends after the record that passes this */
-	FEED_LOOKED = 1 << 17, /* or after so many records of other hosts */
-};
+enum { FEED_LOOKED = 1 << 14 }; /* an answer of the feed ends after so many records of other hosts */
 
 /* One answer that is being filled from journal rows. */
 struct feed {
@@ -20,7 +18,10 @@ struct feed {
 	uint64_t gap;               /* what is not there any more ends before this revision */
 	const struct pw_uuid *host; /* NULL: of all */
 	uint64_t looked;            /* records that were not for this host */
-	bool full;
+	bool full;                  /* the answer is: nothing more goes in */
+	bool whole;                 /* large records are told in full */
+	size_t bytes, brief_from;   /* limits of the answer, and of a record told in full */
+	const _Atomic bool *cut;    /* the server stops */
 	enum pw_status st;
 	struct pw_err err;
 };
@@ -39,6 +40,7 @@ static bool feed_row(void *ctx, const struct journal_row *row)
 	struct record rec;
 
 	record_read_init(&rd, row);
+	rd.for_feed = !f->whole;
 	while (!f->full && (f->st = record_next(&rd, &rec, &f->err)) == PW_OK && rec.revision <= f->end) {
 		if (rec.revision <= f->after)
 			continue;
@@ -51,11 +53,14 @@ static bool feed_row(void *ctx, const struct journal_row *row)
 			f->full = ++f->looked == FEED_LOOKED;
 			continue;
 		}
-		record_write(&f->w, &rec);
-		f->full = ++f->count == f->limit || f->w.used > FEED_BYTES;
+		if (f->whole)
+			record_write(&f->w, &rec);
+		else
+			record_write_brief(&f->w, &rec, f->brief_from);
+		f->full = ++f->count == f->limit || f->w.used > f->bytes;
 	}
 	record_read_release(&rd);
-	return !f->full && !f->gap && f->st == PW_NOT_FOUND && row->last < f->end;
+	return !f->full && !atomic_load(f->cut) && !f->gap && f->st == PW_NOT_FOUND && row->last < f->end;
 }
 
 enum handled answer_store(struct request *r, const struct pw_err *err)
@@ -77,35 +82,42 @@ static enum handled answer_compacted(struct request *r, uint64_t oldest, uint64_
 	return answer_json(r, problem_status(PROBLEM_COMPACTED), &w);
 }
 
-static enum handled answer_feed(struct service *sv, struct request *r, const struct pw_uuid *host, uint64_t after,
-				uint64_t durable, uint64_t limit)
-{
-	struct feed f = {
-		.after = after, .end = durable, .limit = limit, .last = after, .host = host, .st = PW_NOT_FOUND
-	};
-	struct journal_span span;
-	struct pw_err err;
+struct feed_query {
+	uint64_t after, limit;
+	struct pw_uuid id;
+	const struct pw_uuid *host; /* NULL: of all */
+	bool whole;
+};
 
-	store_span(sv->store, &span);
-	if (span.oldest > 1 && after + 1 < span.oldest)
-		return answer_compacted(r, span.oldest, after);
-	list_begin(&f.w);
-	if (after < durable && store_read(sv->store, after, feed_row, &f, &err) != PW_OK) {
-		jsonw_release(&f.w);
-		return answer_store(r, &err);
+static void feed_begin(struct feed *f, const struct service *sv, const struct feed_query *q, uint64_t durable)
+{
+	*f = (struct feed){ .after = q->after,
+			    .end = durable,
+			    .limit = q->limit,
+			    .last = q->after,
+			    .host = q->host,
+			    .whole = q->whole,
+			    .bytes = sv->config->answer_bytes,
+			    .brief_from = sv->config->event_bytes,
+			    .cut = &sv->cut,
+			    .st = PW_NOT_FOUND };
+	list_begin(&f->w);
+}
+
+static enum handled feed_end(struct request *r, struct feed *f)
+{
+	if (f->st == PW_STORAGE || f->st == PW_NO_MEMORY) {
+		jsonw_release(&f->w);
+		return answer_store(r, &f->err);
 	}
-	if (f.st == PW_STORAGE || f.st == PW_NO_MEMORY) {
-		jsonw_release(&f.w);
-		return answer_store(r, &f.err);
+	if (f->gap) { /* trimmed while it was read */
+		jsonw_release(&f->w);
+		return answer_compacted(r, f->gap, f->after);
 	}
-	if (f.gap) { /* trimmed while it was read */
-		jsonw_release(&f.w);
-		return answer_compacted(r, f.gap, after);
-	}
-	jsonw_close(&f.w, ']');
-	jsonw_m_u64(&f.w, "next", f.last);
-	jsonw_close(&f.w, '}');
-	return answer_json(r, 200, &f.w);
+	jsonw_close(&f->w, ']');
+	jsonw_m_u64(&f->w, "next", f->last);
+	jsonw_close(&f->w, '}');
+	return answer_json(r, 200, &f->w);
 }
 
 static bool query_id(struct request *r, const char *name, struct pw_uuid *out)
@@ -153,23 +165,64 @@ static bool look(struct service *sv, struct request *r, const struct pw_uuid *ho
 	    park_wait(sv, r, host && !ahead ? WAIT_EVENTS : WAIT_REVISION, host, after))
 		*handled = PARKED;
 	pthread_rwlock_unlock(&sv->lock);
-	if (*handled == DONE && !news && host)
-		(void)answer_nothing(r, ahead ? after : *durable);
+	if (*handled == DONE && !news && (host || after >= *durable))
+		(void)answer_nothing(r, ahead || !host ? after : *durable);
 	return *handled == DONE && !r->response.status;
 }
 
+/* False: answered. */
+static bool feed_query(struct request *r, struct feed_query *q)
+{
+	static const char *const known[] = { "after", "limit", "wait", "host", "full", NULL };
+
+	if (!query_known(r, known) || !query_u64(r, "after", 0, INT64_MAX, 0, &q->after) ||
+	    !query_u64(r, "limit", 1, 1000, 100, &q->limit) || !query_id(r, "host", &q->id) ||
+	    !query_flag(r, "full", &q->whole) || !wait_deadline(r))
+		return false;
+	q->host = request_query(r, "host") ? &q->id : NULL;
+	return true;
+}
+
+/* From the journal, on a thread of long reads. */
+static enum handled events_read(struct service *sv, struct request *r)
+{
+	struct journal_span span;
+	struct feed_query q;
+	struct feed f;
+	struct pw_err err;
+	enum handled handled;
+	uint64_t durable;
+
+	if (!feed_query(r, &q) || !look(sv, r, q.host, q.after, &durable, &handled))
+		return r->response.status ? DONE : handled;
+	store_span(sv->store, &span);
+	if (span.oldest > 1 && q.after + 1 < span.oldest)
+		return answer_compacted(r, span.oldest, q.after);
+	feed_begin(&f, sv, &q, durable);
+	if (store_read(sv->store, q.after, feed_row, &f, &err) != PW_OK) {
+		jsonw_release(&f.w);
+		return answer_store(r, &err);
+	}
+	return feed_end(r, &f);
+}
+
+/* Whoever keeps up is answered from memory. */
 enum handled events_get(struct service *sv, struct request *r)
 {
-	static const char *const known[] = { "after", "limit", "wait", "host", NULL };
-	uint64_t after, limit, durable;
-	struct pw_uuid id, *host;
+	struct feed_query q;
+	struct feed f;
 	enum handled handled;
+	uint64_t durable;
 
-	if (!query_known(r, known) || !query_u64(r, "after", 0, INT64_MAX, 0, &after) ||
-	    !query_u64(r, "limit", 1, 1000, 100, &limit) || !query_id(r, "host", &id) || !wait_deadline(r))
-		return DONE;
-	host = request_query(r, "host") ? &id : NULL;
-	return look(sv, r, host, after, &durable, &handled) ? answer_feed(sv, r, host, after, durable, limit) : handled;
+	if (!feed_query(r, &q) || !look(sv, r, q.host, q.after, &durable, &handled))
+		return r->response.status ? DONE : handled;
+	if (q.whole)
+		return reads_park(sv->reads, r, events_read);
+	feed_begin(&f, sv, &q, durable);
+	if (feed_ring_read(sv->feed, q.after, feed_row, &f))
+		return feed_end(r, &f);
+	jsonw_release(&f.w);
+	return reads_park(sv->reads, r, events_read);
 }
 
 /* Violations. */

@@ -79,7 +79,7 @@ static bool find_moved(const struct history *h, const char *runs, struct gfn_run
 }
 
 /* An event, with what it did to the pages asked for where that is more than to all of the VM's alike. */
-static void write_event(struct history *h, const struct record *rec)
+static void write_event_whole(struct history *h, const struct record *rec)
 {
 	struct jsonr *json = jsonr_parse(rec->json, rec->json_len);
 	struct gfn_run run;
@@ -101,6 +101,16 @@ static void write_event(struct history *h, const struct record *rec)
 	jsonr_free(json);
 }
 
+static void write_event(struct history *h, const struct record *rec)
+{
+	size_t most = h->sv->config->event_bytes;
+
+	if (most && rec->json_len > most)
+		record_write_brief(&h->w, rec, most);
+	else
+		write_event_whole(h, rec);
+}
+
 /* The one run of a record that holds the first GFN asked for, instead of all of an item's. */
 static void write_touch(struct history *h, const struct record *rec)
 {
@@ -116,6 +126,7 @@ static void write_touch(struct history *h, const struct record *rec)
 		if (run.gfn < h->gfn + h->count && h->gfn < run.gfn + run.count)
 			break;
 	}
+	one.brief = NULL;
 	one.item.item.runs = &run;
 	one.item.item.run_count = 1;
 	record_write(&h->w, &one);
@@ -169,7 +180,8 @@ static void history_records(struct history *h, const struct journal_row *row)
 
 static bool is_enough(const struct history *h)
 {
-	return h->found >= h->limit || h->bytes >= RECORD_BYTES || atomic_load(&h->sv->cut);
+	return h->found >= h->limit || h->bytes >= RECORD_BYTES || h->w.used > h->sv->config->answer_bytes ||
+	       atomic_load(&h->sv->cut);
 }
 
 /* What the index has not reached yet, from the journal's end. */

@@ -6,6 +6,9 @@
  *          operation by its name
  *   event  anything else, as the JSON object that the event feed shows; what redoing it needs is in it
  *
+ * A large one of either kind is led by its brief, the JSON object that the feed shows in its place: then the feed costs
+ * the same whatever was recorded. (Journals of older programs have large ones without.)
+ *
  * Also how a record looks in the feed: {"revision","time", then the event's own members}.
  */
 #ifndef PW_SERVER_RECORD_H
@@ -15,13 +18,23 @@
 #include "store/store.h"
 
 /* The records of the group that is being put together. Errors stick, as in jsonw. */
+struct record_whole { /* a large one: where it begins, and where what its brief stands for begins and ends */
+	size_t head, at, ends;
+};
 struct records {
 	char *data; /* heap */
 	size_t used, size;
 	bool failed;
+	size_t brief_from; /* bytes in the feed from which on a record is large; 0: none is */
+	struct record_whole *whole; /* heap; in order */
+	size_t whole_count, whole_capacity;
 };
 void records_release(struct records *r);
 void records_clear(struct records *r); /* for the next group; gives much memory back */
+void records_cut(struct records *r, size_t used); /* takes back what was put since */
+/* The records without what briefs stand for, to be read for the feed alone: *size bytes, at most r->used. `out` has room
+ * for those. */
+void records_brief(const struct records *r, char *out, size_t *size);
 
 struct record_item {
 	struct pw_uuid host;
@@ -40,6 +53,8 @@ struct record {
 	struct record_item item;
 	const char *json; /* of an event; not NUL-terminated */
 	size_t json_len;
+	const char *brief; /* of a large one; not NUL-terminated. Read for the feed there is nothing else of it */
+	size_t brief_len;
 };
 struct record_reader {
 	const struct journal_row *row;
@@ -47,6 +62,7 @@ struct record_reader {
 	uint64_t revision;
 	struct gfn_run *runs; /* heap */
 	size_t run_capacity;
+	bool for_feed; /* to be set after init: large ones are read as their briefs */
 	char pool[POOL_NAME_MAX];
 	char actor[256];
 };
@@ -63,5 +79,7 @@ bool event_host(const char *json, size_t len, struct pw_uuid *out) PW_MUST_CHECK
 
 /* As the feed shows it: without the private part (a hash) of a new token. */
 void record_write(struct jsonw *w, const struct record *rec);
+/* The same; if that is more than some `most` bytes (0: no bound), its brief and where to find all of it. */
+void record_write_brief(struct jsonw *w, const struct record *rec, size_t most);
 
 #endif

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/feed_ring.h"
 #include "server/history_index.h"
 #include "server/log.h"
 #include "server/service_impl.h"
@@ -65,6 +66,7 @@ static void service_free(struct service *sv)
 	records_release(&sv->records);
 	waiters_release(&sv->waiters);
 	free(sv->stirred);
+	feed_ring_free(sv->feed);
 	store_close(sv->store);
 	pthread_cond_destroy(&sv->upkeep_wake);
 	pthread_cond_destroy(&sv->painter_wake);
@@ -104,8 +106,10 @@ enum pw_status service_open(const struct config *c, struct service **out, struct
 	seed = uuid_fresh();
 	memcpy(&mixed, seed.b, sizeof mixed);
 	waiters_init(&sv->waiters, mixed);
+	sv->records.brief_from = c->event_bytes;
+	sv->feed = feed_ring_new(c->feed_bytes);
 	sv->ledger = ledger_new(&sv->mem);
-	if (!sv->ledger) {
+	if (!sv->ledger || !sv->feed) {
 		service_free(sv);
 		return pw_fail(err, PW_NO_MEMORY, "out of memory while starting");
 	}

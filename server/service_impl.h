@@ -180,6 +180,7 @@ struct service {
 	struct reads *reads;       /* NULL before the start, as is: */
 	struct jobs *jobs;
 	struct history_index *history;
+	struct feed_ring *feed;
 
 	_Atomic bool ready, disk_refuses;
 	int64_t started_ms;

@@ -3,6 +3,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "server/feed_ring.h"
 #include "server/log.h"
 #include "server/metrics.h"
 #include "server/service_impl.h"
@@ -307,7 +308,7 @@ static void change_one(struct service *sv, struct request *r)
 	if (r->response.status >= 500) {
 		ledger_rollback(sv->ledger, mark);
 		sv->records.failed = false;
-		sv->records.used = used;
+		records_cut(&sv->records, used);
 		sv->revision = revision;
 		if (sv->stored)
 			group_out_of_memory(sv);
@@ -360,6 +361,8 @@ static enum pw_status group_commit(struct service *sv, uint64_t first, struct pw
 		st = store_commit(sv->store, err);
 		metrics_time(TIME_COMMIT, clock_monotonic_ns() - began);
 	}
+	if (st == PW_OK && sv->records.used)
+		feed_ring_add(sv->feed, &row, &sv->records);
 	return st;
 }
 

@@ -97,6 +97,68 @@ class Events(Case):
                 self.assert_problem(self.admin.get("/v1/events?" + query), 400, "invalid-request")
 
 
+class Large(Case):
+    """What is large is told in brief to those who follow the feed, whatever they follow it from."""
+    MANY = 30000
+
+    def test_an_item_of_many_runs(self):
+        host = Host(self.admin)
+        vm = Vm(host, slots=[{"slot": 0, "base_gfn": 0, "pages": 4 * self.MANY}], state="secure")
+        mark = vm.get()["revision"]
+        gfns = [10 + 3 * k for k in range(self.MANY)]
+        made = self.accepted(host.send({"vm": vm.id, "op": "share", "gfns": gfns}))["revision"]
+        told = self.assert_ok(self.admin.get(f"/v1/events?after={mark}&host={host.id}"))
+        self.assertLess(len(told.raw), 4096)
+        event = [e for e in told["items"] if e["revision"] == made][0]
+        self.assertEqual((event["type"], event["runs_total"], event["bounds"]),
+                         ("gfn.share", self.MANY, [10, 3 * self.MANY - 2]))
+        self.assertNotIn("runs", event)
+        whole = self.assert_ok(self.admin.get(event["link"]))["items"][0]
+        self.assertEqual([run[0] for run in whole["runs"]], gfns)
+        self.assertEqual(whole["revision"], made)
+        found = self.admin.get(f"{vm.path}/history?gfn={gfns[7]}")["items"][0]
+        self.assertEqual((found["revision"], found["gfn"], found["count"]), (made, gfns[7], 1))
+        self.server.crash()
+        self.admin.close()
+        again = self.admin.get(f"/v1/events?after={mark}&host={host.id}")["items"]
+        self.assertEqual([e for e in again if e["revision"] <= made], told["items"])
+        self.assertEqual(vm.page(gfns[-1])[0], "shared")
+
+    def test_an_event_of_many_frames(self):
+        host = Host(self.admin)
+        frames = [{"pool": "local", "pfn": 2 * k, "count": 1, "reason": "stuck"} for k in range(2000)]
+        made = self.assert_ok(self.admin.post(host.path + "/quarantine", dict(host.current(), items=frames)))["revision"]
+        event = self.admin.get(f"/v1/events?after={made - 1}&limit=1")["items"][0]
+        self.assertEqual((event["type"], event["omitted"]), ("quarantine.added", ["items"]))
+        whole = self.admin.get(event["link"])["items"][0]
+        self.assertEqual(len(whole["items"]), 2000)
+        self.assertEqual({k: v for k, v in whole.items() if k != "items"},
+                         {k: v for k, v in event.items() if k not in ("omitted", "link")})
+
+    def test_connections_of_one_token_may_all_follow(self):
+        host = Host(self.admin)
+        vm = Vm(host, state="secure")
+        mark = self.accepted(host.send(vm.item("share", 1)))["revision"]
+        reader = self.as_token("viewer")
+        got, threads = [], []
+
+        def follow():
+            client = self.server.client(reader.token)
+            got.append(client.get(f"/v1/events?after={mark}&wait=30"))
+            client.close()
+        for _ in range(12):
+            threads.append(threading.Thread(target=follow))
+            threads[-1].start()
+        time.sleep(0.2)
+        self.accepted(host.send(vm.item("share", 2)))
+        for thread in threads:
+            thread.join(60)
+        self.assertEqual([answer.status for answer in got], [200] * 12)
+
+    def test_wrong_queries(self):
+        self.assert_problem(self.admin.get("/v1/events?full=yes"), 400, "invalid-request")
+
+
 class LeftOver(Case):
     """Pages that nothing moved before init_done, which makes them secure and paged out."""
 

@@ -356,3 +356,149 @@ Test(record, clearing_keeps_little_memory)
 	cr_assert(!r.used && r.size);
 	records_release(&r);
 }
+
+/* --- Large ones --- */
+
+enum { LARGE = 4096 };
+
+static void add_large(struct records *r, bool event)
+{
+	static struct gfn_run runs[LARGE];
+	const struct record_item it = { .actor = "x",
+					.item = { .op = GFN_SHARE, .runs = runs, .run_count = PW_ARRAY_LEN(runs) } };
+	struct jsonw w;
+
+	if (!event) {
+		for (size_t i = 0; i < PW_ARRAY_LEN(runs); i++)
+			runs[i] = (struct gfn_run){ .gfn = 100 + 2 * ((i * 7) % LARGE), .count = 1 };
+		record_item(r, &it);
+		return;
+	}
+	jsonw_init(&w);
+	jsonw_open(&w, '{');
+	jsonw_m_str(&w, "type", "test");
+	jsonw_key(&w, "vms");
+	jsonw_open(&w, '[');
+	for (unsigned i = 0; i < LARGE; i++)
+		jsonw_str(&w, "a } \" ] , text");
+	jsonw_close(&w, ']');
+	jsonw_m_u64(&w, "last", 5);
+	jsonw_close(&w, '}');
+	record_event(r, &w);
+}
+
+/* As the feed shows the records of a row, in brief past LARGE bytes. */
+static char *feed_row(const struct journal_row *row, bool for_feed)
+{
+	struct record_reader rd;
+	struct record rec;
+	struct pw_err err;
+	struct jsonw w;
+	enum pw_status st;
+	size_t len;
+
+	jsonw_init(&w);
+	jsonw_open(&w, '[');
+	record_read_init(&rd, row);
+	rd.for_feed = for_feed;
+	while ((st = record_next(&rd, &rec, &err)) == PW_OK)
+		record_write_brief(&w, &rec, LARGE);
+	cr_assert_eq(st, PW_NOT_FOUND, "%s", err.msg);
+	record_read_release(&rd);
+	jsonw_close(&w, ']');
+	return jsonw_finish(&w, &len);
+}
+
+/* Alike from a new journal, from an old one, and from memory. */
+Test(record, a_large_one_is_told_in_brief)
+{
+	struct records old = { 0 }, fresh = { .brief_from = LARGE };
+	char *brief = malloc(1 << 20), *text[4];
+	struct journal_row row, cut;
+
+	for (int i = 0; i < 2; i++) {
+		struct records *r = i ? &fresh : &old;
+
+		add_event(r, "small");
+		add_large(r, false);
+		add_large(r, true);
+		add_event(r, "small");
+	}
+	row = row_of(&old, 5, 4);
+	text[0] = feed_row(&row, true);
+	row = row_of(&fresh, 5, 4);
+	text[1] = feed_row(&row, true);
+	text[2] = feed_row(&row, false);
+	cr_assert_not_null(brief);
+	cut = row;
+	cut.records = brief;
+	records_brief(&fresh, brief, &cut.size);
+	cr_assert_lt(cut.size, 2048);
+	text[3] = feed_row(&cut, true);
+	for (int i = 1; i < 4; i++)
+		cr_expect_str_eq(text[i], text[0]);
+	cr_expect_not_null(strstr(text[0],
+				  "\"runs_total\":4096,\"bounds\":[100,8191],\"link\":\"/v1/events?after=5&limit=1"
+				  "&full=true\"}"),
+			   "%s", text[0]);
+	cr_expect_not_null(strstr(text[0], "\"type\":\"test\",\"last\":5,\"omitted\":[\"vms\"],\"link\":"), "%s",
+			   text[0]);
+	cr_assert_eq(read_all(fresh.data, fresh.used), PW_NOT_FOUND);
+	cr_assert_eq(read_all(brief, cut.size), PW_STORAGE, "nobody takes a brief for the whole");
+	for (size_t n = 1; n < fresh.used; n += n < 400 ? 1 : 97)
+		(void)read_all(fresh.data, n);
+	for (int i = 0; i < 4; i++)
+		free(text[i]);
+	free(brief);
+	records_release(&old);
+	records_release(&fresh);
+}
+
+Test(record, a_large_one_comes_back_whole)
+{
+	static struct gfn_run runs[LARGE];
+	const struct record_item it = { .actor = "x",
+					.item = { .op = GFN_SHARE, .runs = runs, .run_count = PW_ARRAY_LEN(runs) } };
+	struct records r = { .brief_from = LARGE };
+	struct journal_row row;
+	struct record_reader rd;
+	struct record rec;
+	struct pw_err err;
+
+	for (size_t i = 0; i < PW_ARRAY_LEN(runs); i++)
+		runs[i] = (struct gfn_run){ .gfn = i * 3, .count = 2 };
+	record_item(&r, &it);
+	row = row_of(&r, 7, 1);
+	record_read_init(&rd, &row);
+	cr_assert_eq(record_next(&rd, &rec, &err), PW_OK, "%s", err.msg);
+	cr_assert(rec.is_item);
+	assert_same_item(&it, &rec.item);
+	record_read_release(&rd);
+	records_release(&r);
+}
+
+Test(record, what_is_taken_back_leaves_no_brief)
+{
+	struct records r = { .brief_from = LARGE };
+	struct journal_row row;
+	char *brief = malloc(1 << 20), *a, *b;
+	size_t used;
+
+	cr_assert_not_null(brief);
+	add_event(&r, "first");
+	used = r.used;
+	add_large(&r, false);
+	records_cut(&r, used);
+	add_event(&r, "second");
+	add_large(&r, true);
+	row = row_of(&r, 1, 3);
+	a = feed_row(&row, true);
+	records_brief(&r, brief, &row.size);
+	row.records = brief;
+	b = feed_row(&row, true);
+	cr_expect_str_eq(a, b);
+	free(a);
+	free(b);
+	free(brief);
+	records_release(&r);
+}

@@ -108,6 +108,7 @@ void cli_report_problem(json_t *problem)
 	const char *detail = json_string_value(json_object_get(problem, "detail"));
 	const char *type = json_string_value(json_object_get(problem, "type"));
 	const char *id = json_string_value(json_object_get(problem, "request_id"));
+	const char *flag = json_string_value(json_object_get(problem, "flag"));
 	json_t *run, *oldest = json_object_get(problem, "oldest");
 	size_t i;
 
@@ -124,6 +125,11 @@ void cli_report_problem(json_t *problem)
 	}
 	if (json_object_get(problem, "conflict_frames"))
 		fprintf(stderr, "  %" PRIu64 " frames in all\n", number_of(problem, "conflict_frames"));
+	if (flag) {
+		fputs("  the limit is the server's --", stderr);
+		text_print(stderr, flag);
+		fputs(" (pagewardend --print-limits lists them all)\n", stderr);
+	}
 	if (json_is_integer(oldest))
 		fprintf(stderr, "  the oldest revision is %" PRIu64 "\n", number_of(problem, "oldest"));
 	if (id) {

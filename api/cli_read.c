@@ -446,12 +446,8 @@ enum cli_exit cli_events(struct cli *c)
 enum cli_exit cli_violations(struct cli *c)
 {
 	static const struct cli_column columns[] = {
-		{ "REVISION", "revision" },
-		{ "TIME", "time" },
-		{ "HOST", "host" },
-		{ "VM", "vm" },
-		{ "PROBLEM", "problem.type" },
-		{ "DETAIL", "problem.detail" },
+		{ "REVISION", "revision" },    { "TIME", "time" },   { "HOST", "host" }, { "VM", "vm" },
+		{ "PROBLEM", "problem.type" }, { "TIMES", "count" }, { "LAST", "last" }, { "DETAIL", "problem.detail" },
 	};
 	struct cli_path path;
 	enum cli_exit code;

@@ -148,7 +148,8 @@ static void print_help(void)
 		printf("  %-11s %-31s  %s\n", commands[i].name, commands[i].arguments, commands[i].help);
 	puts("\nA HOST or VM is given by its id, the beginning of its id (4 characters or more), or its name, in this order.\n"
 	     "What destroys or frees (fence, delete, end, tokens delete, quarantine release ...) takes a full id or an exact\n"
-	     "name, and asks on a terminal; elsewhere it needs --yes. Numbers are decimal or 0x.");
+	     "name, and asks on a terminal; elsewhere it needs --yes. Numbers are decimal or 0x. What a request may ask for is\n"
+	     "limited by the server: pagewardend --print-limits.");
 	puts("\nOptions:");
 	for (int o = 0; o < CLI_OPTION_COUNT; o++)
 		if (is_global(o))

@@ -101,10 +101,13 @@ class Hostile(http.server.BaseHTTPRequestHandler):
     def answer(self):
         t, one = self.text, {"id": new_id(), "name": self.text, "state": self.text, "k" + self.text: {"l" + self.text: [self.text]},
                              "problem": {"type": "/problems/" + self.text, "detail": self.text}, "kind": self.text,
-                             "exit": self.text, "time": self.text, "items": []}
+                             "exit": self.text, "time": self.text, "items": [],
+                             "count": 17, "last": "the last"}
         if self.headers["Authorization"] == "Bearer refuse":
             status, body = 409, {"type": "/problems/" + t, "detail": t, "request_id": t, "oldest": 1,
                                  "conflicts": [{"pool": t, "vm": t, "pfn": 1, "count": 1, "gfn": 1}]}
+        elif self.headers["Authorization"] == "Bearer limit":
+            status, body = 413, {"type": "/problems/too-much-work", "detail": "much", "flag": "some-limit", "limit": 1, "asked": 2}
         elif self.path.split("?")[0].count("/") == 2:
             status, body = 200, {"items": [one]} if "after=1" not in self.path else {"items": []}
             body["next"] = 1
@@ -155,6 +158,13 @@ class Shown(unittest.TestCase):
                         self.assertIn(repr(Hostile.text)[1:-1], repr(json.loads(out.splitlines()[0])))
                     elif args[0] != "vcpu":
                         self.assertIn("\\u0080\\u009b", out)
+
+    def test_a_limit_is_named_and_repeats_are_counted(self):
+        done, _, err = self.run_it("hosts", new_id(), PAGEWARDEN_TOKEN="limit")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("--some-limit (pagewardend --print-limits", err)
+        row = self.run_it("violations")[1].splitlines()[0].split("\t")
+        self.assertEqual(row[5:7], ["17", "the last"], row)
 
     def test_refusals_are_printed_plainly(self):
         done, _, err = self.run_it("hosts", new_id(), PAGEWARDEN_TOKEN="refuse")

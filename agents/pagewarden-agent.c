@@ -232,7 +232,7 @@ static int run_until_stopped(struct agent *a, const struct load_spec *load, cons
 	}
 	code = a->options->once ? run_once(a) : run(a, load, load_token);
 	agent_end(a);
-	(void)!pthread_kill(s.id, SIGTERM); /* if it still waits for one */
+	pthread_kill(s.id, SIGINT); /* if it still waits for one */
 	pthread_join(s.id, NULL);
 	return code;
 }

@@ -231,9 +231,12 @@ static void violation_item(void *ctx, const struct violation *v)
 {
 	struct feed *f = ctx;
 
-	if (f->count++ < f->limit) {
+	if (f->count < f->limit && (!f->bytes || f->w.used <= f->bytes)) {
 		jsonw_raw(&f->w, v->json, strlen(v->json));
 		f->last = v->revision;
+		f->count++;
+	} else {
+		f->count = f->limit + 1; /* there are more */
 	}
 }
 
@@ -267,6 +270,7 @@ static enum handled violations_read(struct service *sv, struct request *r)
 	if (!violation_query(r, &q))
 		return DONE;
 	f.limit = q.limit;
+	f.bytes = sv->config->answer_bytes;
 	list_begin(&f.w);
 	if (store_violations(sv->store, &q.filter, violation_item, &f, &err) != PW_OK) {
 		jsonw_release(&f.w);

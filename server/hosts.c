@@ -183,7 +183,7 @@ void hosts_list(struct service *sv, struct request *r)
 		return;
 	list_begin(&w);
 	i = cursor ? ledger_host_after(sv->ledger, &after) : 0;
-	for (; i < ledger_host_count(sv->ledger) && limit > 0; i++, limit--)
+	for (; i < ledger_host_count(sv->ledger) && list_goes_on(sv, &w, &limit); i++)
 		write_host(&w, sv, ledger_host_at(sv->ledger, i));
 	if (i < ledger_host_count(sv->ledger))
 		pw_uuid_format(&ledger_host_at(sv->ledger, i - 1)->id, next);

@@ -280,7 +280,7 @@ void vm_operations(struct service *sv, struct request *r)
 
 		if (!pw_uuid_equal(&o->vm, &vm->id))
 			break;
-		if (limit == 0 || looked++ == LOOK_MAX) {
+		if (limit == 0 || list_is_long(sv, &w) || looked++ == LOOK_MAX) {
 			pw_uuid_format(&last->id, next);
 			break;
 		}
@@ -420,7 +420,7 @@ void host_operations_act(struct service *sv, struct request *r)
 	outlived = is_outlived(r, h);
 	list_begin(&w);
 	for (struct operation *o = host_note(h)->active.oldest, *next;
-	     o && limit > 0 && has_deliverable(h) && !outlived; o = next) {
+	     o && limit > 0 && !list_is_long(sv, &w) && has_deliverable(h) && !outlived; o = next) {
 		next = o->at[OPERATION_OF_HOST].newer; /* starting it puts it where it was */
 		if (o->state != OPERATION_PENDING && !o->deliver)
 			continue;

@@ -49,7 +49,7 @@ void pools_list(struct service *sv, struct request *r)
 	}
 	list_begin(&w);
 	i = cursor ? ledger_pool_after(sv->ledger, cursor) : 0;
-	for (; i < ledger_pool_count(sv->ledger) && limit > 0; i++, limit--)
+	for (; i < ledger_pool_count(sv->ledger) && list_goes_on(sv, &w, &limit); i++)
 		write_pool(&w, sv, ledger_pool_at(sv->ledger, i));
 	if (i < ledger_pool_count(sv->ledger))
 		next = ledger_pool_at(sv->ledger, i - 1)->name;
@@ -199,7 +199,7 @@ static void answer_frames(struct service *sv, struct request *r, const struct po
 		return;
 	list_begin(&w);
 	for (uint64_t at = cursor; pool_next_bound(sv->ledger, p, at, from + count, &f); at = f.pfn + f.count) {
-		if (limit-- == 0) {
+		if (!list_goes_on(sv, &w, &limit)) {
 			snprintf(next, sizeof next, "%" PRIu64, f.pfn);
 			break;
 		}

@@ -279,7 +279,7 @@ void quarantine_list(struct service *sv, struct request *r)
 
 		if (!is_of(n, h))
 			continue;
-		if (limit-- == 0) {
+		if (!list_goes_on(sv, &w, &limit)) {
 			snprintf(next, sizeof next, "%" PRIu64, at);
 			break;
 		}

@@ -89,6 +89,19 @@ void list_begin(struct jsonw *w)
 	jsonw_open(w, '[');
 }
 
+bool list_is_long(const struct service *sv, const struct jsonw *w)
+{
+	return sv->config->answer_bytes && w->used > sv->config->answer_bytes;
+}
+
+bool list_goes_on(const struct service *sv, const struct jsonw *w, uint64_t *limit)
+{
+	if (*limit == 0 || list_is_long(sv, w))
+		return false;
+	--*limit;
+	return true;
+}
+
 void list_end(struct jsonw *w, const char *next_cursor, const uint64_t *revision)
 {
 	jsonw_close(w, ']');

@@ -465,6 +465,10 @@ void write_operation(struct jsonw *w, const struct operation *o);
 void write_host_spec(struct jsonw *w, const struct host_body *b);
 /* Starts {"items":[ and ends it with next_cursor (NULL: none) and, if not 0, the revision. */
 void list_begin(struct jsonw *w);
+/* Has it passed the limit of an answer? Then no further item goes in; the one that passed it did, whatever its size. */
+bool list_is_long(const struct service *sv, const struct jsonw *w);
+/* May one more item go in, by the limit of items, which it counts down, and by that of bytes? */
+bool list_goes_on(const struct service *sv, const struct jsonw *w, uint64_t *limit) PW_MUST_CHECK;
 void list_end(struct jsonw *w, const char *next_cursor, const uint64_t *revision);
 
 #endif

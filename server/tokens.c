@@ -194,7 +194,7 @@ void tokens_list(struct service *sv, struct request *r)
 		return;
 	list_begin(&w);
 	i = cursor ? index_after(&sv->tokens, &after) : 0;
-	for (; i < sv->tokens.count && limit > 0; i++, limit--)
+	for (; i < sv->tokens.count && list_goes_on(sv, &w, &limit); i++)
 		write_token(&w, sv->tokens.items[i], NULL);
 	if (i < sv->tokens.count)
 		pw_uuid_format(&((const struct token *)sv->tokens.items[i - 1])->id, next);

@@ -147,6 +147,7 @@ void unknown_list(struct service *sv, struct request *r)
 	char next[PW_UUID_TEXT] = "";
 	struct pw_uuid id;
 	uint64_t limit;
+	bool more = true;
 	struct jsonw w;
 
 	if (!query_known(r, known) || !query_u64(r, "limit", 1, 1000, 100, &limit) ||
@@ -164,12 +165,12 @@ void unknown_list(struct service *sv, struct request *r)
 
 		if (host && !pw_uuid_equal(&u->host, &id))
 			continue;
-		if (limit == 0 && !pw_uuid_equal(&u->vm, &last->vm)) {
+		if (last && !pw_uuid_equal(&u->vm, &last->vm) && !more) {
 			pw_uuid_format(&last->vm, next);
 			break;
 		}
 		write_unknown(&w, u);
-		limit -= limit > 0;
+		more = more && list_goes_on(sv, &w, &limit);
 		last = u;
 	}
 	list_end(&w, next[0] ? next : NULL, NULL);

@@ -177,7 +177,7 @@ void vms_list(struct service *sv, struct request *r)
 
 		if (!filter_takes(&filter, vm))
 			continue;
-		if (limit-- == 0) {
+		if (!list_goes_on(sv, &w, &limit)) {
 			pw_uuid_format(&last->id, next);
 			break;
 		}
@@ -759,7 +759,7 @@ void vm_gfns(struct service *sv, struct request *r)
 		return;
 	list_begin(&w);
 	for (uint64_t at = cursor; vm_next_run(vm, at, win.gfn + win.count, &g); at = g.gfn + g.count) {
-		if (limit-- == 0) {
+		if (!list_goes_on(sv, &w, &limit)) {
 			snprintf(next, sizeof next, "%" PRIu64, g.gfn);
 			break;
 		}
@@ -834,7 +834,7 @@ void vm_digests(struct service *sv, struct request *r)
 		uint64_t first = g.gfn - g.gfn % DIGEST_REGION;
 		uint64_t end = first + DIGEST_REGION;
 
-		if (limit-- == 0) {
+		if (!list_goes_on(sv, &w, &limit)) {
 			snprintf(next, sizeof next, "%" PRIu64, g.gfn);
 			break;
 		}

@@ -12,13 +12,14 @@
 #include "server/http.h"
 #include "server/log.h"
 #include "server/service.h"
+#include "server/starting.h"
 #include "store/store.h"
 
 #ifndef PW_VERSION
 #define PW_VERSION "0.1.0"
 #endif
 #define LEFT_MS     1000 /* to send what is said to requests that cannot be waited for */
-#define STOP_MORE_S 35   /* after stop-seconds and half of them the process ends, whatever it is doing */
+#define STOP_MORE_S 35   /* after stop-seconds, half of them and last-picture-seconds the process ends in any case */
 
 enum exit_code { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_DAMAGE = 5 };
 
@@ -119,7 +120,9 @@ static void block_signals(sigset_t *ours)
 	sigaddset(ours, SIGTERM);
 	sigaddset(ours, SIGINT);
 	sigaddset(ours, SIGHUP);
+	sigaddset(ours, SIGUSR1); /* of server/starting.c alone */
 	pthread_sigmask(SIG_BLOCK, ours, NULL);
+	sigdelset(ours, SIGUSR1);
 }
 
 /* From here on the next SIGINT kills: nothing that was acknowledged can be lost. */
@@ -211,10 +214,13 @@ static void end_now(int signal_number)
 
 static void limit_stop(const struct server *s)
 {
+	const struct config *c = &s->config;
+	unsigned bound = c->stop_seconds + c->stop_seconds / 2 + c->last_picture_seconds + STOP_MORE_S;
 	struct sigaction act = { .sa_handler = end_now };
 
 	sigaction(SIGALRM, &act, NULL);
-	alarm(s->config.stop_seconds + s->config.stop_seconds / 2 + STOP_MORE_S);
+	alarm(bound);
+	sd_notifyf(0, "EXTEND_TIMEOUT_USEC=%llu", (bound + 1) * 1000000ULL);
 }
 
 /*
@@ -245,6 +251,7 @@ static void stop_http(struct server *s)
 
 static enum pw_status start(struct server *s, struct pw_err *err)
 {
+	struct starting watch = { 0 };
 	enum pw_status st = make_data_dir(s->config.data, err);
 
 	if (st == PW_OK)
@@ -252,7 +259,10 @@ static enum pw_status start(struct server *s, struct pw_err *err)
 	if (st == PW_OK)
 		st = http_start(&s->config, s->service, &s->http, err);
 	if (st == PW_OK)
+		st = starting_begin(&watch, s->service, err);
+	if (st == PW_OK)
 		st = service_start(s->service, err);
+	starting_end(&watch);
 	if (st == PW_OK)
 		st = write_address(s, err);
 	return st;

@@ -27,10 +27,10 @@ void picture_take(struct service *sv)
 	pthread_mutex_unlock(&sv->mutex);
 }
 
-/* Asks the writer for a piece. PW_BUSY: the server stops, and picture_last goes on. */
-static enum pw_status piece_from_writer(struct service *sv, bool fresh, struct picture_work **out, struct pw_err *err)
+/* Asks the writer for a piece; *out NULL: out of memory. False: the server stops, and picture_last goes on. */
+static bool piece_from_writer(struct service *sv, bool fresh, struct picture_work **out)
 {
-	enum pw_status st = PW_OK;
+	bool go;
 
 	pthread_mutex_lock(&sv->mutex);
 	sv->picture_fresh = fresh;
@@ -38,27 +38,23 @@ static enum pw_status piece_from_writer(struct service *sv, bool fresh, struct p
 	pthread_cond_signal(&sv->wake);
 	while (sv->picture_wanted && !sv->painter_stop)
 		pthread_cond_wait(&sv->painter_wake, &sv->mutex);
-	if (sv->painter_stop) {
-		st = PW_BUSY;
-	} else {
+	go = !sv->painter_stop;
+	if (go) {
 		*out = sv->picture_ready;
 		sv->picture_ready = NULL;
-		if (!*out)
-			st = pw_fail(err, PW_NO_MEMORY, "out of memory");
 	}
 	pthread_mutex_unlock(&sv->mutex);
-	return st;
+	return go;
 }
 
-/* All other threads have ended. PW_BUSY: there is no time left. */
-static enum pw_status piece_of_one_thread(struct service *sv, bool fresh, int64_t deadline_ms,
-					  struct picture_work **out, struct pw_err *err)
+/* The same once all other threads have ended. False: there is no time left. */
+static bool piece_of_one_thread(struct service *sv, bool fresh, int64_t deadline_ms, struct picture_work **out)
 {
 	if (clock_monotonic_ms() >= deadline_ms)
-		return PW_BUSY;
+		return false;
 	*out = sv->picture_ready ? sv->picture_ready : picture_piece(sv, fresh);
 	sv->picture_ready = NULL;
-	return *out ? PW_OK : pw_fail(err, PW_NO_MEMORY, "out of memory");
+	return true;
 }
 
 static void saved(struct service *sv, uint64_t revision, uint64_t began_ns)
@@ -69,6 +65,7 @@ static void saved(struct service *sv, uint64_t revision, uint64_t began_ns)
 	sv->pictured = revision;
 	pthread_rwlock_unlock(&sv->lock);
 	atomic_store(&sv->picture_saved_ms, clock_utc_ms());
+	atomic_store(&sv->picture_took_ms, (int64_t)((clock_monotonic_ns() - began_ns) / 1000000));
 	atomic_store(&sv->picture_since_ms, 0);
 	pthread_mutex_lock(&sv->mutex);
 	sv->picture_fault[0] = '\0';
@@ -85,37 +82,44 @@ static void not_saved(struct service *sv, const struct pw_err *err)
 	pthread_mutex_unlock(&sv->mutex);
 }
 
-/* Saves a picture, or what is left of the one that is open. deadline_ms: 0 on the painter's thread, with the writer at
- * work; else until when. PW_BUSY: it stays open. */
-static enum pw_status paint(struct service *sv, int64_t deadline_ms, struct pw_err *err)
+static enum pw_status save(struct service *sv, struct picture_work *w, struct pw_err *err)
 {
-	uint64_t began = clock_monotonic_ns(), revision = 0;
-	bool more = true;
+	enum pw_status st = w ? store_save_picture(sv->store, picture_of(w), err)
+			      : pw_fail(err, PW_NO_MEMORY, "out of memory while taking a picture");
+
+	if (st != PW_OK)
+		not_saved(sv, err);
+	return st;
+}
+
+/*
+ * Saves a picture, or what is left of the one that is open. deadline_ms: 0 on the painter's thread, with the writer at
+ * work; else until when. False: it stays open. Else *st says what became of it.
+ */
+static bool paint(struct service *sv, int64_t deadline_ms, enum pw_status *st, struct pw_err *err)
+{
+	uint64_t began = clock_monotonic_ns();
+	struct picture p = { .more = true };
 
 	if (!atomic_load(&sv->picture_since_ms))
 		atomic_store(&sv->picture_since_ms, clock_monotonic_ms());
-	while (more) {
+	for (*st = PW_OK; *st == PW_OK && p.more;) {
 		struct picture_work *w = NULL;
-		enum pw_status st = deadline_ms ? piece_of_one_thread(sv, !sv->picture_open, deadline_ms, &w, err)
-						: piece_from_writer(sv, !sv->picture_open, &w, err);
 
-		if (st == PW_BUSY)
-			return st;
+		if (deadline_ms ? !piece_of_one_thread(sv, !sv->picture_open, deadline_ms, &w)
+				: !piece_from_writer(sv, !sv->picture_open, &w))
+			return false;
 		sv->picture_open = true;
-		if (st == PW_OK) {
-			more = picture_of(w)->more;
-			revision = picture_of(w)->revision;
-			st = store_save_picture(sv->store, picture_of(w), err);
-			picture_free(w);
-		}
-		if (st != PW_OK) {
-			not_saved(sv, err);
-			return st;
-		}
+		if (w)
+			p = *picture_of(w);
+		*st = save(sv, w, err);
+		picture_free(w);
 	}
-	sv->picture_open = false;
-	saved(sv, revision, began);
-	return PW_OK;
+	if (*st == PW_OK) {
+		sv->picture_open = false;
+		saved(sv, p.revision, began);
+	}
+	return true;
 }
 
 static void upkeep(struct service *sv)
@@ -162,8 +166,7 @@ static void *painter_main(void *arg)
 		struct pw_err err;
 
 		if (began >= due && has_news(sv)) {
-			st = paint(sv, 0, &err);
-			if (st == PW_BUSY)
+			if (!paint(sv, 0, &st, &err))
 				break;
 			if (st != PW_OK)
 				log_line(LOG_WARNING_, "the picture could not be saved: it will be whole next time",
@@ -200,14 +203,14 @@ void painter_stop(struct service *sv)
 enum pw_status picture_last(struct service *sv, struct pw_err *err)
 {
 	int64_t deadline = clock_monotonic_ms() + (int64_t)sv->config->last_picture_seconds * 1000;
-	enum pw_status st;
+	enum pw_status st = PW_OK;
+	bool over = true;
 
-	if (sv->durable == sv->pictured && !sv->repaint && !sv->picture_open)
-		return PW_OK;
-	st = paint(sv, deadline, err);
+	if (sv->durable != sv->pictured || sv->repaint || sv->picture_open)
+		over = paint(sv, deadline, &st, err);
 	picture_free(sv->picture_ready);
 	sv->picture_ready = NULL;
-	if (st != PW_BUSY)
+	if (over)
 		return st;
 	store_drop_picture(sv->store);
 	log_detail(LOG_INFO_, "no time for a last picture: the next start reads more journal",

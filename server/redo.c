@@ -456,6 +456,7 @@ static bool replay_row(void *ctx, const struct journal_row *row)
 		if (p->st != PW_OK)
 			break;
 		sv->revision = rec.revision;
+		atomic_store_explicit(&sv->start_replayed, rec.revision, memory_order_relaxed);
 	}
 	record_read_release(&rd);
 	ledger_commit(sv->ledger);
@@ -480,6 +481,9 @@ static enum pw_status replay(struct service *sv, struct pw_err *err)
 			       "journal.db begins at revision %" PRIu64 ", after the picture in ledger.db (%" PRIu64
 			       ")",
 			       span.oldest, sv->revision);
+	atomic_store(&sv->start_replayed, sv->revision);
+	atomic_store(&sv->start_total, span.newest);
+	atomic_store(&sv->start_step, START_JOURNAL);
 	st = store_read(sv->store, sv->revision, replay_row, &p, err);
 	if (st == PW_OK && p.st != PW_OK) {
 		*err = p.err;
@@ -533,10 +537,13 @@ static void begin_leases(struct service *sv)
 
 enum pw_status service_load(struct service *sv, struct pw_err *err)
 {
-	enum pw_status st = picture_load(sv, err);
+	enum pw_status st;
 	int64_t began = clock_monotonic_ms();
-	uint64_t pictured = sv->revision;
+	uint64_t pictured;
 
+	atomic_store(&sv->start_step, START_PICTURE);
+	st = picture_load(sv, err);
+	pictured = sv->revision;
 	if (st == PW_OK && store_picture_lost(sv->store))
 		log_line(LOG_ERROR_, "the picture was put aside as ledger.db.damaged and is made anew from the journal",
 			 "error", store_picture_lost(sv->store), NULL);

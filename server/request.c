@@ -109,6 +109,20 @@ enum handled answer_limit(struct request *r, enum pw_problem p, const struct con
 	return DONE;
 }
 
+enum handled answer_starting(struct request *r, const char *step, uint64_t replayed, uint64_t total)
+{
+	struct refusal why;
+	struct jsonw w;
+
+	(void)refuse(&why, PROBLEM_NOT_READY, "the server starts: %s", step);
+	jsonw_init(&w);
+	problem_write(&w, &why, r->id, PROBLEM_OPEN);
+	jsonw_m_u64(&w, "replayed", replayed);
+	jsonw_m_u64(&w, "total", total);
+	jsonw_close(&w, '}');
+	return finish_problem(r, PROBLEM_NOT_READY, &w);
+}
+
 enum handled answer_unknown(struct request *r, const char *why)
 {
 	(void)answer_problem(r, PROBLEM_UNAUTHORIZED, "%s", why);

@@ -130,6 +130,8 @@ enum handled answer_limit(struct request *r, enum pw_problem p, const struct con
 enum pw_problem refuse_limit(struct refusal *why, enum pw_problem p, const struct config *c, const char *flag,
 			     uint64_t asked);
 /* 401 for whoever has no valid token. */
+/* 503 not-ready while the journal is replayed: members replayed and total (revisions) say how far that is. */
+enum handled answer_starting(struct request *r, const char *step, uint64_t replayed, uint64_t total);
 enum handled answer_unknown(struct request *r, const char *why);
 /* The fault's problem (mostly invalid-request) with its pointer (too-large JSON faults, no_memory respected). */
 enum handled answer_fault(struct request *r, const struct codec_fault *why);

@@ -119,7 +119,7 @@ enum pw_status service_open(const struct config *c, struct service **out, struct
 
 enum pw_status service_start(struct service *sv, struct pw_err *err)
 {
-	enum pw_status st = store_open(sv->config->data, &sv->store, err);
+	enum pw_status st = store_open_telling(sv->config->data, &sv->start_moves, &sv->store, err);
 
 	if (st == PW_OK)
 		st = service_load(sv, err);
@@ -137,6 +137,18 @@ enum pw_status service_start(struct service *sv, struct pw_err *err)
 		st = upkeep_start(sv, err);
 	atomic_store(&sv->ready, st == PW_OK);
 	return st;
+}
+
+void service_progress(const struct service *sv, struct service_progress *out)
+{
+	static const char *const words[] = { [START_FILES] = "checking the files of the data directory",
+					     [START_PICTURE] = "loading the tables from ledger.db",
+					     [START_JOURNAL] = "replaying the journal" };
+
+	*out = (struct service_progress){ .step = words[atomic_load(&sv->start_step)],
+					  .replayed = atomic_load(&sv->start_replayed),
+					  .total = atomic_load(&sv->start_total) };
+	out->moves = atomic_load(&sv->start_moves) + out->replayed;
 }
 
 bool service_is_started(const struct service *sv)

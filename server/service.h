@@ -12,6 +12,13 @@ enum pw_status service_open(const struct config *c, struct service **out, struct
 /* Opens the store, loads the picture, replays the journal, makes DATA/admin.token on the first start, starts the
  * writer and the painter. After a failure only service_close remains. */
 enum pw_status service_start(struct service *sv, struct pw_err *err) PW_MUST_CHECK;
+/* How far service_start is. Any thread. */
+struct service_progress {
+	const char *step;         /* in words; static */
+	uint64_t moves;           /* grows while it gets on */
+	uint64_t replayed, total; /* revisions; 0 until they are known */
+};
+void service_progress(const struct service *sv, struct service_progress *out);
 /* Has service_start succeeded? Any thread. */
 bool service_is_started(const struct service *sv);
 /* From here on new writes get not-ready, and every parked request is resumed with an answer. */
@@ -33,6 +40,5 @@ enum pw_status service_close(struct service *sv, struct pw_err *err) PW_MUST_CHE
 /* False (and *out untouched) for anything but a live token's secret. Waits for no change. Constant time in the
  * secret's bytes. */
 bool service_authenticate(struct service *sv, const char *secret, size_t len, struct principal *out) PW_MUST_CHECK;
-bool service_is_ready(struct service *sv, const char **why_not); /* *why_not: a static sentence */
 
 #endif

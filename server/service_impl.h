@@ -163,9 +163,10 @@ struct service {
 	pthread_cond_t painter_wake;
 	bool picture_wanted, picture_fresh; /* a piece, the first of a new picture */
 	struct picture_work *picture_ready;
-	bool picture_open;                                /* pieces of one are saved, and more are to come */
-	_Atomic int64_t picture_since_ms;                 /* monotonic: tried since then without success; 0: saved */
-	_Atomic int64_t picture_saved_ms;                 /* UTC; 0: not since the start */
+	bool picture_open;                /* pieces of one are saved, and more are to come */
+	_Atomic int64_t picture_since_ms; /* monotonic: tried since then without success; 0: saved */
+	_Atomic int64_t picture_saved_ms; /* UTC; 0: not since the start */
+	_Atomic int64_t picture_took_ms;
 	char picture_fault[256];                          /* why the last one could not be saved; "": it could */
 	uint64_t pictured;                                /* revision of the saved picture */
 	_Atomic bool repaint;                             /* the last picture was lost: the next one must be whole */
@@ -177,7 +178,11 @@ struct service {
 	pthread_cond_t upkeep_wake;
 
 	struct lease_clock leases; /* ticked by the writer */
-	struct reads *reads;       /* NULL before the start, as is: */
+
+	/* What service_start is doing: service_progress. */
+	_Atomic enum start_step { START_FILES, START_PICTURE, START_JOURNAL } start_step;
+	_Atomic uint64_t start_moves, start_replayed, start_total;
+	struct reads *reads; /* NULL before the start, as is: */
 	struct jobs *jobs;
 	struct history_index *history;
 	struct feed_ring *feed;

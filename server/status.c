@@ -26,19 +26,20 @@ enum handled healthz(struct service *sv, struct request *r)
 	return answer_text(r, 200, "text/plain; charset=utf-8", "ok\n");
 }
 
-bool service_is_ready(struct service *sv, const char **why_not)
-{
-	*why_not = !sv->ready ? "the journal is being replayed" : sv->disk_refuses ? "the disk refuses changes" : NULL;
-	return !*why_not;
-}
-
 enum handled readyz(struct service *sv, struct request *r)
 {
-	const char *why_not;
+	struct service_progress p;
+	char why[512];
 
-	if (service_is_ready(sv, &why_not))
-		return answer_text(r, 200, "text/plain; charset=utf-8", "ready\n");
-	return answer_problem(r, sv->ready ? PROBLEM_STORAGE : PROBLEM_NOT_READY, "%s", why_not);
+	if (!sv->ready) {
+		service_progress(sv, &p);
+		return answer_starting(r, p.step, p.replayed, p.total);
+	}
+	if (sv->disk_refuses)
+		return answer_problem(r, PROBLEM_STORAGE, "the disk refuses changes");
+	if (picture_is_stale(sv, why, sizeof why))
+		return answer_problem(r, PROBLEM_STORAGE, "%s", why);
+	return answer_text(r, 200, "text/plain; charset=utf-8", "ready\n");
 }
 
 enum handled openapi_get(struct service *sv, struct request *r)
@@ -191,6 +192,7 @@ static void write_gauges(struct metrics_text *m, struct service *sv, const struc
 {
 	static const char wal_help[] = "Size of a database's WAL file";
 	struct wal_sizes wal;
+	int64_t saved = atomic_load(&sv->picture_saved_ms);
 
 	for (size_t i = 0; i < PW_ARRAY_LEN(host_states); i++)
 		metrics_gauge_labelled(m, "pagewarden_hosts", "Hosts by state", "state", host_states[i],
@@ -217,6 +219,10 @@ static void write_gauges(struct metrics_text *m, struct service *sv, const struc
 		      (double)sv->unknown.count);
 	metrics_gauge(m, "pagewarden_revision", "Last durable revision", (double)sv->durable);
 	metrics_gauge(m, "pagewarden_picture_revision", "Revision of the last saved picture", (double)sv->pictured);
+	metrics_gauge(m, "pagewarden_picture_age_seconds", "Time since a picture was saved, or since the start",
+		      (double)(clock_utc_ms() - (saved ? saved : sv->started_ms)) / 1000);
+	metrics_gauge(m, "pagewarden_picture_seconds", "How long the last saved picture took",
+		      (double)atomic_load(&sv->picture_took_ms) / 1000);
 	metrics_gauge(m, "pagewarden_engine_bytes", "Memory of the engine", (double)sv->mem.used);
 	metrics_gauge(m, "pagewarden_long_polls", "Long polls that wait", (double)service_waiting(sv));
 	if (sv->history)

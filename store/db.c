@@ -2,8 +2,11 @@
 
 #include <assert.h>
 #include <limits.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+
+#define STEPS_A_MOVE 1000 /* of SQLite's virtual machine */
 
 static enum pw_status status_of(int rc)
 {
@@ -43,6 +46,17 @@ enum pw_status db_open(struct db *db, const char *dir, const char *file, int fla
 		return db->h ? db_fail(db, "opening", err) : pw_fail(err, PW_NO_MEMORY, "%s: opening", file);
 	sqlite3_busy_timeout(db->h, BUSY_MS);
 	return PW_OK;
+}
+
+static int note_move(void *moves)
+{
+	atomic_fetch_add_explicit((_Atomic uint64_t *)moves, 1, memory_order_relaxed);
+	return 0; /* go on */
+}
+
+void db_tell(struct db *db, _Atomic uint64_t *moves)
+{
+	sqlite3_progress_handler(db->h, STEPS_A_MOVE, moves ? note_move : NULL, moves);
 }
 
 void db_close(struct db *db)

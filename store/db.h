@@ -21,6 +21,8 @@ struct db {
  * PW_INVALID the path is too long
  */
 enum pw_status db_open(struct db *db, const char *dir, const char *file, int flags, struct pw_err *err) PW_MUST_CHECK;
+/* From here on *moves grows while statements of the connection are at work. NULL: nobody wants to know. */
+void db_tell(struct db *db, _Atomic uint64_t *moves);
 void db_close(struct db *db); /* finalizes all of its statements; a zeroed db is fine */
 
 /* Runs fixed SQL text, all statements of it. */

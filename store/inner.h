@@ -59,7 +59,8 @@ struct reader {
 
 struct store {
 	char *dir;
-	int lock_fd; /* flock on dir/lock */
+	int lock_fd;             /* flock on dir/lock */
+	_Atomic uint64_t *moves; /* borrowed; see store_open_telling */
 
 	struct db writer;
 	struct stmts group, answer, violation, trim;

@@ -170,8 +170,10 @@ static enum pw_status open_journal(struct store *s, struct pw_err *err)
 	const int flags = SQLITE_OPEN_READWRITE;
 	enum pw_status st = journal_connect(s->dir, flags | SQLITE_OPEN_CREATE, &s->writer, err);
 
-	if (st == PW_OK)
+	if (st == PW_OK) {
+		db_tell(&s->writer, s->moves);
 		st = tail_adopt(&s->writer, err);
+	}
 	if (st == PW_OK)
 		st = schema_upgrade(&s->writer, SCHEMA_JOURNAL, schema_newest(SCHEMA_JOURNAL), err);
 	if (st == PW_OK)
@@ -238,8 +240,10 @@ static enum pw_status connect_ledger(struct store *s, struct pw_err *err)
 	enum pw_status st;
 
 	st = db_open(&s->painter, s->dir, LEDGER_FILE, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, err);
-	if (st == PW_OK)
+	if (st == PW_OK) {
+		db_tell(&s->painter, s->moves);
 		st = db_exec(&s->painter, ledger_setup, err);
+	}
 	return st == PW_OK ? tail_adopt(&s->painter, err) : st;
 }
 
@@ -331,6 +335,11 @@ static struct store *store_new(const char *dir)
 
 enum pw_status store_open(const char *dir, struct store **out, struct pw_err *err)
 {
+	return store_open_telling(dir, NULL, out, err);
+}
+
+enum pw_status store_open_telling(const char *dir, _Atomic uint64_t *moves, struct store **out, struct pw_err *err)
+{
 	struct store *s;
 	enum pw_status st;
 
@@ -341,6 +350,7 @@ enum pw_status store_open(const char *dir, struct store **out, struct pw_err *er
 		st = pw_fail(err, PW_NO_MEMORY, "opening %s", dir);
 		goto fail;
 	}
+	s->moves = moves;
 	st = lock_dir(s, err);
 	if (st == PW_OK)
 		st = open_journal(s, err);

@@ -24,6 +24,9 @@ struct store;
  * PW_STORAGE  the database or the disk refuses
  */
 enum pw_status store_open(const char *dir, struct store **out, struct pw_err *err) PW_MUST_CHECK;
+/* The same. *moves grows while opening and loading get on; it must outlive the store. */
+enum pw_status store_open_telling(const char *dir, _Atomic uint64_t *moves, struct store **out,
+				  struct pw_err *err) PW_MUST_CHECK;
 void store_close(struct store *s);
 
 /* --- Groups: what is committed together, with one flush. Writer thread. --- */
@@ -326,8 +329,8 @@ enum pw_status store_backup(struct store *s, const char *dest, const struct prog
 			    struct pw_err *err) PW_MUST_CHECK;
 
 /* Checks the hash chain from the oldest row on to what was the newest when it began, that revisions have no gap, and
- * the picture's checksum. Opens dir by itself, read-only, and reads the journal in pieces: rows may be added and trimmed
- * meanwhile. p may be NULL. */
+ * the picture's checksum. Opens dir by itself, read-only, and reads the journal in pieces: rows may be added and
+ * trimmed meanwhile. p may be NULL. */
 struct verify_report {
 	uint64_t rows, oldest, newest; /* what held */
 	uint64_t broken;               /* the first revision that no good row holds; 0: none. newest is before it */

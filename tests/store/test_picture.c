@@ -234,9 +234,10 @@ static void save(struct world *w, uint64_t revision)
 	"extent 5 20 1 0x2000000000000000 Lent\n"           \
 	"extent 5 600 2 0x8000020000001000 Guest-Invalid\n" \
 	"extent 6 3 1 0 no flag\n"
-#define OPERATIONS                                           \
-	"operation 30 5 1 launch succeeded {}  3 1 2 3 12\n" \
-	"operation 31 5 1 share pending {\"gfn\":1}  0 4 0 0 13\n"
+/* In the order in which they ended, those that did not first. */
+#define OPERATIONS                                                 \
+	"operation 31 5 1 share pending {\"gfn\":1}  0 4 0 0 13\n" \
+	"operation 30 5 1 launch succeeded {}  3 1 2 3 12\n"
 #define TOKENS "token 40 admin root 0 abcd 1 1\ntoken 41 agent a 1 0100 2 2\n"
 
 Test(picture, there_is_none_at_first)

@@ -13,6 +13,8 @@ struct codec_fault {
 	char detail[256];        /* a sentence that names the offending value */
 	bool no_memory;          /* it is not the body's fault */
 	enum pw_problem problem; /* PROBLEM_NONE: invalid-request */
+	const char *flag;        /* static: the limit that the body passes, which is `limit`; NULL: none */
+	uint64_t limit;
 };
 
 #define CODEC_ITEMS_MAX    65536
@@ -22,6 +24,8 @@ struct codec_fault {
 
 struct body;                        /* what a decode allocated; opaque */
 void codec_release(struct body *b); /* NULL is fine */
+/* The memory that the values of one body may take, from now on; there is no bound before. Any thread. */
+void codec_limit_decoded(size_t bytes);
 
 /* Each returns false with *why, or true; then *owner (NULL on false) must be released after the struct was used. */
 #define CODEC_DECODER(name)                                                                           \

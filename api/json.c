@@ -2,19 +2,32 @@
 
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "api/text.h"
 
-/* Set by jansson's allocator on this thread. Not const, since jansson hands its allocator no context. */
+#define ALLOCATION_COST 16 /* bytes of an allocation beyond what was asked for */
+
+/* Of jansson's allocator on this thread. Not const, since jansson hands its allocator no context. */
 static _Thread_local bool allocation_failed;
+static _Thread_local size_t allocated, allocated_max = SIZE_MAX;
+static _Atomic size_t decoded_max = SIZE_MAX;
+
+void codec_limit_decoded(size_t bytes)
+{
+	atomic_store(&decoded_max, bytes);
+}
 
 static void *noting_malloc(size_t size)
 {
-	void *p = malloc(size);
+	void *p = NULL;
 
+	allocated += size + ALLOCATION_COST;
+	if (allocated <= allocated_max)
+		p = malloc(size);
 	if (!p)
 		allocation_failed = true;
 	return p;
@@ -34,6 +47,7 @@ json_t *json_load_text(const char *text, size_t len, json_error_t *e, bool *no_m
 	if (*no_memory)
 		return NULL;
 	allocation_failed = false;
+	allocated = 0;
 	v = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, e);
 	if (!allocation_failed)
 		return v;
@@ -235,7 +249,8 @@ void json_leave(struct reader *r)
  */
 struct place {
 	unsigned depth;
-	bool in_key; /* the next string of this object is a key */
+	bool in_key;  /* the next string of this object is a key */
+	bool crowded; /* this object has too many members */
 	struct {
 		bool object;
 		size_t index;
@@ -260,7 +275,7 @@ static void place_open(struct place *p, bool object)
 	p->depth++;
 }
 
-/* False if it nests deeper than allowed: *p is where. */
+/* False if it nests deeper than allowed, or an object has more members than any may have: *p is where. */
 static bool locate(struct place *p, const char *text, size_t end)
 {
 	for (size_t i = 0; i < end; i++) {
@@ -279,8 +294,10 @@ static bool locate(struct place *p, const char *text, size_t end)
 			break;
 		case ',':
 			if (p->depth) {
-				p->level[p->depth - 1].index++;
 				p->in_key = p->level[p->depth - 1].object;
+				p->crowded = ++p->level[p->depth - 1].index == JSON_MEMBERS_MAX && p->in_key;
+				if (p->crowded)
+					return false;
 			}
 			break;
 		case ':': p->in_key = false; break;
@@ -330,8 +347,14 @@ static bool fits_nesting(struct reader *r, const char *text, size_t len)
 
 	if (locate(&p, text, len))
 		return true;
+	if (p.crowded)
+		p.depth--;
 	point_at(r, &p);
-	snprintf(r->why->detail, sizeof r->why->detail, "the body nests more than %d deep", JSON_NESTING_MAX);
+	if (p.crowded)
+		snprintf(r->why->detail, sizeof r->why->detail, "an object with more than %d members",
+			 JSON_MEMBERS_MAX);
+	else
+		snprintf(r->why->detail, sizeof r->why->detail, "the body nests more than %d deep", JSON_NESTING_MAX);
 	return false;
 }
 
@@ -349,10 +372,18 @@ static void syntax_fault(struct reader *r, const char *text, size_t len, const j
 	text_trim_utf8(detail);
 }
 
+static void decoded_fault(struct reader *r)
+{
+	r->why->problem = PROBLEM_TOO_MUCH_WORK;
+	r->why->flag = "decoded-bytes";
+	r->why->limit = atomic_load(&decoded_max);
+	json_fault(r, "the body takes more than %" PRIu64 " bytes when it is decoded (--decoded-bytes)", r->why->limit);
+}
+
 static json_t *read_text(struct reader *r, const char *text, size_t len)
 {
 	json_error_t e;
-	bool no_memory;
+	bool no_memory, is_large;
 
 	*r->why = (struct codec_fault){ .no_memory = false };
 	if (!fits_nesting(r, text, len))
@@ -362,10 +393,15 @@ static json_t *read_text(struct reader *r, const char *text, size_t len)
 		json_fault_memory(r);
 		return NULL;
 	}
+	allocated_max = atomic_load(&decoded_max);
 	r->body->root = json_load_text(text, len, &e, &no_memory);
+	is_large = allocated > allocated_max;
+	allocated_max = SIZE_MAX;
 	if (r->body->root)
 		return r->body->root;
-	if (no_memory)
+	if (is_large)
+		decoded_fault(r);
+	else if (no_memory)
 		json_fault_memory(r);
 	else
 		syntax_fault(r, text, len, &e);

@@ -11,6 +11,7 @@
 #include "api/codec.h"
 
 #define JSON_NESTING_MAX 16
+#define JSON_MEMBERS_MAX 1024 /* of one object: whoever sends more is refused before any is looked at */
 
 /*
  * json_loadb, made safe: jansson's lexer goes on after a failed allocation, with a character missing, and may so return

@@ -74,6 +74,7 @@ static const struct option {
 	BYTES("body-bytes", body_bytes, "1M", 1024, "a request's body, at most"),
 	BYTES("agent-body-bytes", agent_body_bytes, "16M", 1024, "an agent's request's body, at most"),
 	BYTES("bodies-bytes", bodies_bytes, "256M", 65536, "the bodies of all requests together, at most"),
+	BYTES("decoded-bytes", decoded_bytes, "256M", 65536, "the values of one body when it is decoded, at most"),
 
 	/* Long reads: history, feeds that are far behind, violations. */
 	LIMIT("read-threads", read_threads, "2", 1, 64, "threads", "threads for long reads"),

@@ -19,7 +19,14 @@
 #include "server/tls.h"
 
 #define STATUS_CLIENT_GONE 499 /* in metrics and logs: nobody was there to answer */
-#define LEAVING_MANY       256 /* connections that are shut down and not closed yet */
+/* Ciphers that are authenticated, and keys that are forgotten. Nobody renegotiates: libmicrohttpd never starts a second
+ * handshake, and ends a connection whose client asks for one. */
+#define PRIORITIES                                                                                            \
+	"NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:-CIPHER-ALL:+AES-256-GCM:+CHACHA20-POLY1305:+AES-128-GCM" \
+	":-MAC-ALL:+AEAD:-RSA"
+
+#define SMALL_BYTES  (64u << 10) /* of a body that an HTTP thread may decode */
+#define LEAVING_MANY 256         /* connections that are shut down and not closed yet */
 
 static uint64_t now_ns(void)
 {
@@ -57,6 +64,16 @@ static enum MHD_Result wait_for_resume(struct exchange *x)
 	pthread_mutex_unlock(&h->parking);
 	if (!waits)
 		MHD_resume_connection(x->connection);
+	return MHD_YES;
+}
+
+static enum MHD_Result run_aside(struct exchange *x)
+{
+	x->stage = STAGE_RUNNING;
+	x->aside = true;
+	atomic_store_explicit(&x->turn, TURN_RUNNING, memory_order_relaxed);
+	(void)wait_for_resume(x);
+	decoders_take(x->http->decoders, &x->request);
 	return MHD_YES;
 }
 
@@ -177,7 +194,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
 		if (*size)
 			return body_take(x, data, size) ? MHD_YES : MHD_NO;
 		x->request.body = x->request.body_size ? x->body : "";
-		return run(x);
+		return x->request.body_size > SMALL_BYTES ? run_aside(x) : run(x);
 	case STAGE_REFUSED:
 		if (*size)
 			return body_drain(x, size) ? MHD_YES : MHD_NO;
@@ -325,8 +342,7 @@ static enum pw_status start_daemon(struct http *h, bool v6, struct pw_err *err)
 		flags |= MHD_USE_TLS;
 		more[n++] =
 			(struct MHD_OptionItem){ MHD_OPTION_HTTPS_CERT_CALLBACK, 0, (void *)(uintptr_t)tls_retrieve };
-		more[n++] = (struct MHD_OptionItem){ MHD_OPTION_HTTPS_PRIORITIES, 0,
-						     (void *)(uintptr_t) "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2" };
+		more[n++] = (struct MHD_OptionItem){ MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)(uintptr_t)PRIORITIES };
 		if (tls_client_ca(h->tls))
 			more[n++] = (struct MHD_OptionItem){ MHD_OPTION_HTTPS_MEM_TRUST, 0,
 							     (void *)(uintptr_t)tls_client_ca(h->tls) };
@@ -360,6 +376,7 @@ static void http_free(struct http *h)
 	if (h->listener >= 0)
 		close(h->listener);
 	connections_stop(h->connections);
+	decoders_stop(h->decoders);
 	tls_close(h->tls);
 	pthread_mutex_destroy(&h->parking);
 	free(h);
@@ -378,6 +395,7 @@ enum pw_status http_start(const struct config *c, struct service *sv, struct htt
 	h->listener = -1;
 	pthread_mutex_init(&h->parking, NULL);
 	MHD_set_panic_func(on_panic, NULL);
+	codec_limit_decoded(c->decoded_bytes);
 	st = endpoint_choose(c, &at, err);
 	if (st == PW_OK)
 		st = make_id_prefix(h, err);
@@ -387,6 +405,8 @@ enum pw_status http_start(const struct config *c, struct service *sv, struct htt
 		st = endpoint_listen(&at, c, &h->listener, h->address, err);
 	if (st == PW_OK)
 		st = connections_start(h, &h->connections, err);
+	if (st == PW_OK)
+		st = decoders_start(sv, &h->decoders, err);
 	if (st == PW_OK)
 		st = start_daemon(h, at.address.any.sa_family == AF_INET6, err);
 	if (st != PW_OK) {

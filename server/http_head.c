@@ -477,7 +477,7 @@ bool head_begin(struct exchange *x, const char *target)
 	memset(&x->request, 0, sizeof x->request);
 	x->request.body = "";
 	x->request.path = x->target;
-	x->counted = x->has_body = x->has_type = x->expects = x->closes = x->keeps_body = false;
+	x->counted = x->has_body = x->has_type = x->expects = x->closes = x->keeps_body = x->aside = false;
 	x->announced = x->drained = 0;
 	x->bearer = NULL;
 	x->bearer_len = 0;

@@ -17,6 +17,7 @@
 #include "server/target.h"
 
 struct connections;
+struct decoders;
 struct peer;
 
 struct http {
@@ -32,6 +33,7 @@ struct http {
 	enum pw_problem given_up; /* PROBLEM_NONE: they are waited for */
 	const char *why;          /* static */
 	struct connections *connections;
+	struct decoders *decoders;
 	_Atomic uint64_t body_bytes; /* memory of all bodies */
 	_Atomic uint64_t requests;
 	_Atomic int64_t last_complaint_s;
@@ -97,6 +99,7 @@ struct exchange {
 	bool expects;    /* to be told to go on before it sends its body */
 	bool has_type;
 	bool bad_query;
+	bool aside;         /* its handler is begun by the decoders */
 	bool closes;        /* after the answer: where this message ends is in doubt, or the place is another's */
 	uint64_t announced; /* Content-Length, 0 when there is none */
 	uint64_t body_max;  /* what the caller may send */
@@ -158,6 +161,13 @@ bool body_is_worth_draining(const struct exchange *x);
 /* False: that was too much. */
 bool body_drain(struct exchange *x, size_t *size) PW_MUST_CHECK;
 void body_free(struct exchange *x); /* the request has ended */
+
+/* --- http_decode.c --- */
+
+enum pw_status decoders_start(struct service *sv, struct decoders **out, struct pw_err *err) PW_MUST_CHECK;
+void decoders_stop(struct decoders *d); /* does what it has been given first */
+/* A parked request: its handler is called on a thread of these. */
+void decoders_take(struct decoders *d, struct request *r);
 
 /* --- http_answer.c --- */
 

@@ -140,6 +140,9 @@ enum handled answer_fault(struct request *r, const struct codec_fault *why)
 	if (why->no_memory)
 		return answer_problem(r, PROBLEM_NO_MEMORY, "%s", why->detail);
 	(void)refuse(&refusal, problem, "%s", why->detail);
+	refusal.flag = why->flag;
+	refusal.limit = why->limit;
+	refusal.asked = why->limit + 1;
 	target_mend_utf8(refusal.detail);
 	memcpy(pointer, why->pointer, sizeof pointer);
 	target_mend_utf8(pointer);

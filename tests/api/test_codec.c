@@ -502,3 +502,35 @@ Test(codec, names_what_it_lists)
 	cr_expect(codec_is_pool_name("cxl-0") && !codec_is_pool_name("") && !codec_is_pool_name("a_b"));
 	cr_expect(!codec_is_pool_name("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa")); /* 64 */
 }
+
+Test(codec, an_object_has_only_so_many_members_and_no_value_is_looked_at_before)
+{
+	static char text[20000];
+	struct codec_fault why;
+	size_t n = 0;
+
+	n += (size_t)snprintf(text, sizeof text, "{\"a\":[{\"x\":%s", "nonsense");
+	for (int i = 0; i < 1100; i++)
+		n += (size_t)snprintf(text + n, sizeof text - n, ",\"k%d\":1", i);
+	n += (size_t)snprintf(text + n, sizeof text - n, "}]}");
+	cr_assert_not(take_current(text, n, &why));
+	cr_assert(strstr(why.detail, "more than 1024 members") && strcmp(why.pointer, "/a/0") == 0, "%s at %s",
+		  why.detail, why.pointer);
+}
+
+Test(codec, the_values_of_a_body_have_a_bound_in_bytes)
+{
+	static char text[40000] = "{\"boot_id\":\"b\",\"epoch\":1,\"x\":[[]";
+	struct codec_fault why;
+	size_t head = strlen(text);
+
+	for (size_t i = 0; i < 9000; i++)
+		memcpy(text + head + i * 3, ",[]", 4);
+	strcat(text, "]}");
+	codec_limit_decoded(100000);
+	cr_expect_not(take_current(text, strlen(text), &why));
+	cr_expect(why.problem == PROBLEM_TOO_MUCH_WORK && why.limit == 100000 && !why.no_memory, "%s", why.detail);
+	codec_limit_decoded(SIZE_MAX);
+	cr_expect_not(take_current(text, strlen(text), &why));
+	cr_expect(why.problem == PROBLEM_NONE && strcmp(why.pointer, "/x") == 0, "%s", why.detail);
+}

@@ -82,23 +82,64 @@ class Bodies(Case):
         self.assert_problem(self.admin.post("/v1/vms", raw=b" " * MIB), 400, "invalid-request")
 
     def test_all_together_have_a_bound_and_what_ends_makes_room(self):
-        self.begin("--bodies-bytes", "4M")
+        self.begin("--bodies-bytes", "9M")
         host = Host(self.admin)
         agent = self.as_token("agent", host.id)
         path = host.path + "/transitions"
-        held = [self.start("POST", path, 3 * MIB, agent.token, 2 * MIB) for _ in range(4)]
+        before = resident(self.server)
+        held = self.start("POST", path, 6 * MIB, agent.token, 5 * MIB)  # for which there are 8 MiB
         body = json.dumps(host.current()).encode()
         large = body + b" " * (MIB - len(body))
-        self.wait_for(lambda: agent.post(host.path + "/heartbeat", raw=large).status == 503, "the bound is never reached")
+        self.wait_for(lambda: resident(self.server) - before > 4 * MIB, "the body does not arrive")
         refused = agent.post(host.path + "/heartbeat", raw=large)
         self.assert_problem(refused, 503, "busy")
-        self.assertEqual((refused["flag"], refused["limit"]), ("bodies-bytes", 4 * MIB))
+        self.assertEqual((refused["flag"], refused["limit"]), ("bodies-bytes", 9 * MIB))
         self.assertIn("retry-after", refused.headers)
         self.assert_ok(agent.post(host.path + "/heartbeat", raw=body))
         self.assert_ok(Client(self.server.port).get("/healthz"))
-        for s in held:
-            s.close()
+        held.close()
         self.wait_for(lambda: agent.post(host.path + "/heartbeat", raw=large).status == 200, "there is no room again")
+
+    def test_members_past_all_bounds_are_refused_before_any_is_looked_at(self):
+        self.begin()
+        host = Host(self.admin)
+        agent = self.as_token("agent", host.id)
+        for raw, pointer in ((b"{" + b",".join(b'"k%d":1' % i for i in range(200000)) + b"}", ""),
+                             (b'{"items":[{"vm":1},{' + b",".join(b'"k%d":1' % i for i in range(2000)) + b"}]}", "/items/1")):
+            refused = agent.post(host.path + "/transitions", raw=raw)
+            self.assert_problem(refused, 400, "invalid-request", pointer=pointer)
+            self.assertIn("members", refused["detail"])
+
+    def test_the_values_of_a_body_have_a_bound(self):
+        self.begin("--decoded-bytes", "1M")
+        host = Host(self.admin)
+        agent = self.as_token("agent", host.id)
+        for value in (b"[]", b"1", b'""', b"{}"):
+            refused = agent.post(host.path + "/transitions", raw=b'{"items":[' + b",".join([value] * 100000) + b"]}")
+            self.assert_problem(refused, 413, "too-much-work")
+            self.assertEqual((refused["flag"], refused["limit"]), ("decoded-bytes", MIB))
+        self.assert_ok(agent.post(host.path + "/heartbeat", host.current()))
+
+    def test_a_large_body_is_decoded_beside_the_threads_that_answer(self):
+        self.begin("--threads", "1")
+        host = Host(self.admin)
+        agent = self.as_token("agent", host.id)
+        raw = b'{"items":[' + b",".join([b"[1]"] * 1000000) + b"]}"
+        large = self.start("POST", host.path + "/transitions", len(raw), agent.token)
+        beside = Client(self.server.port)
+        self.assert_ok(beside.get("/healthz"))
+        large.sendall(raw)
+        answered = 0
+        large.setblocking(False)
+        while True:
+            try:
+                got = large.recv(4096)
+                break
+            except BlockingIOError:
+                self.assert_ok(beside.get("/healthz"))
+                answered += 1
+        self.assertTrue(got.startswith(b"HTTP/1.1 4"), got)
+        self.assertGreater(answered, 3, "nobody else was answered meanwhile")
 
 
 if __name__ == "__main__":

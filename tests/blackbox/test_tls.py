@@ -186,6 +186,39 @@ class Tls(unittest.TestCase):
         self.assertIn("0.0.0.0:0", got.stderr)
         self.assertNotIn("listening", got.stdout)
 
+    def test_ciphers_are_authenticated_and_keys_forgotten(self):
+        self.serve()
+        context = self.trusting("ours")
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        for ciphers, fits in (("ECDHE+AESGCM", True), ("ECDHE+CHACHA20", True), ("AES256-GCM-SHA384", False),
+                              ("ECDHE-RSA-AES256-SHA:ECDHE-ECDSA-AES256-SHA:ECDHE-RSA-AES128-SHA256:ECDHE-ECDSA-AES128-SHA256:"
+                               "ECDHE-RSA-AES256-SHA384:ECDHE-ECDSA-AES256-SHA384", False), ("AES128-SHA:AES256-SHA256", False)):
+            with self.subTest(ciphers=ciphers):
+                try:
+                    context.set_ciphers(ciphers + ":@SECLEVEL=0")
+                except ssl.SSLError:
+                    continue  # this machine's OpenSSL cannot even ask
+                if fits:
+                    self.assertEqual(self.ask(self.connect(context)), 200)
+                else:
+                    with self.assertRaises((ssl.SSLError, OSError)):
+                        self.ask(self.connect(context))
+
+    def test_nobody_renegotiates(self):
+        self.serve()
+        client = subprocess.Popen(
+            ["openssl", "s_client", "-connect", f"127.0.0.1:{self.port}", "-tls1_2", "-CAfile", self.pem("ours", "ca.pem")],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.addCleanup(client.stdout.close)
+        client.stdin.write(b"R\n")
+        client.stdin.flush()
+        client.wait(WAIT_S)  # its connection was ended
+        client.stdin.close()
+        said = client.stdout.read()
+        self.assertIn(b"RENEGOTIATING", said)
+        self.assertEqual(said.count(b"verify return:1"), said.partition(b"RENEGOTIATING")[0].count(b"verify return:1"), said)
+        self.assertEqual(self.ask(self.connect(self.trusting("ours"))), 200)
+
     def test_old_protocols_are_refused(self):
         self.serve()
         context = self.trusting("ours")

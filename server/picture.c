@@ -4,10 +4,10 @@
  * a later piece. When one piece is enough for a whole pass over the state, then everything that was copied reads as the
  * state does at that moment: the picture is exactly the state after one revision.
  */
+#include "server/picture.h"
+
 #include <stdlib.h>
 #include <string.h>
-
-#include "server/picture.h"
 
 #define PIECE_NS     2000000 /* the writer copies for so long at a time */
 #define ROWS_A_LOOK  16      /* ... and looks at the clock so often */

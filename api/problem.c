@@ -205,6 +205,17 @@ static void write_limit(struct jsonw *w, const struct refusal *why)
 	jsonw_m_u64(w, "asked", why->asked);
 }
 
+void problem_write_brief(struct jsonw *w, enum pw_problem p)
+{
+	char text[64];
+
+	snprintf(text, sizeof text, "/problems/%s", problem_slug(p));
+	jsonw_open(w, '{');
+	jsonw_m_str(w, "type", text);
+	jsonw_m_u64(w, "status", problem_status(p));
+	jsonw_close(w, '}');
+}
+
 void problem_write(struct jsonw *w, const struct refusal *why, const char *request_id, enum problem_end end)
 {
 	char text[sizeof why->detail + sizeof "/problems/"] = "/problems/";

@@ -17,5 +17,7 @@ bool problem_is_retryable(enum pw_problem p);
  */
 enum problem_end { PROBLEM_CLOSED, PROBLEM_OPEN };
 void problem_write(struct jsonw *w, const struct refusal *why, const char *request_id, enum problem_end end);
+/* Type and status alone. */
+void problem_write_brief(struct jsonw *w, enum pw_problem p);
 
 #endif

@@ -6,8 +6,6 @@
 
 #include "server/service_impl.h"
 
-static const int64_t answer_life_ms = (int64_t)24 * 3600 * 1000;
-
 void request_digest(struct request *r)
 {
 	crypto_generichash_state st;
@@ -129,7 +127,7 @@ void keep_answer(struct service *sv, struct request *r)
 {
 	struct answer a = { .status = r->response.status,
 			    .headers = r->response.headers,
-			    .expires_ms = sv->group_time_ms + answer_life_ms };
+			    .expires_ms = sv->group_time_ms + ANSWER_LIFE_MS };
 	unsigned char *box = seal(r, &a.size);
 	char scope[PW_UUID_TEXT];
 

@@ -58,6 +58,10 @@ static const struct option {
 	/* Threads and connections. */
 	LIMIT("threads", threads, "2", 1, 256, "threads", "HTTP threads"),
 	LIMIT("connections", connections, "1024", 1, 100000, "connections", "connections at a time, at most"),
+	LIMIT("writer-ms", writer_ms, "5", 1, 1000, "milliseconds",
+	      "changes hold the ledger's state for so long at a time; then others and readers have their turn"),
+	LIMIT("batch-work", batch_work, "16777216", 65536, 1000000000, "steps",
+	      "work of an atomic batch, which is decided in one piece (a step: one table or run of pages looked at)"),
 	LIMIT("wake-rate", wake_rate, "10000", 100, 1000000, "long polls a second",
 	      "long polls that have news are woken so fast at most: agents first, then feeds"),
 	LIMIT("address-connections", address_connections, "0", 0, 100000, "connections",

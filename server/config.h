@@ -18,6 +18,8 @@ struct config {
 	unsigned connections;                     /* at most; default 1024 */
 	unsigned read_threads;                    /* for long reads; default 2 */
 	unsigned read_queue;                      /* long reads that wait, at most; default 64 */
+	unsigned writer_ms;                       /* the state is changed for so long at a time */
+	unsigned batch_work;                      /* steps of an atomic batch */
 	unsigned wake_rate;                       /* long polls woken a second, at most */
 	unsigned address_connections;             /* of one address; 0: three quarters of connections */
 	unsigned reserve_connections;             /* beyond connections; default 64 */

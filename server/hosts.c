@@ -435,12 +435,34 @@ void heartbeat_act(struct service *sv, struct request *r)
 	answer_json(r, 200, &w);
 }
 
+/* Has the group in flight left the host alone? Then it does not matter to a heartbeat what becomes of the group. */
+static bool is_quiet(const struct service *sv, const struct request *r)
+{
+	const struct host *h;
+	struct pw_uuid id;
+
+	h = pw_uuid_parse(r->args[0], strlen(r->args[0]), &id) ? ledger_host(sv->ledger, &id) : NULL;
+	return h && host_note(h)->last_event <= sv->durable;
+}
+
 enum handled host_heartbeat(struct service *sv, struct request *r)
 {
+	bool quiet;
+
 	if (!query_known(r, no_query) || !prepare_current(sv, r))
 		return DONE;
 	r->still_holds = heartbeat_takes;
-	return r->idempotency_key ? park_change(sv, r) : handle_read(sv, r);
+	if (r->idempotency_key)
+		return park_change(sv, r);
+	if (!state_read_lock(sv))
+		return answer_stopping(r);
+	heartbeat_act(sv, r);
+	quiet = is_quiet(sv, r);
+	pthread_rwlock_unlock(&sv->lock);
+	if (quiet)
+		return DONE;
+	answer_drop(r);
+	return handle_read(sv, r);
 }
 
 void hosts_hear(struct service *sv)

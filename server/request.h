@@ -85,6 +85,8 @@ struct request {
 	int64_t deadline_ms;   /* monotonic; long polls. 0: not decided yet */
 	uint64_t registration; /* host_operations: the host's that it began under. 0: not decided yet */
 	bool settled;          /* what it asked for is done: only its answer is still to be kept, if it can be */
+	bool unfinished;       /* act wants another turn: what it did is in this group, the rest comes in later ones */
+	bool begun;            /* a part of it is durable */
 	bool resumed;          /* the handler is called again after a wait */
 	/* The waiters' (waiters.h): what it waits for, and where it is among them. */
 	struct wait_key wait_for;

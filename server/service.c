@@ -108,6 +108,7 @@ enum pw_status service_open(const struct config *c, struct service **out, struct
 	waiters_init(&sv->waiters, mixed);
 	sv->records.brief_from = c->event_bytes;
 	sv->feed = feed_ring_new(c->feed_bytes);
+	queue_init(&sv->queue, mixed);
 	sv->ledger = ledger_new(&sv->mem);
 	if (!sv->ledger || !sv->feed) {
 		service_free(sv);

@@ -16,10 +16,10 @@
 #include "engine/index.h"
 #include "server/jobs.h"
 #include "server/lease.h"
+#include "server/queue.h"
 #include "server/reads.h"
 #include "server/record.h"
 #include "server/service.h"
-#include "server/waiters.h"
 
 struct operation {
 	struct pw_uuid id, vm, host;
@@ -129,10 +129,12 @@ struct service {
 	uint64_t durable;  /* of the last durable change */
 	uint64_t group;    /* number of the group that is being applied or committed, or was last */
 	bool uncommitted;  /* that group is not through yet */
+	bool torn;         /* its change is half made, and lets readers in: nothing may be answered from it but what is
+			      a host's or token's own */
 
 	pthread_mutex_t mutex;
 	pthread_cond_t wake;         /* the writer has something to do; CLOCK_MONOTONIC */
-	struct request_list queue;   /* changes */
+	struct queue queue;          /* changes */
 	struct request_list readers; /* read state of the group in flight, have their answers */
 	struct waiters waiters;      /* long polls */
 	uint64_t groups_done;        /* number of the last group that is through */
@@ -148,6 +150,8 @@ struct service {
 	bool group_broken;        /* the store failed within the group, or the server stops */
 	bool group_cut;           /* for the latter */
 	bool group_writes;        /* answers were saved: there is something to commit even without records */
+	uint64_t locked_ns;       /* since when it has the lock */
+	uint64_t turn_ns;         /* since when it is the request's turn */
 	struct wait_key *stirred; /* what this group has news of */
 	size_t stirred_count, stirred_capacity;
 	bool stirred_all; /* there was no memory to say of what */
@@ -270,6 +274,11 @@ void event_begin(struct jsonw *w, const char *type, const struct request *r);
 uint64_t event_end(struct service *sv, struct jsonw *w);
 const char *actor_of(const struct request *r); /* r NULL: the server itself */
 uint64_t event_item(struct service *sv, const struct request *r, const struct host *h, const struct item *it);
+/* In the middle of a change that must be whole: lets go of the lock for a moment, if it was held for some time. Readers
+ * that come in find `torn`. Nothing may be half moved in any tree or list. */
+void let_readers_in(void *service);
+/* Should a request that can go on later (r->unfinished) end its turn? */
+bool turn_is_over(struct service *sv) PW_MUST_CHECK;
 /* The group has news: who waits for it is woken at its end. Events do this for their hosts by themselves. */
 void stir(struct service *sv, enum wait_kind kind, const struct pw_uuid *id);
 /* Sets a `revision` field, undoably. False: out of memory, nothing changed. */
@@ -287,6 +296,8 @@ void note_violation(struct service *sv, const struct request *r, const struct ho
 		    const struct refusal *why);
 
 /* --- answers.c: saved answers, within a group --- */
+
+#define ANSWER_LIFE_MS ((int64_t)24 * 3600 * 1000)
 
 /* False if there is none, or the group broke; out->memory is to be freed. */
 bool answer_find(struct service *sv, const char *scope, const char *key, struct answer *out) PW_MUST_CHECK;

@@ -9,10 +9,58 @@
 
 DECODE_JOB(transitions)
 
+enum { TOLD_CONFLICTS = 16, TOLD_BYTES = 64 << 10 }; /* of the problems of one answer; the contract has them */
+
+/* A batch on its way: what became of the items before `next`. Where it is not atomic it may take several turns, each
+ * in a group of its own. */
+struct batch {
+	struct transitions_job *decoded;
+	size_t next, refused;
+	uint64_t first;       /* the next revision as this turn began */
+	struct jsonw results; /* a list that is still open */
+	size_t told;          /* bytes of problems in it */
+	unsigned conflicts;   /* and runs of them */
+	uint64_t omitted;     /* problems of which it has no more than the name */
+	unsigned pieces;      /* that are kept: pieces_load */
+	size_t kept;          /* bytes of results in them */
+};
+
+static void batch_free(void *job)
+{
+	struct batch *bt = job;
+
+	transitions_job_free(bt->decoded);
+	jsonw_release(&bt->results);
+	free(bt);
+}
+
+/* Puts the batch in the place of its decoded body. */
+static bool batch_begin(struct request *r)
+{
+	struct batch *bt = calloc(1, sizeof *bt);
+
+	if (!bt) {
+		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while reading the body");
+		return false;
+	}
+	bt->decoded = r->job;
+	jsonw_init(&bt->results);
+	jsonw_open(&bt->results, '[');
+	bt->kept = bt->results.used;
+	r->job = bt;
+	r->job_free = batch_free;
+	return true;
+}
+
+static const struct transitions_body *body_of(const struct request *r)
+{
+	return &((const struct batch *)r->job)->decoded->b;
+}
+
 /* What an architecture did is for the host's agent to say, which sees its hardware. */
 static bool may_say_so(struct request *r)
 {
-	const struct transitions_body *b = &((struct transitions_job *)r->job)->b;
+	const struct transitions_body *b = body_of(r);
 
 	for (size_t i = 0; r->who.role != ROLE_AGENT && i < b->count; i++)
 		if (b->items[i].arch_op || b->items[i].vm_op) {
@@ -25,7 +73,7 @@ static bool may_say_so(struct request *r)
 
 static bool transitions_hold(struct service *sv, struct request *r)
 {
-	const struct transitions_body *b = &((struct transitions_job *)r->job)->b;
+	const struct transitions_body *b = body_of(r);
 	const struct host *h = arg_host(sv, r, 0);
 
 	return h && may_act_for(r, &h->id) && host_is_held(r, h, b->boot_id, b->epoch);
@@ -37,9 +85,9 @@ bool transitions_prepare(struct service *sv, struct request *r)
 
 	if (!arg_uuid(r, 0, PROBLEM_HOST_NOT_FOUND, &id) || !may_act_for(r, &id))
 		return false;
-	if (!query_known(r, no_query) || !prepare_transitions(sv, r) || !may_say_so(r))
+	if (!query_known(r, no_query) || !prepare_transitions(sv, r) || !batch_begin(r) || !may_say_so(r))
 		return false;
-	if (((struct transitions_job *)r->job)->b.has_seq)
+	if (body_of(r)->has_seq || r->idempotency_key)
 		request_digest(r);
 	r->still_holds = transitions_hold;
 	return true;
@@ -103,156 +151,303 @@ static void batch_keep(struct service *sv, struct request *r, const struct host 
 	answer_save(sv, scope, last_batch, &a);
 }
 
+/*
+ * Pieces: a turn of a batch that can be sent again keeps what became of its items beside its changes, in a row of its
+ * own, under the same scope as the answer will be. After a crash the same batch goes on behind the last of them. Their
+ * keys begin with a byte that no client's key has; a row of another body is none of this batch.
+ */
+static void piece_place(const struct request *r, const struct batch *bt, char scope[PW_UUID_TEXT], char key[160])
+{
+	bool numbered = body_of(r)->has_seq;
+
+	if (numbered)
+		snprintf(scope, PW_UUID_TEXT, "%s", r->args[0]);
+	else
+		pw_uuid_format(&r->who.token, scope);
+	snprintf(key, 160, "\x01%u %s", bt->pieces, numbered ? last_batch : r->idempotency_key);
+}
+
+/* A few items always have one turn: nothing need be looked for. */
+static bool is_small(const struct request *r)
+{
+	return body_of(r)->count <= 8;
+}
+
+static bool can_be_repeated(const struct request *r)
+{
+	return (r->idempotency_key || body_of(r)->has_seq) && !is_small(r);
+}
+
+static void piece_keep(struct service *sv, struct request *r, struct batch *bt)
+{
+	char scope[PW_UUID_TEXT], key[160], counts[128];
+	struct answer a = { .status = 200,
+			    .headers = counts,
+			    .body = bt->results.data + bt->kept,
+			    .size = bt->results.used - bt->kept,
+			    .expires_ms = sv->group_time_ms + ANSWER_LIFE_MS };
+
+	snprintf(counts, sizeof counts, "%zu %zu %zu %u %" PRIu64, bt->next, bt->refused, bt->told, bt->conflicts,
+		 bt->omitted);
+	piece_place(r, bt, scope, key);
+	memcpy(a.request_hash, r->digest, sizeof a.request_hash);
+	answer_save(sv, scope, key, &a);
+	bt->kept = bt->results.used;
+	bt->pieces++;
+}
+
+static void piece_read(struct batch *bt, const struct answer *a)
+{
+	char *at;
+
+	bt->next = strtoull(a->headers, &at, 10);
+	bt->refused = strtoull(at, &at, 10);
+	bt->told = strtoull(at, &at, 10);
+	bt->conflicts = (unsigned)strtoul(at, &at, 10);
+	bt->omitted = strtoull(at, &at, 10);
+	bt->results.comma = false; /* a piece has its commas */
+	jsonw_raw(&bt->results, a->body, a->size);
+	bt->kept = bt->results.used;
+	bt->pieces++;
+}
+
+/* Goes on where the same batch was when the server ended. False: answered, or the store failed. */
+static bool pieces_load(struct service *sv, struct request *r, struct batch *bt)
+{
+	char scope[PW_UUID_TEXT], key[160];
+	struct answer a;
+	bool same = true;
+
+	while (same) {
+		piece_place(r, bt, scope, key);
+		if (!answer_find(sv, scope, key, &a))
+			return !sv->group_broken;
+		same = sodium_memcmp(a.request_hash, r->digest, sizeof r->digest) == 0;
+		if (same)
+			piece_read(bt, &a);
+		free(a.memory);
+	}
+	if (bt->pieces > 0 || body_of(r)->has_seq)
+		return true;
+	answer_problem(r, PROBLEM_IDEMPOTENCY, "Idempotency-Key %s was used for another request", r->idempotency_key);
+	return false;
+}
+
 /* The answer. */
 
-static void write_result(struct jsonw *w, const struct item_result *res, const struct request *r)
+/* The whole problem, while there is room for it; then its name. */
+static void write_problem(struct batch *bt, const struct refusal *why, const struct request *r)
 {
-	struct refusal bare;
+	size_t before = bt->results.used;
+	struct refusal told;
 
-	if (res->problem == PROBLEM_NONE) {
-		jsonw_raw(w, "{\"ok\":true}", 11);
+	memcpy(&told, why, offsetof(struct refusal, runs));
+	if (told.run_count > TOLD_CONFLICTS - bt->conflicts)
+		told.run_count = TOLD_CONFLICTS - bt->conflicts;
+	memcpy(told.runs, why->runs, told.run_count * sizeof told.runs[0]);
+	bt->conflicts += told.run_count;
+	if (bt->told < TOLD_BYTES) {
+		problem_write(&bt->results, &told, r->id, PROBLEM_CLOSED);
+		bt->told += bt->results.used - before;
 		return;
 	}
-	refuse(&bare, res->problem, "%s", problem_title(res->problem));
-	jsonw_open(w, '{');
-	jsonw_m_bool(w, "ok", false);
-	jsonw_key(w, "problem");
-	problem_write(w, res->why ? res->why : &bare, r->id, PROBLEM_CLOSED);
+	problem_write_brief(&bt->results, why->problem);
+	bt->omitted++;
+}
+
+static void write_result(struct batch *bt, const struct refusal *why, const struct request *r)
+{
+	if (!why) {
+		jsonw_raw(&bt->results, "{\"ok\":true}", 11);
+		return;
+	}
+	jsonw_open(&bt->results, '{');
+	jsonw_m_bool(&bt->results, "ok", false);
+	jsonw_key(&bt->results, "problem");
+	write_problem(bt, why, r);
+	jsonw_close(&bt->results, '}');
+}
+
+static void write_results(struct jsonw *w, struct batch *bt)
+{
+	if (bt->omitted)
+		jsonw_m_u64(w, "problems_omitted", bt->omitted);
+	jsonw_close(&bt->results, ']');
+	w->failed |= bt->results.failed;
+	if (!w->failed)
+		jsonw_m_raw(w, "results", bt->results.data, bt->results.used);
 	jsonw_close(w, '}');
 }
 
-/* first: by which the agent knows these events as its own. */
-static void answer_results(struct service *sv, struct request *r, const struct item_result *results, size_t n,
-			   size_t refused, uint64_t first)
+/* Revisions from `first` on are of this batch alone, by which the agent knows these events as its own. */
+static void answer_results(struct service *sv, struct request *r, struct batch *bt)
 {
+	size_t n = body_of(r)->count;
 	struct jsonw w;
 
 	jsonw_init(&w);
 	jsonw_open(&w, '{');
 	jsonw_m_u64(&w, "revision", sv->revision);
-	jsonw_m_u64(&w, "first", first);
-	jsonw_m_u64(&w, "accepted", n - refused);
-	jsonw_m_u64(&w, "rejected", refused);
-	jsonw_key(&w, "results");
-	jsonw_open(&w, '[');
-	for (size_t i = 0; i < n; i++)
-		write_result(&w, &results[i], r);
-	jsonw_close(&w, ']');
-	jsonw_close(&w, '}');
+	jsonw_m_u64(&w, "first", bt->first);
+	jsonw_m_u64(&w, "accepted", n - bt->refused);
+	jsonw_m_u64(&w, "rejected", bt->refused);
+	write_results(&w, bt);
 	answer_json(r, 200, &w);
 }
 
 /* An atomic batch whose item `bad` was refused: what came before is undone, what comes after was not tried. */
-static void answer_rejected(struct request *r, const struct item_result *results, size_t bad)
+static void answer_rejected(struct request *r, struct batch *bt, size_t bad, const struct refusal *bads)
 {
 	struct refusal why;
 	struct jsonw w;
 
 	refuse(&why, PROBLEM_BATCH_REJECTED, "items/%zu was refused (%s): nothing was changed", bad,
-	       problem_slug(results[bad].problem));
+	       problem_slug(bads->problem));
 	jsonw_init(&w);
 	problem_write(&w, &why, r->id, PROBLEM_OPEN);
-	jsonw_key(&w, "results");
-	jsonw_open(&w, '[');
+	jsonw_release(&bt->results);
+	jsonw_init(&bt->results);
+	jsonw_open(&bt->results, '[');
 	for (size_t i = 0; i < bad; i++)
-		jsonw_raw(&w, "{\"ok\":true,\"undone\":true}", 25);
-	write_result(&w, &results[bad], r);
-	jsonw_close(&w, ']');
-	jsonw_close(&w, '}');
+		jsonw_raw(&bt->results, "{\"ok\":true,\"undone\":true}", 25);
+	write_result(bt, bads, r);
+	write_results(&w, bt);
 	answer_json(r, problem_status(PROBLEM_BATCH_REJECTED), &w);
 }
 
 /* Recording. */
 
-static void note_refusals(struct service *sv, const struct request *r, const struct host *h,
-			  const struct transitions_body *b, const struct item_result *results, size_t n)
+static void note_refusal(struct service *sv, const struct request *r, const struct host *h, const struct item *it,
+			 const struct refusal *why)
 {
-	for (size_t i = 0; i < n; i++) {
-		enum pw_problem p = results[i].problem;
-
-		if (p == PROBLEM_NONE || p == PROBLEM_NO_MEMORY || !results[i].why)
-			continue;
-		metrics_count(COUNT_REFUSALS, 1);
-		if (r->who.role == ROLE_AGENT || p == PROBLEM_FRAME_CONFLICT)
-			note_violation(sv, r, h, &b->items[i].vm, results[i].why);
-	}
+	if (why->problem == PROBLEM_NO_MEMORY)
+		return;
+	metrics_count(COUNT_REFUSALS, 1);
+	if (r->who.role == ROLE_AGENT || why->problem == PROBLEM_FRAME_CONFLICT)
+		note_violation(sv, r, h, &it->vm, why);
 }
 
-static void note_changes(struct service *sv, const struct request *r, const struct host *h,
-			 const struct transitions_body *b, const struct item_result *results)
+/* *touched: the VM whose revision can be taken back already. */
+static void note_change(struct service *sv, const struct request *r, const struct host *h, const struct item *it,
+			struct vm **touched)
 {
-	struct vm *touched = NULL;
-	uint64_t pages = 0;
+	struct vm *vm = *touched;
 
-	for (size_t i = 0; i < b->count; i++) {
-		const struct item *it = &b->items[i];
-		struct vm *vm;
-
-		if (results[i].problem != PROBLEM_NONE)
-			continue;
-		for (size_t run = 0; run < it->run_count; run++)
-			pages += it->runs[run].count;
-		if (!results[i].changed)
-			continue;
-		vm = touched && pw_uuid_equal(&touched->id, &it->vm) ? touched : ledger_vm(sv->ledger, &it->vm);
-		if (vm != touched && !touch(sv, &vm->revision, vm->revision)) {
+	if (!vm || !pw_uuid_equal(&vm->id, &it->vm)) {
+		vm = ledger_vm(sv->ledger, &it->vm);
+		if (!touch(sv, &vm->revision, vm->revision)) {
 			sv->records.failed = true;
 			return;
 		}
-		touched = vm;
-		vm->revision = it->vm_op ? say_vm_step(sv, r, vm, it) : event_item(sv, r, h, it);
+		*touched = vm;
+	}
+	vm->revision = it->vm_op ? say_vm_step(sv, r, vm, it) : event_item(sv, r, h, it);
+}
+
+static uint64_t pages_of(const struct item *it)
+{
+	uint64_t pages = 0;
+
+	for (size_t run = 0; run < it->run_count; run++)
+		pages += it->runs[run].count;
+	return pages;
+}
+
+/* Items that look at the clock: one is some 100 ns, and so is each run of it. */
+enum { CLOCK_WORK = 64 };
+
+/*
+ * Decides items until the turn is over, or (atomic) to the end, with readers let in meanwhile. False: one of an atomic
+ * batch was refused, *why.
+ */
+static bool decide(struct service *sv, struct request *r, struct host *h, struct batch *bt, struct refusal *why)
+{
+	const struct transitions_body *b = body_of(r);
+	struct vm *touched = NULL;
+	uint64_t pages = 0, begun = ledger_work(sv->ledger);
+	size_t work = 0, refused = bt->refused, from = bt->next;
+
+	for (bool over = false; bt->next < b->count && !over && !sv->records.failed; bt->next++) {
+		const struct item *it = &b->items[bt->next];
+		enum pw_problem p;
+		bool changed;
+
+		p = ledger_apply(sv->ledger, h, it, &changed, why);
+		if (p == PROBLEM_NONE && b->atomic && ledger_work(sv->ledger) - begun > sv->config->batch_work)
+			p = refuse_limit(why, PROBLEM_TOO_MUCH_WORK, sv->config, "batch-work",
+					 ledger_work(sv->ledger) - begun);
+		if (p != PROBLEM_NONE && b->atomic)
+			return false;
+		write_result(bt, p == PROBLEM_NONE ? NULL : why, r);
+		if (p != PROBLEM_NONE) {
+			bt->refused++;
+			note_refusal(sv, r, h, it, why);
+		} else if (changed) {
+			note_change(sv, r, h, it, &touched);
+		}
+		pages += p == PROBLEM_NONE ? pages_of(it) : 0;
+		work += p == PROBLEM_NONE ? 1 + it->run_count : CLOCK_WORK;
+		if (work < CLOCK_WORK)
+			continue;
+		work = 0;
+		if (b->atomic)
+			let_readers_in(sv);
+		else
+			over = !is_small(r) && turn_is_over(sv);
 	}
 	metrics_count(COUNT_PAGES, pages);
+	metrics_count(COUNT_TRANSITIONS, bt->next - from - (bt->refused - refused));
+	return true;
 }
 
-static void apply(struct service *sv, struct request *r, struct host *h, const struct transitions_body *b,
-		  struct item_result *results)
+/* All that the atomic batch did is taken back; what was refused is told. */
+static void reject(struct service *sv, struct request *r, struct host *h, struct batch *bt, const struct refusal *why)
 {
-	size_t refused = ledger_apply_batch(sv->ledger, h, b->items, b->count, b->atomic, results);
-	uint64_t first = next_revision(sv);
-	size_t bad = 0;
+	size_t bad = bt->next;
 
-	if (b->atomic && refused) {
-		while (results[bad].problem == PROBLEM_NONE)
-			bad++;
-		note_refusals(sv, r, h, b, results, bad + 1);
-		if (results[bad].problem == PROBLEM_NO_MEMORY)
-			answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while applying the batch");
-		else
-			answer_rejected(r, results, bad);
-		ledger_results_release(sv->ledger, results, bad + 1);
+	if (why->problem == PROBLEM_NO_MEMORY) {
+		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while applying the batch");
 		return;
 	}
-	note_changes(sv, r, h, b, results);
-	if (refused)
-		note_refusals(sv, r, h, b, results, b->count);
-	metrics_count(COUNT_TRANSITIONS, b->count - refused);
-	answer_results(sv, r, results, b->count, refused, first);
-	ledger_results_release(sv->ledger, results, b->count);
+	if (why->problem == PROBLEM_TOO_MUCH_WORK) {
+		answer_refusal(r, why);
+		return;
+	}
+	note_refusal(sv, r, h, &body_of(r)->items[bad], why);
+	answer_rejected(r, bt, bad, why);
 }
-
-enum { RESULTS_ON_STACK = 64 };
 
 void transitions_act(struct service *sv, struct request *r)
 {
-	const struct transitions_body *b = &((struct transitions_job *)r->job)->b;
-	struct item_result few[RESULTS_ON_STACK], *results = few;
+	const struct transitions_body *b = body_of(r);
+	undo_mark mark = ledger_mark(sv->ledger);
+	size_t used = sv->records.used;
+	uint64_t revision = sv->revision;
+	struct batch *bt = r->job;
+	struct refusal why;
 	struct host *h;
 
 	if (!transitions_hold(sv, r))
 		return;
 	h = arg_host(sv, r, 0);
-	if ((b->has_seq && !batch_is_new(sv, r, h, b)) || !if_match(r, h->revision))
+	if (bt->next == 0 && b->has_seq && !batch_is_new(sv, r, h, b))
 		return;
-	if (b->count > RESULTS_ON_STACK)
-		results = malloc(b->count * sizeof *results);
-	if (!results) {
-		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while applying the batch");
+	if (bt->next == 0 && !b->atomic && can_be_repeated(r) && !pieces_load(sv, r, bt))
 		return;
+	bt->first = next_revision(sv);
+	if (!decide(sv, r, h, bt, &why)) {
+		ledger_rollback(sv->ledger, mark);
+		sv->records.used = used;
+		sv->revision = revision;
+		reject(sv, r, h, bt, &why);
+	} else if (bt->next < b->count && !sv->records.failed) {
+		r->unfinished = true;
+		if (can_be_repeated(r))
+			piece_keep(sv, r, bt);
+		return;
+	} else {
+		answer_results(sv, r, bt);
 	}
-	apply(sv, r, h, b, results);
 	if (b->has_seq && !sv->records.failed && r->response.status < 500)
 		batch_keep(sv, r, h, b);
-	if (results != few)
-		free(results);
 }

@@ -23,6 +23,18 @@ void list_push(struct request_list *l, struct request *r)
 	l->tail = &r->next;
 }
 
+struct request *list_pop(struct request_list *l)
+{
+	struct request *r = l->head;
+
+	if (!r)
+		return NULL;
+	l->head = r->next;
+	if (!l->head)
+		l->tail = &l->head;
+	return r;
+}
+
 struct request *list_take(struct request_list *l)
 {
 	struct request *head = l->head;
@@ -114,15 +126,19 @@ void waiters_release(struct waiters *w)
 	free(w->revisions.items);
 }
 
-static struct request **list_of(struct waiters *w, const struct wait_key *k)
+uint64_t uuid_hash(const struct pw_uuid *id, uint64_t seed)
 {
 	const uint64_t odd = 0x9e3779b97f4a7c15;
 	uint64_t half[2], mixed;
 
-	memcpy(half, k->id.b, sizeof half);
-	mixed = (half[0] ^ w->seed) * odd;
-	mixed = (mixed ^ mixed >> 32 ^ half[1] ^ (uint64_t)k->kind) * odd;
-	return &w->lists[(mixed >> 32) % WAITERS_LISTS];
+	memcpy(half, id->b, sizeof half);
+	mixed = (half[0] ^ seed) * odd;
+	return ((mixed ^ mixed >> 32 ^ half[1]) * odd) >> 32;
+}
+
+static struct request **list_of(struct waiters *w, const struct wait_key *k)
+{
+	return &w->lists[uuid_hash(&k->id, w->seed + k->kind) % WAITERS_LISTS];
 }
 
 enum pw_status waiters_add(struct waiters *w, struct request *r)
@@ -242,12 +258,7 @@ struct request *waiters_take(struct waiters *w, unsigned rate, int64_t now_ms, i
 	}
 	for (int i = 0; i < 2; i++)
 		while (w->woken[i].head && w->left > 0) {
-			struct request *r = w->woken[i].head;
-
-			w->woken[i].head = r->next;
-			if (!r->next)
-				list_init(&w->woken[i]);
-			list_push(&taken, r);
+			list_push(&taken, list_pop(&w->woken[i]));
 			w->left--;
 		}
 	if ((w->woken[0].head || w->woken[1].head) && w->next_ms < *next_ms)

@@ -13,7 +13,9 @@ struct request_list {
 };
 void list_init(struct request_list *l);
 void list_push(struct request_list *l, struct request *r);
-struct request *list_take(struct request_list *l); /* all of it, linked by next */
+struct request *list_pop(struct request_list *l);            /* the first, or NULL */
+struct request *list_take(struct request_list *l);           /* all of it, linked by next */
+uint64_t uuid_hash(const struct pw_uuid *id, uint64_t seed); /* nobody who does not know the seed makes two alike */
 
 /* A binary heap; each request in it knows its place. */
 struct request_heap {

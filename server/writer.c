@@ -56,12 +56,14 @@ bool state_read_lock(struct service *sv)
 enum handled handle_read(struct service *sv, struct request *r)
 {
 	for (;;) {
-		bool uncommitted, waits, parked, failed;
+		bool uncommitted, waits, parked, failed, torn;
 		uint64_t group;
 
 		if (!state_read_lock(sv))
 			return answer_stopping(r);
-		r->route->act(sv, r);
+		torn = sv->torn;
+		if (!torn)
+			r->route->act(sv, r);
 		uncommitted = sv->uncommitted;
 		group = sv->group;
 		pthread_rwlock_unlock(&sv->lock);
@@ -78,7 +80,7 @@ enum handled handle_read(struct service *sv, struct request *r)
 			return PARKED;
 		if (waits)
 			return answer_stopping(r);
-		if (!failed)
+		if (!failed && !torn)
 			return DONE;
 		answer_drop(r);
 	}
@@ -95,8 +97,8 @@ enum handled park_change(struct service *sv, struct request *r)
 		pthread_mutex_unlock(&sv->mutex);
 		return r->settled ? DONE : answer_stopping(r);
 	}
-	first = !sv->queue.head;
-	list_push(&sv->queue, r);
+	first = !sv->queue.count;
+	queue_push(&sv->queue, r);
 	pthread_mutex_unlock(&sv->mutex);
 	if (first) /* once the mutex is free: the writer wants it first of all */
 		pthread_cond_signal(&sv->wake);
@@ -281,6 +283,33 @@ bool touch(struct service *sv, uint64_t *revision, uint64_t to)
 	return true;
 }
 
+/* Time. */
+
+static uint64_t writer_budget_ns(const struct service *sv)
+{
+	return (uint64_t)(sv->config->writer_ms ? sv->config->writer_ms : 1) * 1000000;
+}
+
+void let_readers_in(void *ctx)
+{
+	struct service *sv = ctx;
+	uint64_t now = clock_monotonic_ns();
+
+	if (now - sv->locked_ns < writer_budget_ns(sv) / 2)
+		return;
+	sv->torn = true;
+	pthread_rwlock_unlock(&sv->lock);
+	pthread_rwlock_wrlock(&sv->lock);
+	sv->locked_ns = clock_monotonic_ns();
+}
+
+bool turn_is_over(struct service *sv)
+{
+	uint64_t now = clock_monotonic_ns(), budget = writer_budget_ns(sv);
+
+	return now - sv->locked_ns >= budget || (now - sv->turn_ns >= budget / 5 && queue_has_others(&sv->queue));
+}
+
 /* A request may be long on its way (a slow body, a long queue), and its token be deleted meanwhile: then it came too
  * late. */
 static bool is_known_still(const struct service *sv, struct request *r)
@@ -297,11 +326,13 @@ static void change_one(struct service *sv, struct request *r)
 	uint64_t revision = sv->revision;
 	size_t used = sv->records.used;
 
+	r->unfinished = false;
 	if (!is_known_still(sv, r))
 		return;
 	if (r->idempotency_key && answered_before(sv, r))
 		return;
 	sv->stored = false;
+	sv->turn_ns = clock_monotonic_ns();
 	r->route->act(sv, r);
 	if (sv->records.failed)
 		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory while recording the change");
@@ -310,11 +341,13 @@ static void change_one(struct service *sv, struct request *r)
 		sv->records.failed = false;
 		records_cut(&sv->records, used);
 		sv->revision = revision;
+		r->unfinished = false;
 		if (sv->stored)
 			group_out_of_memory(sv);
 	} else if (r->idempotency_key && r->response.status && r->response.status != 429) { /* later it may go */
 		keep_answer(sv, r);
 	}
+	sv->torn = false;
 }
 
 /* Groups. */
@@ -368,7 +401,10 @@ static enum pw_status group_commit(struct service *sv, uint64_t first, struct pw
 
 static void refuse_one(struct request *r, const struct pw_err *err)
 {
-	if (err->status == PW_UNKNOWN)
+	if (r->begun)
+		answer_problem(r, PROBLEM_OUTCOME_UNKNOWN, "a part of the batch is done, and not the rest: %s",
+			       err->msg);
+	else if (err->status == PW_UNKNOWN)
 		answer_problem(r, PROBLEM_OUTCOME_UNKNOWN, "%s", err->msg);
 	else
 		answer_problem(r, err->status == PW_NO_MEMORY ? PROBLEM_NO_MEMORY : PROBLEM_STORAGE,
@@ -378,7 +414,9 @@ static void refuse_one(struct request *r, const struct pw_err *err)
 static void group_refuse(struct service *sv, struct request *head, const struct pw_err *err)
 {
 	for (struct request *r = head; sv->group_cut && r; r = r->next)
-		if (!r->settled)
+		if (r->begun)
+			refuse_one(r, err);
+		else if (!r->settled)
 			answer_problem(r, PROBLEM_NOT_READY, "nothing was changed: %s", err->msg);
 	if (sv->group_cut)
 		return;
@@ -436,42 +474,73 @@ static bool group_may_decide(struct service *sv)
 	return false;
 }
 
-/* Applies requests until the group's records are many; returns the rest, cut off. */
-static struct request *group_apply(struct service *sv, struct request *head)
+static struct request *next_turn(struct service *sv)
 {
-	struct request *rest;
+	struct request *r;
 
-	for (struct request *r = head; r; r = r->next) {
-		if (atomic_load(&sv->cut))
-			group_stop(sv);
-		if (!sv->group_broken)
-			change_one(sv, r);
-		if (sv->records.used < GROUP_BYTES)
-			continue;
-		rest = r->next;
-		r->next = NULL;
-		return rest;
-	}
-	return NULL;
+	pthread_mutex_lock(&sv->mutex);
+	r = queue_take(&sv->queue);
+	pthread_mutex_unlock(&sv->mutex);
+	return r;
 }
 
-/* One group of what waits; returns what is left for the next one. No requests: what the clock brings. */
-static struct request *group_run(struct service *sv, struct request *head)
+/* One turn each for at most `waiting` requests, until the group is long, large or broken. */
+static void group_apply(struct service *sv, size_t waiting, struct request_list *in)
 {
-	struct request *rest;
+	struct request *r;
+
+	while (waiting-- > 0 && (r = next_turn(sv))) {
+		list_push(in, r);
+		if (atomic_load(&sv->cut))
+			group_stop(sv);
+		if (sv->group_broken)
+			break;
+		change_one(sv, r);
+		if (sv->group_broken || sv->records.used >= GROUP_BYTES ||
+		    clock_monotonic_ns() - sv->locked_ns >= writer_budget_ns(sv))
+			break;
+	}
+}
+
+/* Those that are not finished line up again; the others are through. */
+static struct request *group_part(struct service *sv, struct request *head, bool failed)
+{
+	struct request_list through;
+
+	list_init(&through);
+	pthread_mutex_lock(&sv->mutex);
+	for (struct request *r = head, *following; r; r = following) {
+		following = r->next;
+		r->begun |= r->unfinished && !failed;
+		if (r->unfinished && !failed)
+			queue_push(&sv->queue, r);
+		else
+			list_push(&through, r);
+	}
+	pthread_mutex_unlock(&sv->mutex);
+	return through.head;
+}
+
+/* One group of so many that wait. None: what the clock brings. */
+static void group_run(struct service *sv, size_t waiting)
+{
+	struct request_list in;
 	uint64_t before = sv->revision;
 	enum pw_status st;
 	struct pw_err err;
 
+	list_init(&in);
 	sv->group_time_ms = clock_utc_ms();
 	sv->group_broken = sv->group_cut = sv->group_writes = false;
 	pthread_rwlock_wrlock(&sv->lock);
+	sv->locked_ns = clock_monotonic_ns();
 	sv->group++;
 	sv->uncommitted = true;
 	sv->stirred_count = 0;
 	sv->stirred_all = false;
-	rest = group_may_decide(sv) ? group_apply(sv, head) : NULL;
-	if (!head && !sv->group_broken)
+	(void)group_may_decide(sv);
+	group_apply(sv, waiting, &in);
+	if (!waiting && !sv->group_broken)
 		hosts_tick(sv);
 	pthread_rwlock_unlock(&sv->lock);
 
@@ -480,6 +549,7 @@ static struct request *group_run(struct service *sv, struct request *head)
 		store_rollback(sv->store);
 
 	pthread_rwlock_wrlock(&sv->lock);
+	sv->locked_ns = clock_monotonic_ns();
 	if (st != PW_OK) {
 		ledger_rollback(sv->ledger, 0);
 		sv->revision = before;
@@ -487,19 +557,18 @@ static struct request *group_run(struct service *sv, struct request *head)
 	}
 	ledger_commit(sv->ledger);
 	sv->durable = sv->revision;
-	sv->uncommitted = false;
+	sv->uncommitted = sv->torn = false;
 	pthread_rwlock_unlock(&sv->lock);
 
 	if (st != PW_OK)
-		group_refuse(sv, head, &err);
+		group_refuse(sv, in.head, &err);
 	else if (sv->group_writes) {
 		metrics_count(COUNT_GROUPS, 1);
 		if (atomic_exchange(&sv->disk_refuses, false))
 			log_line(LOG_INFO_, "the disk accepts changes again", NULL);
 	}
 	records_clear(&sv->records);
-	group_end(sv, head, st != PW_OK);
-	return rest;
+	group_end(sv, group_part(sv, in.head, st != PW_OK), st != PW_OK);
 }
 
 /* Once a second: leases, the disk, what has expired. */
@@ -513,7 +582,7 @@ static void tick(struct service *sv)
 	}
 	hosts_hear(sv);
 	if (hosts_tick_due(sv))
-		(void)group_run(sv, NULL);
+		group_run(sv, 0);
 	pthread_rwlock_wrlock(&sv->lock);
 	operations_tick(sv, clock_utc_ms());
 	ends_tick(sv, clock_utc_ms());
@@ -526,7 +595,7 @@ static void tick(struct service *sv)
 }
 
 /* Sleeps until there is work; takes the queue, and some of who is woken. False: the end. With `mutex` held. */
-static bool writer_wait(struct service *sv, int64_t tick_at, struct request **changes, struct request **woken)
+static bool writer_wait(struct service *sv, int64_t tick_at, size_t *changes, struct request **woken)
 {
 	for (;;) {
 		int64_t now = clock_monotonic_ms(), next = tick_at;
@@ -534,7 +603,7 @@ static bool writer_wait(struct service *sv, int64_t tick_at, struct request **ch
 
 		(void)waiters_wake_due(&sv->waiters, sv->draining ? INT64_MAX : now);
 		*woken = waiters_take(&sv->waiters, sv->draining ? 0 : sv->config->wake_rate, now, &next);
-		*changes = list_take(&sv->queue);
+		*changes = sv->queue.count;
 		if (*woken || *changes || now >= tick_at || sv->picture_wanted)
 			return true;
 		if (sv->stop)
@@ -548,7 +617,8 @@ static void *writer_main(void *arg)
 {
 	struct service *sv = arg;
 	int64_t tick_at = clock_monotonic_ms() + TICK_MS;
-	struct request *changes, *woken;
+	struct request *woken;
+	size_t changes;
 	bool go = true, picture;
 
 	while (go) {
@@ -557,8 +627,8 @@ static void *writer_main(void *arg)
 		picture = sv->picture_wanted;
 		pthread_mutex_unlock(&sv->mutex);
 		metrics_count(COUNT_WOKEN, resume_all(woken));
-		while (changes)
-			changes = group_run(sv, changes);
+		if (changes)
+			group_run(sv, changes);
 		if (picture)
 			picture_take(sv);
 		if (clock_monotonic_ms() >= tick_at) {
@@ -573,7 +643,8 @@ enum pw_status writer_start(struct service *sv, struct pw_err *err)
 {
 	int e;
 
-	list_init(&sv->queue);
+	if (sv->ledger)
+		ledger_on_pause(sv->ledger, let_readers_in, sv);
 	list_init(&sv->readers);
 	e = pthread_create(&sv->writer, NULL, writer_main, sv);
 	if (e)
@@ -609,7 +680,9 @@ void service_drain(struct service *sv)
 static void refuse_all(struct request *head)
 {
 	for (struct request *r = head; r; r = r->next)
-		if (!r->settled)
+		if (r->begun)
+			(void)answer_problem(r, PROBLEM_OUTCOME_UNKNOWN, "the server stops in the middle of the batch");
+		else if (!r->settled)
 			(void)answer_stopping(r);
 	resume_all(head);
 }
@@ -621,7 +694,7 @@ void service_cut(struct service *sv)
 
 	pthread_mutex_lock(&sv->mutex);
 	sv->cut = true;
-	changes = list_take(&sv->queue);
+	changes = queue_empty(&sv->queue);
 	readers = list_take(&sv->readers);
 	(void)waiters_wake_due(&sv->waiters, INT64_MAX);
 	waiters = waiters_take(&sv->waiters, 0, 0, &never);

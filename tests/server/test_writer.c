@@ -50,6 +50,35 @@ static void change(struct service *s, struct request *r)
 	(void)answer_empty(r, 204);
 }
 
+/* Lets readers in until it may go on. */
+static void tear(struct service *s, struct request *r)
+{
+	struct jsonw w;
+
+	sem_post(&begun);
+	while (sem_trywait(&go) != 0)
+		let_readers_in(s);
+	event_begin(&w, "test", r);
+	event_end(s, &w);
+	(void)answer_empty(r, 204);
+}
+
+/* Takes three turns; the test says when the first one ends. */
+static void change_in_turns(struct service *s, struct request *r)
+{
+	struct jsonw w;
+
+	if (r->registration++ == 0) {
+		sem_post(&begun);
+		sem_wait(&go);
+	}
+	event_begin(&w, "test", r);
+	event_end(s, &w);
+	r->unfinished = r->registration < 3;
+	if (!r->unfinished)
+		(void)answer_empty(r, 204);
+}
+
 static void look(struct service *s, struct request *r)
 {
 	(void)answer_empty(r, 200);
@@ -70,6 +99,8 @@ static void act_not(struct service *s, struct request *r)
 static const struct route keeping = { .handle = do_and_keep, .act = act_not };
 static const struct route changing = { .handle = handle_change, .act = change };
 static const struct route deleting = { .handle = handle_change, .act = token_delete_act };
+static const struct route tearing = { .handle = handle_change, .act = tear };
+static const struct route turning = { .handle = handle_change, .act = change_in_turns };
 static const struct route looking = { .handle = handle_read, .act = look };
 
 static enum handled ask(struct request *r, const struct route *route)
@@ -311,4 +342,62 @@ Test(writer, a_token_is_valid_until_its_deletion_is_durable)
 	sem_wait(&through);
 	cr_expect(says(&gone, 204, NULL));
 	cr_expect(!is_known(secret));
+}
+
+Test(writer, a_long_change_lets_readers_in_but_shows_them_nothing)
+{
+	struct request change_, seen;
+
+	cr_assert_eq(ask(&change_, &tearing), PARKED);
+	sem_wait(&begun);
+	while (ask(&seen, &looking) == DONE) /* came in before it was torn */
+		answer_drop(&seen);
+	cr_expect(!change_.resumed && seen.response.status == 0, "%u", seen.response.status);
+	sem_post(&go);
+	sem_wait(&through);
+	sem_wait(&through);
+	cr_expect(change_.resumed && says(&change_, 204, NULL));
+	cr_expect(seen.resumed && seen.response.status == 0, "it looks again");
+	cr_expect_eq(ask(&seen, &looking), DONE);
+	cr_expect(says(&seen, 200, NULL));
+}
+
+Test(writer, a_change_in_turns_lets_others_go_first)
+{
+	struct request slow, other;
+	uint64_t before = revision();
+
+	cr_assert_eq(ask(&slow, &turning), PARKED);
+	sem_wait(&begun);
+	cr_assert_eq(ask(&other, &changing), PARKED);
+	sem_post(&go); /* the first turn ends; the second one is behind the other's */
+	sem_wait(&begun);
+	cr_expect(!slow.resumed && slow.begun);
+	sem_post(&go);
+	sem_wait(&through);
+	sem_wait(&through);
+	cr_expect(says(&slow, 204, NULL) && says(&other, 204, NULL));
+	cr_expect_eq(revision(), before + 4);
+}
+
+Test(writer, a_change_whose_later_turn_fails_says_that_a_part_is_done)
+{
+	struct request slow, other;
+	uint64_t before = revision();
+
+	cr_assert_eq(ask(&slow, &turning), PARKED);
+	sem_wait(&begun);
+	cr_assert_eq(ask(&other, &changing), PARKED);
+	sem_post(&go);
+	sem_wait(&begun); /* the first turn is durable; the second one is of this group */
+	faulty_vfs_arm(FAULT_CHANGES, 1, SQLITE_IOERR, FAULT_FROM);
+	sem_post(&go);
+	sem_wait(&through);
+	sem_wait(&through);
+	cr_expect(faulty_vfs_disarm());
+	cr_expect(says(&slow, 503, "outcome-unknown"), "%s", slow.response.body);
+	cr_expect(says(&other, 503, NULL));
+	cr_expect_eq(revision(), before + 1);
+	answer_drop(&slow);
+	answer_drop(&other);
 }

@@ -79,7 +79,7 @@ enum cli_exit cli_backup(struct cli *c)
 {
 	struct client_reply r;
 	enum cli_exit code;
-	json_t *result;
+	json_t *result = NULL;
 
 	if (!codec_is_pool_name(c->args[0]))
 		return cli_usage("\"%s\" is not 1 to 63 characters a-z, 0-9 and -", c->args[0]);
@@ -91,7 +91,7 @@ enum cli_exit cli_backup(struct cli *c)
 enum cli_exit cli_verify(struct cli *c)
 {
 	struct client_reply r;
-	json_t *result;
+	json_t *result = NULL;
 	enum cli_exit code = run_job(c, "/v1/verify", json_object(), &r, &result);
 
 	if (code == CLI_DONE && !json_is_true(json_object_get(result, "ok"))) {

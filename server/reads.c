@@ -196,8 +196,10 @@ enum pw_status reads_start(struct service *sv, const struct config *c, struct re
 	pthread_cond_init(&p->wake, NULL);
 	p->threads = calloc(c->read_threads + 1, sizeof *p->threads);
 	p->now = calloc(c->read_threads + 1, sizeof *p->now);
-	if (!p->threads || !p->now)
-		st = pw_fail(err, PW_NO_MEMORY, "out of memory while starting the threads of long reads");
+	if (!p->threads || !p->now) {
+		reads_free(p);
+		return pw_fail(err, PW_NO_MEMORY, "out of memory while starting the threads of long reads");
+	}
 	while (st == PW_OK && p->thread_count < c->read_threads)
 		st = start_one(p, err);
 	if (st == PW_OK)

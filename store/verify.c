@@ -12,7 +12,7 @@ enum { CHAIN, NEWEST, LINKS, ROWS, HASH_AT };
 static const char *const text[] = {
 	[CHAIN] = "SELECT revision, number, ends, hash FROM chain",
 	[NEWEST] = "SELECT first, number, ends, hash FROM journal ORDER BY first DESC LIMIT 1",
-	[HASH_AT] = JOURNAL_HASH_AT,
+	[HASH_AT] = (JOURNAL_HASH_AT),
 	[LINKS] = "SELECT first, last, number, ends, hash, length(records) FROM journal ORDER BY first",
 	[ROWS] = "SELECT first, last, time_ms, number, ends, hash, records FROM journal WHERE first > ? ORDER BY first",
 };

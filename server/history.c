@@ -23,7 +23,7 @@ static bool durable_revision(struct service *sv, struct request *r, uint64_t *ou
 enum {
 	INDEX_BYTES = 8 << 20,   /* of the index that one answer looks at; the cursor goes on from there */
 	RECORD_BYTES = 32 << 20, /* and of the journal */
-	INDEX_WAIT_MS = 100,     /* for the index to come to where the journal is */
+	INDEX_WAIT_MS = 10,      /* for the index to come to where the journal is */
 };
 
 struct history {

@@ -7,10 +7,16 @@
  * many frames there are in all: neither costs more than the tables that they lie in.
  */
 
-static void note_run(const struct pool *p, struct refusal *why, const struct frame_view *f)
+/* Frames in quarantine are one run, whatever was noted of each. */
+static void add_run(const struct pool *p, struct refusal *why, const struct frame_view *f)
 {
-	struct frame_run *run = &why->runs[why->run_count++];
+	struct frame_run *run = &why->runs[why->run_count], *last = why->run_count ? run - 1 : NULL;
 
+	if (last && !f->vm && last->pfn + last->count == f->pfn) {
+		last->count += f->count;
+		return;
+	}
+	why->run_count++;
 	memcpy(run->pool, p->name, sizeof run->pool);
 	run->pfn = f->pfn;
 	run->count = f->count;
@@ -58,7 +64,7 @@ static enum pw_problem refuse_quarantined(const struct claim *c, struct refusal 
 		why->frames = work_sum(c->l, &p->owners, c->pfn, c->pfn + c->count).pages[1];
 	for (uint64_t at = c->pfn; has_room(why) && next_frames(c, at, FRAME_KINDS_QUARANTINED, &f);
 	     at = f.pfn + f.count)
-		note_run(p, why, &f);
+		add_run(p, why, &f);
 	return PROBLEM_FRAME_QUARANTINED;
 }
 
@@ -102,7 +108,7 @@ static enum pw_problem refuse_bound(const struct claim *c, struct refusal *why)
 	if (why)
 		why->frames = count_taken(c);
 	for (uint64_t at = c->pfn; has_room(why) && next_taken(c, at, &f); at = f.pfn + f.count)
-		note_run(c->pool, why, &f);
+		add_run(c->pool, why, &f);
 	return PROBLEM_FRAME_CONFLICT;
 }
 

@@ -97,6 +97,7 @@ void ledger_free(struct ledger *l)
 		pool_free(l, l->pools.items[i]);
 	for (size_t i = 0; i < l->hosts.count; i++)
 		host_free(l, l->hosts.items[i]);
+	notes_release(l);
 	index_release(&l->hosts);
 	index_release(&l->pools);
 	index_release(&l->vms);
@@ -124,6 +125,7 @@ void ledger_commit(struct ledger *l)
 	size_t keep = LEDGER_SPARES_MIN + l->arena.nodes / 2;
 
 	undo_commit(&l->undo);
+	notes_commit(l);
 	arena_trim_to(&l->arena, keep < LEDGER_SPARES ? keep : LEDGER_SPARES);
 }
 

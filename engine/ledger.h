@@ -30,8 +30,8 @@
 enum gfn_state gfn_entry_state(uint64_t entry);
 
 /* An entry of a pool's tree. */
-#define FRAME_ENTRY_BOUND       TREE_LINEAR /* the number is the GFN, bits 59..40 the VM's number */
-#define FRAME_ENTRY_QUARANTINED ((uint64_t)1 << 62)
+#define FRAME_ENTRY_BOUND       TREE_LINEAR         /* the number is the GFN, bits 59..40 the VM's number */
+#define FRAME_ENTRY_QUARANTINED ((uint64_t)1 << 62) /* bits 39..0: the number of the note that says why */
 #define FRAME_ENTRY_VM          40
 #define FRAME_KINDS_BOUND       TREE_CLASS(3)
 #define FRAME_KINDS_QUARANTINED TREE_CLASS(2)
@@ -58,6 +58,7 @@ struct pool {
 	uint64_t base, frames;    /* PFNs [base, base + frames) */
 	unsigned page_shift;
 	uint64_t bound, quarantined; /* frames */
+	uint64_t notes;              /* ranges that were put into quarantine, and of which frames are there still */
 	struct tree owners;
 	struct host *host; /* of a local pool; NULL for a shared one. borrowed */
 	uint64_t revision; /* the caller's: of its last change */
@@ -88,9 +89,9 @@ struct vm_counts {
 
 /* What of a VM is going: its pages keep their frames, and get no others. */
 struct vm_leaving {
-	const char *op; /* static text: the operation that ends the whole VM; NULL: none does */
-	size_t n;       /* slots that an operation unplug takes away */
-	uint32_t slots[];
+	const char *op;   /* static text: the operation that ends the whole VM; NULL: none does */
+	size_t n;         /* slots that an operation unplug takes away */
+	uint32_t slots[]; /* sorted */
 };
 
 struct vm {
@@ -105,9 +106,9 @@ struct vm {
 	struct vm_leaving *leaving; /* the caller's; NULL: nothing is */
 	uint64_t epoch;             /* from 1; grows whenever the VM falls back to normal */
 	struct gfn_alias alias;
-	unsigned shared_bit; /* GPA bit, 0 without aliases */
-	struct slot *slots;  /* sorted by base */
-	size_t slot_count;
+	unsigned shared_bit;          /* GPA bit, 0 without aliases */
+	struct slot *slots;           /* sorted by base */
+	size_t slot_count, slot_room; /* room: of the array */
 	struct tree pages;
 	struct vm_counts counts;
 	uint32_t number; /* its name in pool entries */
@@ -199,10 +200,13 @@ size_t ledger_pool_count(const struct ledger *l);
 struct pool *ledger_pool_at(const struct ledger *l, size_t i); /* shared ones, in order of their names */
 size_t ledger_pool_after(const struct ledger *l, const char *name);
 
-/* Quarantine. A bound frame among them is unbound: its GFN is then secure and paged out. */
+/* Quarantine. A bound frame among them is unbound: its GFN is then secure and paged out. Why and when is noted for each
+ * range, and read back with its frames (pool_next_quarantined); a frame that was there already gets the new note. */
 struct frame_range {
 	struct pool *pool;
 	uint64_t pfn, count;
+	const char *reason; /* borrowed; NULL: "" */
+	int64_t time_ms;    /* the caller's */
 };
 enum pw_problem ledger_quarantine(struct ledger *l, struct host *h, const struct frame_range *r, size_t n,
 				  struct refusal *why) PW_MUST_CHECK;
@@ -313,9 +317,12 @@ struct frame_view {
 	const struct vm *vm; /* who has them; NULL: in quarantine */
 	uint64_t gfn;
 	const char *arch_state; /* of these GFNs, as in gfn_view */
+	const char *reason;     /* of the quarantine */
+	int64_t time_ms;
 };
 bool pool_next_bound(const struct ledger *l, const struct pool *p, uint64_t from, uint64_t end, struct frame_view *out);
-bool pool_next_quarantined(const struct pool *p, uint64_t from, uint64_t end, struct frame_view *out);
+bool pool_next_quarantined(const struct ledger *l, const struct pool *p, uint64_t from, uint64_t end,
+			   struct frame_view *out);
 
 /* Digest of the runs that vm_next_run gives for [gfn, gfn + count): see engine/digest.h. */
 uint64_t vm_digest(const struct vm *vm, uint64_t gfn, uint64_t count);
@@ -329,7 +336,8 @@ enum pw_problem ledger_load_attachment(struct ledger *l, struct pool *p, struct 
 enum pw_problem ledger_load_vm(struct ledger *l, const struct vm_spec *spec, enum vm_state state,
 			       const char *arch_state, uint64_t epoch, struct vm **out,
 			       struct refusal *why) PW_MUST_CHECK;
-/* A slot whose GFNs are normal until their extents are loaded, in whatever state the VM is. */
+/* A slot whose GFNs are normal until their extents are loaded, in whatever state the VM is. Slots come in the order of
+ * their bases, each with another number. */
 enum pw_problem ledger_load_slot(struct ledger *l, struct vm *vm, const struct slot *s,
 				 struct refusal *why) PW_MUST_CHECK;
 /* One run of a VM's tree; a frame in it is claimed like any other. The entry of a normal GFN is nothing but its

@@ -15,6 +15,37 @@
 #define LEDGER_SPARES     ((size_t)2 * TREE_RESERVE)
 #define LEDGER_SPARES_MIN ((size_t)4)
 
+/*
+ * note.c: why frames are in quarantine. A frame's entry has the number of its note; a note without frames is given back
+ * at the next commit, so that undoing finds it.
+ */
+struct note {
+	struct pool *pool; /* borrowed */
+	uint64_t frames;   /* that have it */
+	int64_t time_ms;
+	uint32_t number;
+	bool listed;       /* in notes.idle */
+	struct note *next; /* there */
+	size_t size;       /* bytes of this */
+	char reason[];
+};
+struct notes {
+	struct note_place {
+		struct note *note; /* NULL: a free number */
+		uint32_t next;     /* then: the next free one */
+	} * places;
+	uint32_t capacity, free; /* free == capacity: there is none */
+	struct note *idle;       /* that may be without frames */
+};
+/* A note without frames; NULL: out of memory. */
+struct note *note_new(struct ledger *l, const struct frame_range *r);
+/* `count` frames get this entry, or no longer have it; entries other than of quarantine are let pass. */
+void note_frames_add(struct ledger *l, uint64_t entry, uint64_t count);
+void note_frames_take(struct ledger *l, uint64_t entry, uint64_t count);
+const struct note *note_of(const struct ledger *l, uint64_t entry);
+void notes_commit(struct ledger *l); /* gives back those without frames */
+void notes_release(struct ledger *l);
+
 struct ledger {
 	struct pw_mem *mem; /* borrowed */
 	struct arena arena;
@@ -22,6 +53,7 @@ struct ledger {
 	struct index hosts, pools, vms;
 	struct vm **numbers;                 /* LEDGER_VMS_MAX at most; by vm->number */
 	size_t number_capacity, number_hint; /* no free number below the hint */
+	struct notes notes;
 	struct work {
 		struct tree_walk walk;
 		uint64_t began, stop; /* of the command under way: steps before it, and the most there may be */
@@ -98,6 +130,8 @@ bool pool_next_owned(const struct ledger *l, const struct pool *p, uint64_t from
 enum pw_status vm_reset(struct ledger *l, struct vm *vm) PW_MUST_CHECK;
 void vm_free(struct ledger *l, struct vm *vm);
 const struct slot *vm_slot_at(const struct vm *vm, uint64_t gfn); /* or NULL */
+/* vm.c: invalid-request unless a VM with these aliases may have such a slot. */
+enum pw_problem vm_slot_check(const struct slot *s, struct gfn_alias alias, struct refusal *why) PW_MUST_CHECK;
 /* quarantine.c: lifts every quarantine of a pool. */
 enum pw_status pool_unquarantine_all(struct ledger *l, struct pool *p) PW_MUST_CHECK;
 /* ledger.c */

@@ -1,3 +1,5 @@
+#include <string.h>
+
 #include "engine/ledger_impl.h"
 
 enum pw_problem ledger_load_host(struct ledger *l, const struct host_spec *spec, uint64_t epoch, bool fenced,
@@ -66,16 +68,42 @@ enum pw_problem ledger_load_vm(struct ledger *l, const struct vm_spec *spec, enu
 	return p;
 }
 
+/* Room for one more slot, made so that all of them together are copied a few times only. */
+static bool slots_grow(struct ledger *l, struct vm *vm)
+{
+	size_t room = vm->slot_room ? 2 * vm->slot_room : 4;
+	struct slot *slots;
+
+	if (vm->slot_count < vm->slot_room)
+		return true;
+	slots = pw_mem_alloc(l->mem, room * sizeof *slots);
+	if (!slots)
+		return false;
+	if (vm->slot_count)
+		memcpy(slots, vm->slots, vm->slot_count * sizeof *slots);
+	pw_mem_free(l->mem, vm->slots, vm->slot_room * sizeof *slots);
+	vm->slots = slots;
+	vm->slot_room = room;
+	return true;
+}
+
 enum pw_problem ledger_load_slot(struct ledger *l, struct vm *vm, const struct slot *s, struct refusal *why)
 {
-	enum vm_state state = vm->state;
-	enum pw_problem p;
-	bool created;
+	const struct slot *last = vm->slot_count ? &vm->slots[vm->slot_count - 1] : NULL;
+	enum pw_problem p = vm_slot_check(s, vm->alias, why);
 
-	vm->state = VM_NORMAL;
-	p = ledger_slot_put(l, vm, s, &created, why);
-	vm->state = state;
-	return p;
+	if (p != PROBLEM_NONE)
+		return p;
+	if (last && s->base < last->base + last->pages)
+		return refuse(why, PROBLEM_SLOT_OVERLAP, "slots %" PRIu32 " and %" PRIu32 " overlap at GFN %" PRIu64,
+			      last->number, s->number, s->base);
+	if (vm->slot_count >= VM_SLOTS_MAX)
+		return refuse(why, PROBLEM_LIMIT, "the VM has %d slots already", VM_SLOTS_MAX);
+	if (!slots_grow(l, vm))
+		return refuse_memory(why, "loading a slot");
+	vm->slots[vm->slot_count++] = *s;
+	vm->counts.pages[GFN_NORMAL] += s->pages;
+	return PROBLEM_NONE;
 }
 
 static enum pw_problem extent_frames(struct ledger *l, const struct vm *vm, uint64_t count, uint64_t entry,

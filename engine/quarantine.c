@@ -2,15 +2,19 @@
 
 /* A run of frames reads `entry` again. */
 struct frames_undo {
+	struct ledger *l;
 	uint64_t pfn, count, entry;
 };
 
+/* The old note goes first: frames never have two. */
 static void account(struct pool *p, const struct frames_undo *r, uint64_t now, uint64_t next)
 {
 	if (now & FRAME_ENTRY_QUARANTINED)
 		p->quarantined -= r->count;
 	if (next & FRAME_ENTRY_QUARANTINED)
 		p->quarantined += r->count;
+	note_frames_take(r->l, now, r->count);
+	note_frames_add(r->l, next, r->count);
 }
 
 static void put_frames_back(void *ctx, const void *args)
@@ -23,7 +27,7 @@ static void put_frames_back(void *ctx, const void *args)
 		__builtin_trap(); /* the arena keeps what the forward change gave back */
 }
 
-/* Frames that are free or in quarantine (one run, reading old->entry) become the other. */
+/* Frames that are free or in quarantine (one run, reading old->entry) become the other, or get another note. */
 static enum pw_status mark_frames(struct ledger *l, struct pool *p, const struct frames_undo *old, uint64_t entry)
 {
 	static const struct undo_ops marked = { .rollback = put_frames_back };
@@ -59,13 +63,14 @@ static enum pw_status quarantine_range(struct ledger *l, const struct frame_rang
 {
 	struct tree_run run = { .first = r->pfn };
 	uint64_t end = r->pfn + r->count;
+	const struct note *note = note_new(l, r);
 
-	if (unbind(l, r->pool, r->pfn, end) != PW_OK)
+	if (!note || unbind(l, r->pool, r->pfn, end) != PW_OK)
 		return PW_NO_MEMORY;
-	while (work_find(l, &r->pool->owners, run.first + run.count, end, TREE_CLASS(0), &run)) {
-		struct frames_undo old = { run.first, run.count, run.entry };
+	while (work_find(l, &r->pool->owners, run.first + run.count, end, ~(uint64_t)0, &run)) {
+		struct frames_undo old = { l, run.first, run.count, run.entry };
 
-		if (mark_frames(l, r->pool, &old, FRAME_ENTRY_QUARANTINED) != PW_OK)
+		if (mark_frames(l, r->pool, &old, FRAME_ENTRY_QUARANTINED | note->number) != PW_OK)
 			return PW_NO_MEMORY;
 	}
 	return PW_OK;
@@ -129,7 +134,7 @@ static enum pw_problem quarantine_check(struct ledger *l, const struct host *h, 
 		if (p == PROBLEM_NONE)
 			p = check_owners(l, h, &r[i], why);
 	}
-	return p == PROBLEM_NONE || work_is_over(l) ? check_work(l, r, n, ~FRAME_KINDS_QUARANTINED, why) : p;
+	return p == PROBLEM_NONE || work_is_over(l) ? check_work(l, r, n, ~(uint64_t)0, why) : p;
 }
 
 enum pw_problem ledger_quarantine_check(struct ledger *l, const struct host *h, const struct frame_range *r, size_t n,
@@ -162,7 +167,7 @@ static enum pw_status release_range(struct ledger *l, struct pool *p, uint64_t p
 	struct tree_run run = { .first = pfn };
 
 	while (work_find(l, &p->owners, run.first + run.count, end, FRAME_KINDS_QUARANTINED, &run)) {
-		struct frames_undo old = { run.first, run.count, FRAME_ENTRY_QUARANTINED };
+		struct frames_undo old = { l, run.first, run.count, run.entry };
 
 		if (mark_frames(l, p, &old, 0) != PW_OK)
 			return PW_NO_MEMORY;

@@ -82,13 +82,18 @@ bool pool_next_bound(const struct ledger *l, const struct pool *p, uint64_t from
 	return true;
 }
 
-bool pool_next_quarantined(const struct pool *p, uint64_t from, uint64_t end, struct frame_view *out)
+bool pool_next_quarantined(const struct ledger *l, const struct pool *p, uint64_t from, uint64_t end,
+			   struct frame_view *out)
 {
+	const struct note *note;
 	struct tree_run run;
 
 	if (!next_frames(p, from, end, FRAME_KINDS_QUARANTINED, &run))
 		return false;
-	*out = (struct frame_view){ .pfn = run.first, .count = run.count };
+	note = note_of(l, run.entry);
+	*out = (struct frame_view){
+		.pfn = run.first, .count = run.count, .reason = note->reason, .time_ms = note->time_ms
+	};
 	return true;
 }
 
@@ -219,6 +224,25 @@ static bool check_vm(const struct ledger *l, const struct vm *vm, struct pw_err 
 	       (pw_fail(err, PW_CONFLICT, "a VM's page tree is broken"), false);
 }
 
+/* Do the notes of a pool have all its frames in quarantine, and no others? */
+static bool notes_are_sound(const struct ledger *l, const struct pool *p)
+{
+	uint64_t frames = 0, notes = 0;
+	struct tree_walk w = { .limit = UINT64_MAX };
+	struct tree_run run = { 0 };
+
+	while (tree_find_kind(&p->owners, run.first + run.count, TREE_PAGES, FRAME_KINDS_QUARANTINED, &w, &run))
+		if (!note_of(l, run.entry) || note_of(l, run.entry)->pool != p)
+			return false;
+	for (uint32_t i = 0; i < l->notes.capacity; i++) {
+		const struct note *note = l->notes.places[i].note;
+
+		frames += note && note->pool == p ? note->frames : 0;
+		notes += note && note->pool == p && note->frames > 0;
+	}
+	return frames == p->quarantined && notes == p->notes;
+}
+
 static bool check_pool(const struct ledger *l, const struct pool *p, struct pw_err *err)
 {
 	uint64_t bound = 0, quarantined = 0;
@@ -237,11 +261,15 @@ static bool check_pool(const struct ledger *l, const struct pool *p, struct pw_e
 			i += g.count;
 		}
 	}
-	for (uint64_t at = 0; pool_next_quarantined(p, at, TREE_PAGES, &f); at = f.pfn + f.count)
+	for (uint64_t at = 0; pool_next_quarantined(l, p, at, TREE_PAGES, &f); at = f.pfn + f.count)
 		quarantined += f.count;
 	if (bound != p->bound || quarantined != p->quarantined)
 		return pw_fail(err, PW_CONFLICT, "counts: pool %s has %" PRIu64 " bound, counted %" PRIu64, p->name,
 			       bound, p->bound),
+		       false;
+	if (!notes_are_sound(l, p))
+		return pw_fail(err, PW_CONFLICT, "notes: pool %s has %" PRIu64 " frames in quarantine", p->name,
+			       quarantined),
 		       false;
 	if (pool_has_past(p, p->base, p->frames))
 		return pw_fail(err, PW_CONFLICT, "pool %s: frames outside of it are taken", p->name), false;

@@ -34,7 +34,7 @@ size_t ledger_vm_after(const struct ledger *l, const struct pw_uuid *id)
 void vm_free(struct ledger *l, struct vm *vm)
 {
 	tree_release(&vm->pages);
-	pw_mem_free(l->mem, vm->slots, vm->slot_count * sizeof *vm->slots);
+	pw_mem_free(l->mem, vm->slots, vm->slot_room * sizeof *vm->slots);
 	pw_mem_free(l->mem, vm, sizeof *vm);
 }
 
@@ -94,7 +94,7 @@ static const struct slot *slot_by_number(const struct vm *vm, uint32_t number)
 	return NULL;
 }
 
-static enum pw_problem slot_check(const struct slot *s, struct gfn_alias alias, struct refusal *why)
+enum pw_problem vm_slot_check(const struct slot *s, struct gfn_alias alias, struct refusal *why)
 {
 	if (!range_fits(s->base, s->pages))
 		return refuse(why, PROBLEM_INVALID_REQUEST,
@@ -182,7 +182,7 @@ static enum pw_problem slots_make(struct ledger *l, const struct vm_spec *spec, 
 		return refuse_memory(why, "creating the VM");
 	memcpy(slots, spec->slots, bytes);
 	for (size_t i = 0; p == PROBLEM_NONE && i < spec->slot_count; i++)
-		p = slot_check(&spec->slots[i], alias, why);
+		p = vm_slot_check(&spec->slots[i], alias, why);
 	if (p == PROBLEM_NONE)
 		p = slots_sort(slots, spec->slot_count, why);
 	if (p != PROBLEM_NONE)
@@ -240,7 +240,7 @@ static struct vm *vm_make(struct ledger *l, const struct vm_spec *spec, struct g
 	vm->alias = alias;
 	vm->shared_bit = spec->shared_bit;
 	vm->slots = slots;
-	vm->slot_count = spec->slot_count;
+	vm->slot_count = vm->slot_room = spec->slot_count;
 	tree_init(&vm->pages, &l->arena);
 	for (size_t i = 0; i < vm->slot_count; i++)
 		vm->counts.pages[GFN_NORMAL] += slots[i].pages;
@@ -309,7 +309,7 @@ enum pw_problem ledger_vm_delete(struct ledger *l, struct vm *vm, struct refusal
 struct slots_undo {
 	struct ledger *l;
 	struct slot *slots;
-	size_t count;
+	size_t count, room;
 };
 
 static void put_slots_back(void *ctx, const void *args)
@@ -317,33 +317,34 @@ static void put_slots_back(void *ctx, const void *args)
 	const struct slots_undo *old = args;
 	struct vm *vm = ctx;
 
-	pw_mem_free(old->l->mem, vm->slots, vm->slot_count * sizeof *vm->slots);
+	pw_mem_free(old->l->mem, vm->slots, vm->slot_room * sizeof *vm->slots);
 	vm->slots = old->slots;
 	vm->slot_count = old->count;
+	vm->slot_room = old->room;
 }
 
 static void forget_slots(void *ctx, const void *args)
 {
 	const struct slots_undo *old = args;
 
-	pw_mem_free(old->l->mem, old->slots, old->count * sizeof *old->slots);
+	pw_mem_free(old->l->mem, old->slots, old->room * sizeof *old->slots);
 }
 
 /* Space for the record must have been reserved. */
 static void slots_replace(struct ledger *l, struct vm *vm, struct slot *slots, size_t count)
 {
 	static const struct undo_ops replaced = { .rollback = put_slots_back, .commit = forget_slots };
-	struct slots_undo old = { l, vm->slots, vm->slot_count };
+	struct slots_undo old = { l, vm->slots, vm->slot_count, vm->slot_room };
 
 	undo_push(&l->undo, &replaced, vm, &old, sizeof old);
 	vm->slots = slots;
-	vm->slot_count = count;
+	vm->slot_count = vm->slot_room = count;
 }
 
 enum pw_problem vm_slot_fits(const struct vm *vm, const struct slot *s, bool *there, struct refusal *why)
 {
 	const struct slot *known = slot_by_number(vm, s->number);
-	enum pw_problem p = slot_check(s, vm->alias, why);
+	enum pw_problem p = vm_slot_check(s, vm->alias, why);
 
 	*there = p == PROBLEM_NONE && known && known->base == s->base && known->pages == s->pages;
 	if (p != PROBLEM_NONE || *there)
@@ -369,9 +370,18 @@ bool vm_has_slot(const struct vm *vm, uint32_t number)
 
 bool vm_slot_is_leaving(const struct vm *vm, uint32_t number)
 {
-	for (size_t i = 0; vm->leaving && i < vm->leaving->n; i++)
-		if (vm->leaving->slots[i] == number)
+	size_t lo = 0, hi = vm->leaving ? vm->leaving->n : 0;
+
+	while (lo < hi) {
+		size_t mid = lo + (hi - lo) / 2;
+
+		if (vm->leaving->slots[mid] == number)
 			return true;
+		if (vm->leaving->slots[mid] < number)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
 	return false;
 }
 

@@ -91,6 +91,10 @@ static const struct option {
 	      "a list's answer ends behind the item that passes this: next_cursor goes on"),
 
 	/* Hosts. */
+	LIMIT("item-work", item_work, "1048576", 65536, 1u << 31, "steps",
+	      "of work that one item of a request may take, beside some for each of its runs"),
+	LIMIT("quarantine-ranges", quarantine_ranges, "65536", 1, 16777216, "ranges",
+	      "ranges of frames that can be in quarantine in one pool: a host's own, or a shared one"),
 	LIMIT("lease-seconds", lease_seconds, "15", 1, 3600, "seconds", "a host silent for longer is unreachable"),
 
 	/* Operations. */

@@ -32,6 +32,8 @@ struct config {
 	uint64_t event_bytes;                     /* larger events are told in brief; default 16 KiB */
 	uint64_t answer_bytes;                    /* a list's answer ends behind the item that passes this; default 1 MiB */
 	uint64_t decoded_bytes;                   /* of one body's values; 256 MiB */
+	unsigned item_work;                       /* steps of work that one item may take; default 2^20 */
+	unsigned quarantine_ranges;               /* in quarantine in one pool; default 65536 */
 	unsigned lease_seconds;                   /* default 15 */
 	unsigned checkpoint_seconds;              /* a picture at most this often; default 30 */
 	unsigned stop_seconds;                    /* at a stop: for answers under way; default 10 */

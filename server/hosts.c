@@ -266,8 +266,7 @@ enum pw_problem do_host(struct service *sv, const struct pw_uuid *id, const stru
 
 	if (p != PROBLEM_NONE)
 		return p;
-	if (note_put(sv, put->host, b, &put->changed) == PW_OK &&
-	    (!put->rebooted || (reasons_lift(sv, id) == PW_OK && unknown_forget(sv, id) == PW_OK)))
+	if (note_put(sv, put->host, b, &put->changed) == PW_OK && (!put->rebooted || unknown_forget(sv, id) == PW_OK))
 		return PROBLEM_NONE;
 	ledger_rollback(sv->ledger, mark);
 	return refuse(why, PROBLEM_NO_MEMORY, "out of memory while registering the host");

@@ -26,6 +26,13 @@ bool leaving_slot(const struct operation *o, uint32_t *out)
 	return ok;
 }
 
+static int compare_slot(const void *a, const void *b)
+{
+	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
 /* NULL in *out: nothing is leaving. */
 static bool collect(struct service *sv, const struct pw_uuid *vm, struct vm_leaving **out)
 {
@@ -55,8 +62,10 @@ static bool collect(struct service *sv, const struct pw_uuid *vm, struct vm_leav
 	*out = all.op || all.n ? malloc(sizeof all + all.n * sizeof *slots) : NULL;
 	if (*out) {
 		**out = all;
-		if (all.n)
+		if (all.n) {
 			memcpy((*out)->slots, slots, all.n * sizeof *slots);
+			qsort((*out)->slots, all.n, sizeof *slots, compare_slot);
+		}
 	}
 	free(slots);
 	return *out || (!all.op && !all.n);

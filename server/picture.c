@@ -260,13 +260,21 @@ static void take_token(struct picture_work *w, const struct token *t)
 	memcpy(row->hash, t->hash, sizeof row->hash);
 }
 
-static void take_reason(struct picture_work *w, const struct quarantine_note *n)
+static void take_quarantine(const struct service *sv, struct picture_work *w, const struct pool *p)
 {
-	struct quarantine_row *row = MORE(w, quarantine, quarantine_count, quarantine_room);
+	const struct pw_uuid shared = { { 0 } };
+	struct frame_view f;
 
-	if (row)
-		*row = (struct quarantine_row){ n->host,  copy(w, n->pool),   n->pfn,
-						n->count, copy(w, n->reason), n->time_ms };
+	for (uint64_t at = 0; p && p->quarantined && pool_next_quarantined(sv->ledger, p, at, TREE_PAGES, &f);
+	     at = f.pfn + f.count) {
+		struct quarantine_row *row = MORE(w, quarantine, quarantine_count, quarantine_room);
+
+		if (!row)
+			return;
+		*row = (struct quarantine_row){
+			p->host ? p->host->id : shared, copy(w, p->name), f.pfn, f.count, copy(w, f.reason), f.time_ms
+		};
+	}
 }
 
 static void take_end(struct picture_work *w, const struct end *e)
@@ -405,8 +413,10 @@ static void take_rest(const struct service *sv, struct picture_work *w)
 		take_pool(w, ledger_pool_at(l, i));
 	for (size_t i = 0; i < sv->tokens.count; i++)
 		take_token(w, sv->tokens.items[i]);
-	for (size_t i = 0; i < sv->quarantine_count; i++)
-		take_reason(w, &sv->quarantine[i]);
+	for (size_t i = 0; i < ledger_host_count(l); i++)
+		take_quarantine(sv, w, ledger_host_at(l, i)->pools[0]);
+	for (size_t i = 0; i < ledger_pool_count(l); i++)
+		take_quarantine(sv, w, ledger_pool_at(l, i));
 	w->p.ends_from = sv->ends_from;
 	for (size_t i = 0; i < sv->ends.count; i++)
 		if (w->p.full || ((const struct end *)sv->ends.items[i])->revision > sv->pictured)

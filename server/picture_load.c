@@ -109,14 +109,11 @@ static enum pw_status load_slot(void *ctx, const struct slot_row *row, struct pw
 {
 	struct service *sv = ctx;
 	struct vm *vm = ledger_vm(sv->ledger, &row->vm);
-	enum pw_problem p;
 	struct refusal why;
 
 	if (!vm)
 		return pw_fail(err, PW_STORAGE, "ledger.db: slot %" PRIu32 " has no VM", row->slot.number);
-	p = ledger_load_slot(sv->ledger, vm, &row->slot, &why);
-	ledger_commit(sv->ledger); /* the former array of slots is not kept */
-	return loaded(p, &why, err);
+	return loaded(ledger_load_slot(sv->ledger, vm, &row->slot, &why), &why, err);
 }
 
 static enum pw_status load_vcpu(void *ctx, const struct vcpu_row *row, struct pw_err *err)
@@ -137,23 +134,18 @@ static enum pw_status load_vcpu(void *ctx, const struct vcpu_row *row, struct pw
 static enum pw_status load_quarantine(void *ctx, const struct quarantine_row *row, struct pw_err *err)
 {
 	struct service *sv = ctx;
-	struct quarantine_note note = {
-		.host = row->host, .pfn = row->pfn, .count = row->count, .time_ms = row->time_ms
-	};
 	struct host *h = ledger_host(sv->ledger, &row->host);
-	struct frame_range range = { h ? h->pools[0] : ledger_pool(sv->ledger, row->pool), row->pfn, row->count };
+	struct frame_range range = { .pool = h ? h->pools[0] : ledger_pool(sv->ledger, row->pool),
+				     .pfn = row->pfn,
+				     .count = row->count,
+				     .reason = row->reason,
+				     .time_ms = row->time_ms };
 	struct refusal why;
 
 	if (!range.pool)
 		return pw_fail(err, PW_STORAGE, "ledger.db: quarantined frames of pool %s, which is not there",
 			       row->pool);
-	memccpy(note.pool, row->pool, 0, sizeof note.pool - 1);
-	memccpy(note.reason, row->reason, 0, sizeof note.reason - 1);
-	if (ledger_quarantine(sv->ledger, h, &range, 1, &why) != PROBLEM_NONE)
-		return loaded(why.problem, &why, err);
-	return reason_load(sv, &note) == PW_OK
-		       ? PW_OK
-		       : pw_fail(err, PW_NO_MEMORY, "out of memory while loading the quarantine");
+	return loaded(ledger_quarantine(sv->ledger, h, &range, 1, &why), &why, err);
 }
 
 /* The architecture's state as it is in an entry. */

@@ -60,7 +60,7 @@ static void service_free(struct service *sv)
 	if (sv->ledger)
 		leaving_release(sv);
 	ledger_free(sv->ledger);
-	free(sv->quarantine);
+	free(sv->lost);
 	free(sv->deleted_vms);
 	free(sv->deleted_operations);
 	records_release(&sv->records);
@@ -124,6 +124,7 @@ enum pw_status service_start(struct service *sv, struct pw_err *err)
 
 	if (st == PW_OK)
 		st = service_load(sv, err);
+	ledger_set_work_limit(sv->ledger, "item-work", sv->config->item_work);
 	if (st == PW_OK)
 		st = writer_start(sv, err);
 	if (st == PW_OK)

@@ -82,14 +82,6 @@ struct host_note {
 	size_t pending, waiting; /* of the active ones: not handed out yet, to be handed out (again) */
 };
 
-struct quarantine_note {     /* why and when, for the list; the ledger knows which frames */
-	struct pw_uuid host; /* nil: shared */
-	char pool[POOL_NAME_MAX];
-	uint64_t pfn, count;
-	char reason[CODEC_REASON_MAX];
-	int64_t time_ms;
-};
-
 /* How far the writer has copied the state for a picture: picture.c. */
 struct taking {
 	bool full;             /* the picture is whole */
@@ -117,14 +109,14 @@ struct service {
 	pthread_rwlock_t
 		tokens_lock; /* what follows; taken under `lock` by who changes it, alone by who authenticates */
 	struct index tokens;
-	struct token *leaving;              /* deleted by the group in flight: valid until that is durable (L7) */
-	struct index vcpus;                 /* of protected VMs: vcpus.c */
-	struct index ends;                  /* of VMs and slots: ends.c */
-	bool restored_said;                 /* ledger.restored, since this start */
-	uint64_t ends_from;                 /* those of revisions below are forgotten */
-	struct index unknown;               /* VMs that hosts report: unknown.c */
-	struct quarantine_note *quarantine; /* in order of pool, host and PFN; disjoint */
-	size_t quarantine_count;
+	struct token *leaving; /* deleted by the group in flight: valid until that is durable (L7) */
+	struct index vcpus;    /* of protected VMs: vcpus.c */
+	struct index ends;     /* of VMs and slots: ends.c */
+	bool restored_said;    /* ledger.restored, since this start */
+	uint64_t ends_from;    /* those of revisions below are forgotten */
+	struct index unknown;  /* VMs that hosts report: unknown.c */
+	struct pw_uuid *lost;  /* VMs that lose frames by the quarantine under way */
+	size_t lost_count, lost_room;
 	uint64_t revision; /* of the last change, durable or not */
 	uint64_t durable;  /* of the last durable change */
 	uint64_t group;    /* number of the group that is being applied or committed, or was last */
@@ -369,11 +361,7 @@ void hosts_tick(struct service *sv); /* says which hosts went out of reach; insi
 bool hosts_tick_due(const struct service *sv);
 enum pw_problem do_host(struct service *sv, const struct pw_uuid *id, const struct host_body *b, struct host_put *put,
 			struct refusal *why) PW_MUST_CHECK;
-/* quarantine.c: forgets the reasons of a host's local pool, undoably. */
-enum pw_status reasons_lift(struct service *sv, const struct pw_uuid *host) PW_MUST_CHECK;
-/* Adds one that is in the picture. */
-enum pw_status reason_load(struct service *sv, const struct quarantine_note *n) PW_MUST_CHECK;
-/* `revision` is that of the change, and becomes that of the VMs which lose frames. */
+/* quarantine.c: `revision` is that of the change, and becomes that of the VMs which lose frames. */
 enum pw_problem do_quarantine(struct service *sv, struct host *h, const struct frames_body *b, int64_t time_ms,
 			      uint64_t revision, struct refusal *why) PW_MUST_CHECK;
 enum pw_problem do_unquarantine(struct service *sv, struct host *h, const struct frames_body *b,

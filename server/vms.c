@@ -769,17 +769,12 @@ void vm_gfns(struct service *sv, struct request *r)
 	answer_json(r, 200, &w);
 }
 
-static void write_bin(struct jsonw *w, const struct vm *vm, uint64_t from, uint64_t end)
+static void write_bin(struct jsonw *w, uint64_t from, uint64_t end, const struct vm_counts *counts)
 {
-	struct vm_counts counts = { 0 };
-	struct gfn_view g;
-
-	for (uint64_t at = from; vm_next_run(vm, at, end, &g); at = g.gfn + g.count)
-		counts.pages[g.state] += g.count;
 	jsonw_open(w, '{');
 	jsonw_m_u64(w, "gfn", from);
 	jsonw_m_u64(w, "pages", end - from);
-	write_counts(w, &counts);
+	write_counts(w, counts);
 	jsonw_close(w, '}');
 }
 
@@ -790,7 +785,9 @@ void vm_map(struct service *sv, struct request *r)
 {
 	static const char *const known[] = { "bins", NULL };
 	const struct vm *vm = arg_vm(sv, r, 0);
+	struct tree_walk walk = { .limit = UINT64_MAX };
 	uint64_t bins, first = 0, span = 0;
+	struct vm_counts counts;
 	struct jsonw w;
 
 	if (!vm || !query_known(r, known) || !query_u64(r, "bins", 1, BINS_MAX, BINS_ABSENT, &bins))
@@ -807,8 +804,12 @@ void vm_map(struct service *sv, struct request *r)
 	jsonw_open(&w, '{');
 	jsonw_key(&w, "bins");
 	jsonw_open(&w, '[');
-	for (uint64_t i = 0; i < bins; i++)
-		write_bin(&w, vm, first + span * i / bins, first + span * (i + 1) / bins);
+	for (uint64_t i = 0; i < bins; i++) {
+		uint64_t from = first + span * i / bins, end = first + span * (i + 1) / bins;
+
+		vm_count_pages(vm, from, end, &walk, &counts);
+		write_bin(&w, from, end, &counts);
+	}
 	jsonw_close(&w, ']');
 	jsonw_m_u64(&w, "revision", sv->revision);
 	jsonw_close(&w, '}');

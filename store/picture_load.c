@@ -14,7 +14,7 @@ static const char *const text[] = {
 	[VM] = "SELECT id, host, name, arch, state, arch_state, epoch, shared_bit, revision, ended, on_hardware FROM vm"
 	       " ORDER BY number",
 	[SLOT] = "SELECT v.id, s.slot, s.base_gfn, s.pages FROM vm v CROSS JOIN slot s ON s.vm = v.number"
-		 " ORDER BY v.number, s.slot",
+		 " ORDER BY v.number, s.base_gfn",
 	[VCPU] = "SELECT v.id, c.vcpu, c.exit, c.items, c.time_ms, c.revision FROM vm v CROSS JOIN vcpu_exit c"
 		 " ON c.vm = v.number ORDER BY v.number, c.vcpu",
 	[QUARANTINE] = "SELECT host, pool, pfn, count, reason, time_ms FROM quarantine ORDER BY id",

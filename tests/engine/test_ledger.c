@@ -136,8 +136,8 @@ Test(ledger_host, a_reboot_lifts_the_quarantine_of_the_local_pool_only)
 	struct frame_range r[2];
 
 	scene_init(&s);
-	r[0] = (struct frame_range){ s.a->pools[0], 5, 3 };
-	r[1] = (struct frame_range){ s.cxl, (1 << 20) + 5, 3 };
+	r[0] = (struct frame_range){ .pool = s.a->pools[0], .pfn = 5, .count = 3 };
+	r[1] = (struct frame_range){ .pool = s.cxl, .pfn = (1 << 20) + 5, .count = 3 };
 	ACCEPTED(&s, ledger_quarantine(s.w.ledger, s.a, r, 2, &s.w.why));
 	world_host(&s.w, 1, "boot-a2", 0, FRAMES);
 	cr_assert_eq(s.a->pools[0]->quarantined, 0);
@@ -170,7 +170,7 @@ Test(ledger_host, a_pool_grows_but_does_not_shrink_below_a_taken_frame)
 	spec.has_local = false;
 	REFUSED(&s, ledger_host_put(s.w.ledger, &spec, &put, &s.w.why), PROBLEM_POOL_IN_USE);
 	ACCEPTED(&s, world_apply(&s.w, s.a, s.vm, GFN_PAGE_OUT, 0, 1, NULL, 0));
-	r = (struct frame_range){ s.a->pools[0], 1000, 1 };
+	r = (struct frame_range){ .pool = s.a->pools[0], .pfn = 1000, .count = 1 };
 	ACCEPTED(&s, ledger_quarantine(s.w.ledger, s.a, &r, 1, &s.w.why));
 	spec = host_spec_of(1, "boot-a", 0, 1000);
 	REFUSED(&s, ledger_host_put(s.w.ledger, &spec, &put, &s.w.why), PROBLEM_POOL_IN_USE);
@@ -340,7 +340,7 @@ Test(ledger_quarantine, a_bound_frame_is_unbound_and_its_gfn_paged_out)
 
 	scene_init(&s);
 	claim(&s, s.vm, 0, 100, "local", 200);
-	r = (struct frame_range){ s.a->pools[0], 150, 100 };
+	r = (struct frame_range){ .pool = s.a->pools[0], .pfn = 150, .count = 100 };
 	ACCEPTED(&s, ledger_quarantine(s.w.ledger, s.a, &r, 1, &s.w.why));
 	cr_assert_eq(s.a->pools[0]->quarantined, 100);
 	cr_assert_eq(s.a->pools[0]->bound, 50);
@@ -357,7 +357,7 @@ Test(ledger_quarantine, its_frames_are_claimed_only_after_release)
 	struct frame_range r;
 
 	scene_init(&s);
-	r = (struct frame_range){ s.a->pools[0], 10, 2 };
+	r = (struct frame_range){ .pool = s.a->pools[0], .pfn = 10, .count = 2 };
 	ACCEPTED(&s, ledger_quarantine(s.w.ledger, s.a, &r, 1, &s.w.why));
 	REFUSED(&s, world_apply(&s.w, s.a, s.vm, GFN_PAGE_IN, 0, 100, "local", 0), PROBLEM_FRAME_QUARANTINED);
 	cr_assert_eq(s.w.why.frames, 2);
@@ -365,7 +365,7 @@ Test(ledger_quarantine, its_frames_are_claimed_only_after_release)
 	cr_assert_eq(s.w.why.runs[0].pfn, 10);
 	cr_assert_eq(s.w.why.runs[0].count, 2);
 	cr_assert_str_eq(s.w.why.runs[0].pool, "local");
-	r = (struct frame_range){ s.a->pools[0], 0, FRAMES };
+	r = (struct frame_range){ .pool = s.a->pools[0], .pfn = 0, .count = FRAMES };
 	ACCEPTED(&s, ledger_unquarantine(s.w.ledger, &r, 1, &s.w.why));
 	claim(&s, s.vm, 0, 100, "local", 0);
 	ACCEPTED(&s, ledger_unquarantine(s.w.ledger, &r, 1, &s.w.why));
@@ -380,14 +380,14 @@ Test(ledger_quarantine, is_refused_outside_the_pool_and_for_the_frames_of_other_
 
 	scene_init(&s);
 	claim(&s, s.other, 0, 1, "cxl", 1 << 20);
-	r[0] = (struct frame_range){ s.a->pools[0], 10, 2 };
-	r[1] = (struct frame_range){ s.a->pools[0], FRAMES - 1, 2 };
+	r[0] = (struct frame_range){ .pool = s.a->pools[0], .pfn = 10, .count = 2 };
+	r[1] = (struct frame_range){ .pool = s.a->pools[0], .pfn = FRAMES - 1, .count = 2 };
 	REFUSED(&s, ledger_quarantine(s.w.ledger, s.a, r, 2, &s.w.why), PROBLEM_FRAME_OUT_OF_POOL);
 	cr_assert_str_eq(s.w.why.pool, "local");
 	REFUSED(&s, ledger_unquarantine(s.w.ledger, r, 2, &s.w.why), PROBLEM_FRAME_OUT_OF_POOL);
 	r[1].count = 0;
 	REFUSED(&s, ledger_quarantine(s.w.ledger, s.a, r, 2, &s.w.why), PROBLEM_FRAME_OUT_OF_POOL);
-	r[1] = (struct frame_range){ s.cxl, 1 << 20, 5 };
+	r[1] = (struct frame_range){ .pool = s.cxl, .pfn = 1 << 20, .count = 5 };
 	REFUSED(&s, ledger_quarantine(s.w.ledger, s.a, r, 2, &s.w.why), PROBLEM_VM_NOT_ON_HOST);
 	cr_assert(pw_uuid_equal(&s.w.why.host, &s.b->id) && pw_uuid_equal(&s.w.why.vm, &s.other->id));
 	scene_release(&s);
@@ -946,7 +946,7 @@ ParameterizedTest(struct order_case *c, ledger_apply, checks_are_made_in_order)
 	struct scene s;
 
 	scene_init(&s);
-	r = (struct frame_range){ s.a->pools[0], c->out_of_pool ? FRAMES - 1 : 104, 1 };
+	r = (struct frame_range){ .pool = s.a->pools[0], .pfn = c->out_of_pool ? FRAMES - 1 : 104, .count = 1 };
 	if (c->quarantined)
 		ACCEPTED(&s, ledger_quarantine(s.w.ledger, s.a, &r, 1, &s.w.why));
 	if (c->bound)
@@ -988,7 +988,7 @@ Test(ledger_apply, refusals_without_a_listener_are_the_same)
 
 	scene_init(&s);
 	it.vm = s.vm->id;
-	r = (struct frame_range){ s.a->pools[0], 5, 1 };
+	r = (struct frame_range){ .pool = s.a->pools[0], .pfn = 5, .count = 1 };
 	claim(&s, s.vm, 9, 1, "local", 5);
 	cr_assert_eq(ledger_apply(s.w.ledger, s.a, &it, &changed, NULL), PROBLEM_FRAME_CONFLICT);
 	ACCEPTED(&s, ledger_quarantine(s.w.ledger, s.a, &r, 1, NULL));
@@ -1159,14 +1159,14 @@ Test(ledger_view, bound_and_quarantined_runs_of_a_pool)
 	scene_init(&s);
 	claim(&s, s.vm, 0, 10, "local", 50);
 	claim(&s, s.vm, 100, 10, "local", 60);
-	r = (struct frame_range){ s.a->pools[0], 80, 2 };
+	r = (struct frame_range){ .pool = s.a->pools[0], .pfn = 80, .count = 2 };
 	ACCEPTED(&s, ledger_quarantine(s.w.ledger, s.a, &r, 1, &s.w.why));
 	cr_assert(pool_next_bound(s.w.ledger, s.a->pools[0], 55, TREE_PAGES + 5, &f));
 	cr_assert(f.pfn == 55 && f.count == 5 && f.vm == s.vm && f.gfn == 5);
 	cr_assert(pool_next_bound(s.w.ledger, s.a->pools[0], 60, 64, &f));
 	cr_assert(f.pfn == 60 && f.count == 4 && f.gfn == 100);
 	cr_assert_not(pool_next_bound(s.w.ledger, s.a->pools[0], 70, TREE_PAGES, &f));
-	cr_assert(pool_next_quarantined(s.a->pools[0], 0, TREE_PAGES, &f));
+	cr_assert(pool_next_quarantined(s.w.ledger, s.a->pools[0], 0, TREE_PAGES, &f));
 	cr_assert(f.pfn == 80 && f.count == 2 && f.vm == NULL);
 	scene_release(&s);
 }

@@ -188,7 +188,7 @@ Test(ledger_arch, checks_come_in_their_order)
 	REFUSED(&s, apply(&s, normal, "snp.pvalidate", 0, 1, NULL, 0), PROBLEM_VM_TRANSITION);
 	REFUSED(&s, apply(&s, s.vm, "snp.pvalidate", 2047, 2, NULL, 0), PROBLEM_GFN_OUT_OF_SLOT);
 	ACCEPTED(&s, apply(&s, s.vm, "snp.rmpupdate", 0, 1, "local", 3));
-	r = (struct frame_range){ s.host->pools[0], 2, 1 };
+	r = (struct frame_range){ .pool = s.host->pools[0], .pfn = 2, .count = 1 };
 	ACCEPTED(&s, ledger_quarantine(s.w.ledger, s.host, &r, 1, &s.w.why));
 	REFUSED(&s, apply(&s, s.vm, "snp.rmpupdate", 0, 2, "nowhere", 0), PROBLEM_GFN_TRANSITION);
 	REFUSED(&s, apply(&s, s.vm, "snp.rmpupdate", 1, 2, "nowhere", 0), PROBLEM_FRAME_OUT_OF_POOL);
@@ -271,7 +271,7 @@ Test(ledger_arch, quarantine_and_a_conflict_do_not_care_about_states)
 	ACCEPTED(&s, apply(&s, s.vm, "snp.rmpupdate", 0, 64, "local", 0));
 	for (uint64_t gfn = 0; gfn < 64; gfn += 2)
 		ACCEPTED(&s, apply(&s, s.vm, "snp.pvalidate", gfn, 1, NULL, 0));
-	r = (struct frame_range){ s.host->pools[0], 0, 64 };
+	r = (struct frame_range){ .pool = s.host->pools[0], .pfn = 0, .count = 64 };
 	ACCEPTED(&s, ledger_quarantine(s.w.ledger, s.host, &r, 1, &s.w.why));
 	cr_assert(s.host->pools[0]->bound == 0 && s.host->pools[0]->quarantined == 64);
 	cr_assert_str_eq(state_of(s.vm, 1), "Paged-Out");

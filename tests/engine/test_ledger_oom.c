@@ -101,14 +101,15 @@ static enum pw_problem vm_step_apply(struct world *w, unsigned n, const char *op
 
 static enum pw_problem quarantine(struct world *w, uint64_t pfn, uint64_t count)
 {
-	struct frame_range r[] = { { host_at(w, 1)->pools[0], pfn, count }, { ledger_pool(w->ledger, "cxl"), 7, 3 } };
+	struct frame_range r[] = { { .pool = host_at(w, 1)->pools[0], .pfn = pfn, .count = count },
+				   { .pool = ledger_pool(w->ledger, "cxl"), .pfn = 7, .count = 3 } };
 
 	return ledger_quarantine(w->ledger, host_at(w, 1), r, 2, &w->why);
 }
 
 static enum pw_problem unquarantine(struct world *w, uint64_t pfn, uint64_t count)
 {
-	struct frame_range r = { host_at(w, 1)->pools[0], pfn, count };
+	struct frame_range r = { .pool = host_at(w, 1)->pools[0], .pfn = pfn, .count = count };
 
 	return ledger_unquarantine(w->ledger, &r, 1, &w->why);
 }

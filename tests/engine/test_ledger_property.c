@@ -411,7 +411,9 @@ static void do_quarantine(struct run *t)
 	int h = below(t, HOSTS), pool = chance(t, 50) ? h : HOSTS + below(t, SHARED), count = some_count(t, 200);
 	struct m_pool *p = &t->m.pool[pool];
 	int first = below(t, FRAMES - count);
-	struct frame_range r = { pool_of(t, pool), pfn_base[pool] + (uint64_t)first, (uint64_t)count };
+	struct frame_range r = { .pool = pool_of(t, pool),
+				 .pfn = pfn_base[pool] + (uint64_t)first,
+				 .count = (uint64_t)count };
 	enum pw_problem expected =
 		first < p->first || first + count > p->end ? PROBLEM_FRAME_OUT_OF_POOL : PROBLEM_NONE;
 	bool release = chance(t, 60);
@@ -679,7 +681,7 @@ static void same_pool(struct run *t, int p)
 		if (f->vm >= 0)
 			cr_assert(view.vm == vm_of(t, f->vm) && view.gfn == gfn_base[f->vm] + (uint64_t)f->page &&
 				  strcmp(view.arch_state, full_names[full(&t->m.vm[f->vm].page[f->page])]) == 0);
-		cr_assert_eq(pool_next_quarantined(pool, pfn, pfn + 1, &view), f->vm == IN_QUARANTINE,
+		cr_assert_eq(pool_next_quarantined(t->w.ledger, pool, pfn, pfn + 1, &view), f->vm == IN_QUARANTINE,
 			     "pool %d frame %d", p, i);
 	}
 }

@@ -104,7 +104,7 @@ Test(ledger_ripas, what_was_given_up_stays_so_when_its_frame_goes_into_quarantin
 	begin(&s, VM_SECURE);
 	law(&s, GFN_PAGE_IN, 0, 16, "local", 100);
 	say(&s, "cca.rtt_set_ripas_empty_cd", 0, 8);
-	r = (struct frame_range){ s.host->pools[0], 104, 8 };
+	r = (struct frame_range){ .pool = s.host->pools[0], .pfn = 104, .count = 8 };
 	cr_assert_eq(ledger_quarantine(s.w.ledger, s.host, &r, 1, &s.w.why), PROBLEM_NONE, "%s", s.w.why.detail);
 	expect(&s, 0, 4, GFN_SECURE_RESIDENT, "ASSIGNED/EMPTY");
 	expect(&s, 4, 4, GFN_SECURE_OUT, "UNASSIGNED/EMPTY");

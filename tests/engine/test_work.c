@@ -158,7 +158,8 @@ Test(work, what_was_decided_is_redone_whatever_it_costs)
 Test(work, quarantine_has_the_same_limit)
 {
 	struct scene *s = scene_new();
-	const struct frame_range all = { s->host->pools[0], 0, FRAMES }, few = { s->host->pools[0], 0, 1000 };
+	const struct frame_range all = { .pool = s->host->pools[0], .count = FRAMES },
+				 few = { .pool = s->host->pools[0], .count = 1000 };
 	char *before = ledger_dump(s->w.ledger);
 
 	ledger_set_work_limit(s->w.ledger, "item-work", LIMIT);
@@ -200,7 +201,7 @@ Test(work, a_long_command_pauses_all_the_way)
 {
 	struct scene *s = scene_new();
 	struct ledger *l = s->w.ledger;
-	const struct frame_range all = { s->host->pools[0], 0, FRAMES };
+	const struct frame_range all = { .pool = s->host->pools[0], .count = FRAMES };
 	struct pauses p = { .l = l, .last = ledger_work(l) };
 	undo_mark mark = ledger_mark(l);
 

@@ -118,6 +118,16 @@ static const struct option {
 	LIMIT("picture-stale-seconds", picture_stale_seconds, "600", 1, 86400, "seconds",
 	      "not ready once the readable tables could not be saved for so long"),
 
+	/* Violations. */
+	LIMIT("violation-repeat-seconds", violation_repeat_seconds, "60", 1, 3600, "seconds",
+	      "the same refusal again within this time is counted with the first one"),
+	LIMIT("violation-rate", violation_rate, "100", 1, 100000, "violations a second",
+	      "new violations of a host (or token) that are recorded; what is more is counted"),
+	LIMIT("violation-burst", violation_burst, "1000", 1, 1000000, "violations",
+	      "new violations of a host (or token) that may come at once"),
+	LIMIT("violation-recent", violation_recent, "1024", 1, 1000000, "violations",
+	      "of each host (or token) that are remembered, to count their repeats"),
+
 	/* What is kept. */
 	LIMIT("retain-hours", retain_hours, "720", 0, 1000000, "hours", "keep the journal this long; 0: no bound"),
 	BYTES("retain-bytes", retain_bytes, "8G", 0,

@@ -45,6 +45,9 @@ struct config {
 	unsigned operations;                      /* of all hosts */
 	unsigned operation_hours;                 /* a finished one is kept so long */
 	unsigned operation_bytes, result_bytes;   /* of parameters; of the problem of a result */
+	unsigned violation_repeat_seconds;        /* a refusal again within it is counted with the first */
+	unsigned violation_rate, violation_burst; /* new violations of a host (or token): a second, and at once */
+	unsigned violation_recent;                /* of each, that may be repeated */
 	uint64_t memory_bytes;                    /* limit of the engine's memory; default 0: none */
 	bool verify, help, version;               /* --verify: check the journal's hash chain and exit */
 	bool limits;                              /* --print-limits */

@@ -11,6 +11,7 @@ enum { FEED_LOOKED = 1 << 14 }; /* an answer of the feed ends after so many reco
 
 /* One answer that is being filled from journal rows. */
 struct feed {
+	struct service *sv;
 	struct jsonw w;
 	uint64_t after, end; /* revisions after `after`, up to `end` */
 	uint64_t limit, count;
@@ -232,7 +233,7 @@ static void violation_item(void *ctx, const struct violation *v)
 	struct feed *f = ctx;
 
 	if (f->count < f->limit && (!f->bytes || f->w.used <= f->bytes)) {
-		jsonw_raw(&f->w, v->json, strlen(v->json));
+		violation_write(f->sv, &f->w, v);
 		f->last = v->revision;
 		f->count++;
 	} else {
@@ -263,7 +264,7 @@ static bool violation_query(struct request *r, struct violation_query *q)
 static enum handled violations_read(struct service *sv, struct request *r)
 {
 	struct violation_query q;
-	struct feed f = { 0 };
+	struct feed f = { .sv = sv };
 	struct pw_err err;
 	char next[24] = "";
 

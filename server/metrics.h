@@ -6,14 +6,16 @@
 #define PW_SERVER_METRICS_H
 #include "api/jsonw.h"
 
-#define COUNTERS(X)                                                                                  \
-	X(COUNT_TRANSITIONS, "pagewarden_transitions_total", "Transition items accepted")            \
-	X(COUNT_REFUSALS, "pagewarden_refusals_total", "Transition items refused")                   \
-	X(COUNT_PAGES, "pagewarden_pages_total", "Pages named by accepted transition items")         \
-	X(COUNT_VIOLATIONS, "pagewarden_violations_total", "Violations recorded")                    \
-	X(COUNT_GROUPS, "pagewarden_commit_groups_total", "Groups committed")                        \
-	X(COUNT_WOKEN, "pagewarden_long_polls_woken_total", "Long polls ended or looked at again")   \
-	X(COUNT_COMMIT_FAILURES, "pagewarden_commit_failures_total", "Groups that the disk refused") \
+#define COUNTERS(X)                                                                                               \
+	X(COUNT_TRANSITIONS, "pagewarden_transitions_total", "Transition items accepted")                         \
+	X(COUNT_REFUSALS, "pagewarden_refusals_total", "Transition items refused")                                \
+	X(COUNT_PAGES, "pagewarden_pages_total", "Pages named by accepted transition items")                      \
+	X(COUNT_VIOLATIONS, "pagewarden_violations_total", "Violations recorded")                                 \
+	X(COUNT_REPEATS, "pagewarden_violation_repeats_total", "Refusals counted with an earlier one")            \
+	X(COUNT_NOT_KEPT, "pagewarden_violations_not_stored_total", "Refusals past the budget of new violations") \
+	X(COUNT_GROUPS, "pagewarden_commit_groups_total", "Groups committed")                                     \
+	X(COUNT_WOKEN, "pagewarden_long_polls_woken_total", "Long polls ended or looked at again")                \
+	X(COUNT_COMMIT_FAILURES, "pagewarden_commit_failures_total", "Groups that the disk refused")              \
 	X(COUNT_CHECKPOINTS, "pagewarden_checkpoints_total", "Pictures saved")
 #define HISTOGRAMS(X)                                                                                \
 	X(TIME_COMMIT, "pagewarden_commit_seconds", "Time of one group's commit")                    \

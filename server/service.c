@@ -63,6 +63,7 @@ static void service_free(struct service *sv)
 	free(sv->lost);
 	free(sv->deleted_vms);
 	free(sv->deleted_operations);
+	refusals_free(sv->refusals);
 	records_release(&sv->records);
 	waiters_release(&sv->waiters);
 	free(sv->stirred);
@@ -110,7 +111,9 @@ enum pw_status service_open(const struct config *c, struct service **out, struct
 	sv->feed = feed_ring_new(c->feed_bytes);
 	queue_init(&sv->queue, mixed);
 	sv->ledger = ledger_new(&sv->mem);
-	if (!sv->ledger || !sv->feed) {
+	sv->refusals = refusals_new(&(struct refusal_limits){ c->violation_repeat_seconds, c->violation_rate,
+							      c->violation_burst, c->violation_recent });
+	if (!sv->ledger || !sv->feed || !sv->refusals) {
 		service_free(sv);
 		return pw_fail(err, PW_NO_MEMORY, "out of memory while starting");
 	}
@@ -125,6 +128,8 @@ enum pw_status service_start(struct service *sv, struct pw_err *err)
 	if (st == PW_OK)
 		st = service_load(sv, err);
 	ledger_set_work_limit(sv->ledger, "item-work", sv->config->item_work);
+	if (st == PW_OK)
+		st = violations_load(sv, err);
 	if (st == PW_OK)
 		st = writer_start(sv, err);
 	if (st == PW_OK)
@@ -168,8 +173,11 @@ enum pw_status service_close(struct service *sv, struct pw_err *err)
 	upkeep_stop(sv);
 	painter_stop(sv);
 	writer_stop(sv);
-	if (service_is_started(sv))
+	if (service_is_started(sv)) {
+		while (violations_save_some(sv))
+			;
 		st = picture_last(sv, err);
+	}
 	service_free(sv);
 	return st;
 }

@@ -19,6 +19,7 @@
 #include "server/queue.h"
 #include "server/reads.h"
 #include "server/record.h"
+#include "server/refusals.h"
 #include "server/service.h"
 
 struct operation {
@@ -173,6 +174,8 @@ struct service {
 	bool upkeep_runs, upkeep_stop;
 	pthread_cond_t upkeep_wake;
 
+	struct refusals *refusals; /* which repeat, which are too many: violations.c */
+
 	struct lease_clock leases; /* ticked by the writer */
 
 	/* What service_start is doing: service_progress. */
@@ -283,9 +286,18 @@ bool group_store(struct service *sv) PW_MUST_CHECK;
 
 /* --- violations.c, within a group --- */
 
-/* Records a refusal in feed and list of violations. */
+/* Records a refusal in feed and list of violations, or counts it. */
 void note_violation(struct service *sv, const struct request *r, const struct host *h, const struct pw_uuid *vm,
 		    const struct refusal *why);
+void note_refused_item(struct service *sv, const struct request *r, const struct host *h, const struct item *it,
+		       const struct refusal *why);
+/* Outside of a group, any thread: puts down repeats that are only in memory, some of them. True: there may be more.
+ * What the disk refuses stays in memory. */
+bool violations_save_some(struct service *sv);
+/* At the start: what the last hour had. */
+enum pw_status violations_load(struct service *sv, struct pw_err *err) PW_MUST_CHECK;
+/* As the list shows it. Any thread. */
+void violation_write(struct service *sv, struct jsonw *w, const struct violation *v);
 
 /* --- answers.c: saved answers, within a group --- */
 

@@ -149,22 +149,14 @@ static void write_totals(struct jsonw *w, const struct service *sv, const struct
 	jsonw_close(w, '}');
 }
 
-/* The store is asked before the lock is taken: the number of late violations is the request's job. */
-static bool violations_prepare(struct service *sv, struct request *r)
+static void write_violations(struct jsonw *w, const struct service *sv)
 {
-	uint64_t *violations = r->job ? r->job : malloc(sizeof *violations);
-	struct pw_err err;
+	struct refusal_counts c;
 
-	if (!violations) {
-		answer_problem(r, PROBLEM_NO_MEMORY, "out of memory");
-		return false;
-	}
-	r->job = violations;
-	r->job_free = free;
-	if (store_violation_count(sv->store, clock_utc_ms() - (int64_t)3600 * 1000, violations, &err) == PW_OK)
-		return true;
-	answer_problem(r, PROBLEM_STORAGE, "%s", err.msg);
-	return false;
+	refusals_last_hour(sv->refusals, clock_utc_ms(), &c);
+	jsonw_m_u64(w, "violations_last_hour", c.kept);
+	jsonw_m_u64(w, "violation_repeats_last_hour", c.repeats);
+	jsonw_m_u64(w, "violations_not_stored_last_hour", c.not_kept);
 }
 
 void summary_act(struct service *sv, struct request *r)
@@ -177,7 +169,7 @@ void summary_act(struct service *sv, struct request *r)
 	jsonw_open(&w, '{');
 	write_totals(&w, sv, &t);
 	jsonw_m_u64(&w, "unknown_vms", sv->unknown.count);
-	jsonw_m_u64(&w, "violations_last_hour", *(uint64_t *)r->job);
+	write_violations(&w, sv);
 	jsonw_m_u64(&w, "revision", sv->revision);
 	jsonw_close(&w, '}');
 	answer_json(r, 200, &w);
@@ -185,7 +177,7 @@ void summary_act(struct service *sv, struct request *r)
 
 enum handled summary_get(struct service *sv, struct request *r)
 {
-	return query_known(r, no_query) && violations_prepare(sv, r) ? handle_read(sv, r) : DONE;
+	return query_known(r, no_query) ? handle_read(sv, r) : DONE;
 }
 
 static void write_gauges(struct metrics_text *m, struct service *sv, const struct totals *t)

@@ -324,7 +324,7 @@ static void note_refusal(struct service *sv, const struct request *r, const stru
 		return;
 	metrics_count(COUNT_REFUSALS, 1);
 	if (r->who.role == ROLE_AGENT || why->problem == PROBLEM_FRAME_CONFLICT)
-		note_violation(sv, r, h, &it->vm, why);
+		note_refused_item(sv, r, h, it, why);
 }
 
 /* *touched: the VM whose revision can be taken back already. */

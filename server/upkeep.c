@@ -8,8 +8,9 @@
 #include "server/service_impl.h"
 
 enum {
-	MOVE_MS = 100,        /* between two looks at the WAL */
-	TRIM_MS = 1000,       /* and at what is to be kept */
+	MOVE_MS = 100,  /* between two looks at the WAL */
+	TRIM_MS = 1000, /* and at what is to be kept */
+	ANSWERS_A_STEP = 64,
 	WAL_LONG_MS = 60000,  /* so long a WAL may be over its bound without a word */
 	WAL_AGAIN_MS = 600000 /* and so long after one */
 };
@@ -56,6 +57,24 @@ static void watch_wal(struct wal_watch *w, uint64_t size, uint64_t bound, int64_
 	w->warn_at = now + WAL_AGAIN_MS;
 }
 
+/* All that is due, in steps for each of which the writer waits. */
+static void expire_answers(struct service *sv)
+{
+	unsigned gone = ANSWERS_A_STEP;
+	struct pw_err err;
+
+	while (gone == ANSWERS_A_STEP && !atomic_load(&sv->disk_refuses) && !atomic_load(&sv->cut)) {
+		gone = 0;
+		if (store_in_doubt(sv->store) || store_begin(sv->store, &err) != PW_OK)
+			return;
+		if (store_answers_expire(sv->store, clock_utc_ms(), ANSWERS_A_STEP, &gone, &err) != PW_OK ||
+		    store_commit(sv->store, &err) != PW_OK) {
+			store_rollback(sv->store);
+			gone = 0;
+		}
+	}
+}
+
 static void look(struct service *sv, struct upkeep *u, int64_t now)
 {
 	struct wal_sizes wal;
@@ -66,6 +85,10 @@ static void look(struct service *sv, struct upkeep *u, int64_t now)
 		u->trim_at = now + TRIM_MS;
 		if (st == PW_OK)
 			st = trim(sv, &err);
+		while (violations_save_some(sv))
+			;
+		expire_answers(sv);
+		refusals_forget(sv->refusals, clock_utc_ms());
 		store_wal_sizes(sv->store, &wal);
 		watch_wal(&u->journal, wal.journal, wal.bound, now);
 		watch_wal(&u->ledger, wal.ledger, wal.bound, now);

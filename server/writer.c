@@ -8,13 +8,7 @@
 #include "server/metrics.h"
 #include "server/service_impl.h"
 
-enum {
-	TICK_MS = LEASE_TICK_MS,
-	LOCK_WAIT_NS = 100000000,
-	ANSWERS_A_TICK = 200,
-	GROUP_BYTES = 32 << 20,
-	WAIT_MAX_S = 300
-};
+enum { TICK_MS = LEASE_TICK_MS, LOCK_WAIT_NS = 100000000, GROUP_BYTES = 32 << 20, WAIT_MAX_S = 300 };
 
 /* Parking. */
 
@@ -550,6 +544,7 @@ static void group_run(struct service *sv, size_t waiting)
 
 	pthread_rwlock_wrlock(&sv->lock);
 	sv->locked_ns = clock_monotonic_ns();
+	refusals_settle(sv->refusals, st == PW_OK ? SETTLED : TAKEN_BACK);
 	if (st != PW_OK) {
 		ledger_rollback(sv->ledger, 0);
 		sv->revision = before;
@@ -587,11 +582,6 @@ static void tick(struct service *sv)
 	operations_tick(sv, clock_utc_ms());
 	ends_tick(sv, clock_utc_ms());
 	pthread_rwlock_unlock(&sv->lock);
-	if (!atomic_load(&sv->disk_refuses) && store_begin(sv->store, &err) == PW_OK) {
-		if (store_answers_expire(sv->store, clock_utc_ms(), ANSWERS_A_TICK, &err) != PW_OK ||
-		    store_commit(sv->store, &err) != PW_OK)
-			store_rollback(sv->store);
-	}
 }
 
 /* Sleeps until there is work; takes the queue, and some of who is woken. False: the end. With `mutex` held. */

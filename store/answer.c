@@ -84,7 +84,8 @@ enum pw_status store_answer_save(struct store *s, const char *scope, const char 
 	return group_result(s, query_run(&q, "saving an answer", err));
 }
 
-enum pw_status store_answers_expire(struct store *s, int64_t now_ms, unsigned at_most, struct pw_err *err)
+enum pw_status store_answers_expire(struct store *s, int64_t now_ms, unsigned at_most, unsigned *gone,
+				    struct pw_err *err)
 {
 	enum pw_status st = group_check(s, err);
 	struct query q;
@@ -94,5 +95,7 @@ enum pw_status store_answers_expire(struct store *s, int64_t now_ms, unsigned at
 	q = query_begin(&s->answer, EXPIRE);
 	bind_i64(&q, now_ms);
 	bind_u64(&q, at_most);
-	return group_result(s, query_run(&q, "forgetting expired answers", err));
+	st = group_result(s, query_run(&q, "forgetting expired answers", err));
+	*gone = st == PW_OK ? (unsigned)sqlite3_changes(s->writer.h) : 0;
+	return st;
 }

@@ -65,7 +65,8 @@ struct store {
 	struct db writer;
 	struct stmts group, answer, violation, trim;
 	struct turn turn;
-	bool in_group, failed;     /* under the turn */
+	_Atomic uint64_t group_of; /* whose group it is, who has the turn: mine(); 0: there is none */
+	bool failed;               /* under the turn */
 	_Atomic bool in_doubt;     /* a commit failed, and may have happened all the same; changed under the turn */
 	struct place head, newest; /* committed; with what the open group appended. under the turn */
 

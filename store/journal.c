@@ -138,9 +138,15 @@ bool store_in_doubt(const struct store *s)
 	return atomic_load(&s->in_doubt);
 }
 
+/* This thread, as the owner of a group. */
+static uint64_t mine(void)
+{
+	return (uint64_t)pthread_self();
+}
+
 static void group_end(struct store *s)
 {
-	s->in_group = false;
+	atomic_store(&s->group_of, 0);
 	s->failed = false;
 	turn_give(&s->turn);
 }
@@ -156,7 +162,7 @@ enum pw_status store_begin(struct store *s, struct pw_err *err)
 		turn_give(&s->turn);
 		return st;
 	}
-	s->in_group = true;
+	atomic_store(&s->group_of, mine());
 	s->newest = s->head;
 	return PW_OK;
 }
@@ -164,10 +170,12 @@ enum pw_status store_begin(struct store *s, struct pw_err *err)
 /* SQLite may end a transaction by itself when a statement fails: what came next would then be committed on its own. */
 enum pw_status group_check(const struct store *s, struct pw_err *err)
 {
-	if (s->in_group && !s->failed)
+	bool is_mine = atomic_load(&s->group_of) == mine();
+
+	if (is_mine && !s->failed)
 		return PW_OK;
 	return pw_fail(err, PW_CONFLICT,
-		       s->failed ? "journal: a part of this group had failed" : "journal: there is no group");
+		       is_mine ? "journal: a part of this group had failed" : "journal: there is no group");
 }
 
 enum pw_status group_result(struct store *s, enum pw_status st)
@@ -232,8 +240,8 @@ enum pw_status store_commit(struct store *s, struct pw_err *err)
 
 void store_rollback(struct store *s)
 {
-	if (!s->in_group)
-		return;
+	if (atomic_load(&s->group_of) != mine())
+		return; /* its commit failed, and another thread may have begun one */
 	db_rollback(&s->writer);
 	group_end(s);
 }

@@ -48,6 +48,10 @@ static const char *const journal_steps[] = {
 	"INSERT INTO probe VALUES (1, 0);"
 	"PRAGMA application_id = 0x50574a31;"
 	"PRAGMA user_version = 1;",
+	/* A refusal that repeats is counted with the first one. */
+	"ALTER TABLE violation ADD COLUMN count INTEGER NOT NULL DEFAULT 1 CHECK (count > 0);"
+	"ALTER TABLE violation ADD COLUMN last_ms INTEGER;" /* of the last one; NULL: it was the only one */
+	"PRAGMA user_version = 2;",
 };
 
 static const char *const ledger_steps[] = {

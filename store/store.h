@@ -8,8 +8,8 @@
  * Two files, because SQLite has one writer a file, and a picture being painted must not hold up a commit. Both are in
  * WAL mode; the journal commits with synchronous=FULL. Whoever opens the files with sqlite3 sees committed state.
  *
- * Threads: groups (store_begin .. store_commit) belong to one writer thread; pictures to one painter thread; everything
- * under "Reading" may be called from any thread at any time and never waits for the other two.
+ * Threads: a group (store_begin .. store_commit) belongs to the thread that began it; pictures to one painter thread;
+ * everything under "Reading" may be called from any thread at any time and never waits for the other two.
  */
 #ifndef PW_STORE_STORE_H
 #define PW_STORE_STORE_H
@@ -29,7 +29,8 @@ enum pw_status store_open_telling(const char *dir, _Atomic uint64_t *moves, stru
 				  struct pw_err *err) PW_MUST_CHECK;
 void store_close(struct store *s);
 
-/* --- Groups: what is committed together, with one flush. Writer thread. --- */
+/* --- Groups: what is committed together, with one flush. Whoever has begun one, until its end; others wait for it. ---
+ */
 
 #define STORE_HASH 32
 struct journal_row {
@@ -77,7 +78,8 @@ enum pw_status store_answer_find(struct store *s, const char *scope, const char 
 				 struct answer *out, struct pw_err *err) PW_MUST_CHECK;
 enum pw_status store_answer_save(struct store *s, const char *scope, const char *key, const struct answer *a,
 				 struct pw_err *err) PW_MUST_CHECK;
-enum pw_status store_answers_expire(struct store *s, int64_t now_ms, unsigned at_most,
+/* Forgets the oldest that have expired; *gone: how many. */
+enum pw_status store_answers_expire(struct store *s, int64_t now_ms, unsigned at_most, unsigned *gone,
 				    struct pw_err *err) PW_MUST_CHECK;
 
 struct violation {
@@ -85,9 +87,15 @@ struct violation {
 	int64_t time_ms;
 	struct pw_uuid host, vm; /* nil: none */
 	const char *actor;
-	const char *json; /* the whole violation as it is answered, UTF-8 */
+	const char *json; /* the violation as it is answered, UTF-8, apart from its repeats: an object with members */
+	uint64_t count;   /* when read: how often it was refused, */
+	int64_t last_ms;  /* and when last */
 };
 enum pw_status store_violation_add(struct store *s, const struct violation *v, struct pw_err *err) PW_MUST_CHECK;
+/* That of a revision was refused so often, and last at this time. One that is gone, or was counted further already, is
+ * no failure. */
+enum pw_status store_violation_repeats(struct store *s, uint64_t revision, uint64_t count, int64_t last_ms,
+				       struct pw_err *err) PW_MUST_CHECK;
 
 /* --- Reading. Any thread. Only committed state is seen. --- */
 
@@ -119,8 +127,10 @@ typedef void (*violation_fn)(void *ctx, const struct violation *v);
 /* Newest first. The limit is rounded up to whole revisions, so that `before` the last one's pages on without a loss. */
 enum pw_status store_violations(struct store *s, const struct violation_filter *f, violation_fn fn, void *ctx,
 				struct pw_err *err) PW_MUST_CHECK;
-/* Violations with time_ms >= since. */
-enum pw_status store_violation_count(struct store *s, int64_t since_ms, uint64_t *out,
+/* Violations with time_ms >= since, and the refusals that they stand for, for each minute that has any (time_ms is some
+ * time in it). */
+typedef void (*violation_count_fn)(void *ctx, int64_t time_ms, uint64_t violations, uint64_t refusals);
+enum pw_status store_violation_count(struct store *s, int64_t since_ms, violation_count_fn fn, void *ctx,
 				     struct pw_err *err) PW_MUST_CHECK;
 
 /* --- The picture. Painter thread; loading before any other thread starts. --- */

@@ -101,15 +101,18 @@ Test(answer, expired_one_is_not_found)
 Test(answer, expiry_takes_the_oldest_first_and_no_more_than_asked)
 {
 	static const char *const keys[] = { "a", "b", "c", "d" };
+	unsigned gone = 9;
 
 	for (unsigned i = 0; i < 4; i++)
 		save("token", keys[i], 201, 400 - (int64_t)i * 100);
-	cr_assert_eq(store_answers_expire(d.s, 300, 2, &err), PW_OK);
+	cr_assert_eq(store_answers_expire(d.s, 300, 2, &gone, &err), PW_OK);
+	cr_assert_eq(gone, 2);
 	next_group();
 	cr_assert_eq(store_ask(d.path, "journal.db", "SELECT count(*) FROM answer"), 2);
 	cr_assert_eq(find("token", "a", 0), 201);
 	cr_assert_eq(find("token", "b", 0), 201);
-	cr_assert_eq(store_answers_expire(d.s, 300, 100, &err), PW_OK);
+	cr_assert_eq(store_answers_expire(d.s, 300, 100, &gone, &err), PW_OK);
+	cr_assert_eq(gone, 1);
 	cr_assert_eq(find("token", "b", 0), 0);
 	cr_assert_eq(find("token", "a", 0), 201);
 }

@@ -126,7 +126,7 @@ Test(journal, nothing_is_written_outside_of_a_group)
 	cr_assert_eq(store_commit(d.s, &err), PW_CONFLICT);
 	cr_assert_eq(store_answer_save(d.s, "s", "k", &a, &err), PW_CONFLICT);
 	cr_assert_eq(store_answer_find(d.s, "s", "k", 0, &a, &err), PW_CONFLICT);
-	cr_assert_eq(store_answers_expire(d.s, 0, 1, &err), PW_CONFLICT);
+	cr_assert_eq(store_answers_expire(d.s, 0, 1, &(unsigned){ 0 }, &err), PW_CONFLICT);
 	cr_assert_eq(store_violation_add(d.s, &v, &err), PW_CONFLICT);
 	store_rollback(d.s);
 	cr_assert_eq(store_newest(d.s), 0);

@@ -114,29 +114,75 @@ Test(violation, page_never_splits_a_revision)
 	cr_assert_eq(seen.n, 3);
 }
 
+struct counted {
+	uint64_t violations, refusals;
+};
+
+static void add_up(void *ctx, int64_t time_ms, uint64_t violations, uint64_t refusals)
+{
+	struct counted *c = ctx;
+
+	(void)time_ms;
+	c->violations += violations;
+	c->refusals += refusals;
+}
+
+static struct counted counted_since(int64_t since_ms)
+{
+	struct counted c = { 0 };
+
+	cr_assert_eq(store_violation_count(d.s, since_ms, add_up, &c, &err), PW_OK, "%s", err.msg);
+	return c;
+}
+
 Test(violation, count_is_from_a_time_on)
 {
-	uint64_t n = 77;
-
-	cr_assert_eq(store_violation_count(d.s, store_put_time(7), &n, &err), PW_OK);
-	cr_assert_eq(n, 3);
-	cr_assert_eq(store_violation_count(d.s, 0, &n, &err), PW_OK);
-	cr_assert_eq(n, 9);
-	cr_assert_eq(store_violation_count(d.s, INT64_MAX, &n, &err), PW_OK);
-	cr_assert_eq(n, 0);
+	cr_assert_eq(counted_since(store_put_time(7)).violations, 3);
+	cr_assert_eq(counted_since(0).violations, 9);
+	cr_assert_eq(counted_since(INT64_MAX).violations, 0);
 }
 
 Test(violation, goes_with_its_group)
 {
-	uint64_t n = 0;
-
 	cr_assert_eq(store_begin(d.s, &err), PW_OK);
 	add(10, 1, 5);
-	cr_assert_eq(store_violation_count(d.s, 0, &n, &err), PW_OK);
-	cr_assert_eq(n, 9, "uncommitted");
+	cr_assert_eq(counted_since(0).violations, 9, "uncommitted");
 	store_rollback(d.s);
-	cr_assert_eq(store_violation_count(d.s, 0, &n, &err), PW_OK);
-	cr_assert_eq(n, 9);
+	cr_assert_eq(counted_since(0).violations, 9);
+}
+
+static void note_repeats(void *ctx, const struct violation *v)
+{
+	struct violation *out = ctx;
+
+	if (v->revision == out->revision)
+		*out = (struct violation){ .revision = v->revision, .count = v->count, .last_ms = v->last_ms };
+}
+
+static void repeat(uint64_t revision, uint64_t count, int64_t last_ms)
+{
+	cr_assert_eq(store_begin(d.s, &err), PW_OK);
+	cr_assert_eq(store_violation_repeats(d.s, revision, count, last_ms, &err), PW_OK, "%s", err.msg);
+	cr_assert_eq(store_commit(d.s, &err), PW_OK, "%s", err.msg);
+}
+
+Test(violation, repeats_are_counted_and_never_fewer)
+{
+	struct violation_filter f = { .limit = 100 };
+	struct violation v = { .revision = 5 };
+
+	cr_assert_eq(store_violations(d.s, &f, note_repeats, &v, &err), PW_OK);
+	cr_assert_eq(v.count, 1);
+	cr_assert_eq(v.last_ms, store_put_time(5));
+	repeat(5, 70, store_put_time(5) + 900);
+	repeat(5, 60, store_put_time(5) + 800);
+	repeat(500, 2, 9); /* it is gone */
+	store_dir_reopen(&d);
+	cr_assert_eq(store_violations(d.s, &f, note_repeats, &v, &err), PW_OK);
+	cr_assert_eq(v.count, 70);
+	cr_assert_eq(v.last_ms, store_put_time(5) + 900);
+	cr_assert_eq(counted_since(0).refusals, 78);
+	cr_assert_eq(counted_since(0).violations, 9);
 }
 
 Test(violation, row_with_nonsense_is_refused)

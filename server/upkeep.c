@@ -10,6 +10,7 @@
 enum {
 	MOVE_MS = 100,  /* between two looks at the WAL */
 	TRIM_MS = 1000, /* and at what is to be kept */
+	EXPIRE_MS = 50, /* of each look go into forgetting answers, at most */
 	ANSWERS_A_STEP = 64,
 	WAL_LONG_MS = 60000,  /* so long a WAL may be over its bound without a word */
 	WAL_AGAIN_MS = 600000 /* and so long after one */
@@ -57,13 +58,14 @@ static void watch_wal(struct wal_watch *w, uint64_t size, uint64_t bound, int64_
 	w->warn_at = now + WAL_AGAIN_MS;
 }
 
-/* All that is due, in steps for each of which the writer waits. */
+/* What is due, in steps for each of which the writer waits; what is left after a while goes with the next look. */
 static void expire_answers(struct service *sv)
 {
+	int64_t until = clock_monotonic_ms() + EXPIRE_MS;
 	unsigned gone = ANSWERS_A_STEP;
 	struct pw_err err;
 
-	while (gone == ANSWERS_A_STEP && !atomic_load(&sv->disk_refuses) && !atomic_load(&sv->cut)) {
+	while (gone == ANSWERS_A_STEP && !atomic_load(&sv->disk_refuses) && clock_monotonic_ms() < until) {
 		gone = 0;
 		if (store_in_doubt(sv->store) || store_begin(sv->store, &err) != PW_OK)
 			return;
@@ -87,12 +89,12 @@ static void look(struct service *sv, struct upkeep *u, int64_t now)
 			st = trim(sv, &err);
 		while (violations_save_some(sv))
 			;
-		expire_answers(sv);
 		refusals_forget(sv->refusals, clock_utc_ms());
 		store_wal_sizes(sv->store, &wal);
 		watch_wal(&u->journal, wal.journal, wal.bound, now);
 		watch_wal(&u->ledger, wal.ledger, wal.bound, now);
 	}
+	expire_answers(sv);
 	if (st != PW_OK && !u->failed)
 		log_line(LOG_WARNING_, "upkeep of the journal failed", "error", err.msg, NULL);
 	u->failed = st != PW_OK;

@@ -30,17 +30,17 @@ struct config {
 	uint64_t bodies_bytes;                    /* of all bodies together; 256 MiB */
 	uint64_t feed_bytes;                      /* of the newest events, in memory; default 16 MiB */
 	uint64_t event_bytes;                     /* larger events are told in brief; default 16 KiB */
-	uint64_t answer_bytes;                    /* a list's answer ends behind the item that passes this; default 1 MiB */
-	uint64_t decoded_bytes;                   /* of one body's values; 256 MiB */
-	unsigned item_work;                       /* steps of work that one item may take; default 2^20 */
-	unsigned quarantine_ranges;               /* in quarantine in one pool; default 65536 */
-	unsigned lease_seconds;                   /* default 15 */
-	unsigned checkpoint_seconds;              /* a picture at most this often; default 30 */
-	unsigned stop_seconds;                    /* at a stop: for answers under way; default 10 */
-	unsigned last_picture_seconds;            /* at a stop: for the last picture; default 2 */
-	unsigned picture_stale_seconds;           /* not ready once pictures fail for so long; default 600 */
-	unsigned retain_hours;                    /* journal kept by age; default 720; 0: no bound */
-	uint64_t retain_bytes;                    /* and by size; default 8 GiB; 0: no bound; suffixes K M G */
+	uint64_t answer_bytes;          /* a list's answer ends behind the item that passes this; default 1 MiB */
+	uint64_t decoded_bytes;         /* of one body's values; 256 MiB */
+	unsigned item_work;             /* steps of work that one item may take; default 2^20 */
+	unsigned quarantine_ranges;     /* in quarantine in one pool; default 65536 */
+	unsigned lease_seconds;         /* default 15 */
+	unsigned checkpoint_seconds;    /* a picture at most this often; default 30 */
+	unsigned stop_seconds;          /* at a stop: for answers under way; default 10 */
+	unsigned last_picture_seconds;  /* at a stop: for the last picture; default 2 */
+	unsigned picture_stale_seconds; /* not ready once pictures fail for so long; default 600 */
+	unsigned retain_hours;          /* journal kept by age; default 720; 0: no bound */
+	uint64_t retain_bytes;          /* and by size; default 8 GiB; 0: no bound; suffixes K M G */
 	unsigned host_operations, host_finished;  /* of one host: unfinished ones, finished ones that are kept */
 	unsigned operations;                      /* of all hosts */
 	unsigned operation_hours;                 /* a finished one is kept so long */

@@ -25,15 +25,15 @@ struct records {
 	char *data; /* heap */
 	size_t used, size;
 	bool failed;
-	size_t brief_from; /* bytes in the feed from which on a record is large; 0: none is */
+	size_t brief_from;          /* bytes in the feed from which on a record is large; 0: none is */
 	struct record_whole *whole; /* heap; in order */
 	size_t whole_count, whole_capacity;
 };
 void records_release(struct records *r);
-void records_clear(struct records *r); /* for the next group; gives much memory back */
+void records_clear(struct records *r);            /* for the next group; gives much memory back */
 void records_cut(struct records *r, size_t used); /* takes back what was put since */
-/* The records without what briefs stand for, to be read for the feed alone: *size bytes, at most r->used. `out` has room
- * for those. */
+/* The records without what briefs stand for, to be read for the feed alone: *size bytes, at most r->used. `out` has
+ * room for those. */
 void records_brief(const struct records *r, char *out, size_t *size);
 
 struct record_item {

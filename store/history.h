@@ -5,9 +5,9 @@
  * anew.
  *
  * A subject (a VM, a pool of frames) has entries: a run of pages, and the record that touched it. Entries come in
- * segments, each of a range of revisions, written once and dropped whole when the journal is trimmed. Within a segment a
- * subject's entries lie by level (the run's length, rounded up to a power of two) and first page, packed: at level L the
- * runs that hold a page begin at most 2^L - 1 pages before it, so a page is found by one short scan a level.
+ * segments, each of a range of revisions, written once and dropped whole when the journal is trimmed. Within a segment
+ * a subject's entries lie by level (the run's length, rounded up to a power of two) and first page, packed: at level L
+ * the runs that hold a page begin at most 2^L - 1 pages before it, so a page is found by one short scan a level.
  */
 #ifndef PW_STORE_HISTORY_H
 #define PW_STORE_HISTORY_H

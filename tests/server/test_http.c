@@ -13,8 +13,8 @@
 #include "server/service.h"
 
 /*
- * The runtime over real sockets, with a service of a few lines behind it: "admin", "viewer" and "agent" are its tokens, and
- * what is parked goes to one thread that resumes it as soon as it can.
+ * The runtime over real sockets, with a service of a few lines behind it: "admin", "viewer" and "agent" are its tokens,
+ * and what is parked goes to one thread that resumes it as soon as it can.
  */
 struct service {
 	pthread_t thread;
@@ -195,8 +195,8 @@ static void *serve(void *arg)
 
 static enum pw_status start_on(const char *listen, struct pw_err *err)
 {
-	char *const argv[] = { (char *)"test", (char *)"--listen", (char *)listen, (char *)"--connections", (char *)"64",
-			       NULL };
+	char *const argv[] = { (char *)"test",          (char *)"--listen", (char *)listen,
+			       (char *)"--connections", (char *)"64",       NULL };
 	enum pw_status st = config_parse(5, argv, NULL, &config, err);
 
 	if (st != PW_OK)

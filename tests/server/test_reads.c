@@ -1,6 +1,6 @@
 /*
- * The pool of long reads without HTTP: reads that take as long as the test wants, and a request_resume that notes who is
- * through. One a token, bounded queue, and a stop with reads that wait and reads that run.
+ * The pool of long reads without HTTP: reads that take as long as the test wants, and a request_resume that notes who
+ * is through. One a token, bounded queue, and a stop with reads that wait and reads that run.
  */
 #include <criterion/criterion.h>
 #include <semaphore.h>

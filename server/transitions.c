@@ -430,9 +430,10 @@ void transitions_act(struct service *sv, struct request *r)
 	if (!transitions_hold(sv, r))
 		return;
 	h = arg_host(sv, r, 0);
-	if (bt->next == 0 && b->has_seq && !batch_is_new(sv, r, h, b))
+	/* in every turn: the same batch may be on its way twice, or a later one have overtaken it */
+	if (b->has_seq && !batch_is_new(sv, r, h, b))
 		return;
-	if (bt->next == 0 && !b->atomic && can_be_repeated(r) && !pieces_load(sv, r, bt))
+	if (!b->atomic && can_be_repeated(r) && !pieces_load(sv, r, bt))
 		return;
 	bt->first = next_revision(sv);
 	if (!decide(sv, r, h, bt, &why)) {

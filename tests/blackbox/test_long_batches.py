@@ -85,6 +85,22 @@ class LongBatches(unittest.TestCase):
     def test_a_batch_with_a_key_goes_on_after_a_crash(self):
         self.crash_between(lambda host, token, body, n: self.send_later(host, token, body, headers={"Idempotency-Key": f"k{n}"}))
 
+    def sent_twice_at_once(self, **more):
+        host, token, vm = self.big()
+        body = dict(self.claims(host, vm), **more.pop("body", {}))
+        sent = [self.send_later(host, token, body, **more) for _ in range(3)]
+        for thread, _ in sent:
+            thread.join()
+        answers = [answer[0] for _, answer in sent]
+        self.assertEqual([(a.status, a["accepted"], a["rejected"]) for a in answers], [(200, ITEMS, 0)] * 3, str(answers)[:300])
+        self.assertEqual(len({a.raw for a in answers}), 1, "one batch has one answer")
+
+    def test_a_numbered_batch_may_be_on_its_way_twice(self):
+        self.sent_twice_at_once(body={"batch_seq": 1})
+
+    def test_a_batch_with_a_key_may_be_on_its_way_twice(self):
+        self.sent_twice_at_once(headers={"Idempotency-Key": "twice"})
+
 
 class Refusals(Case):
     def test_the_problems_of_one_answer_have_a_bound(self):

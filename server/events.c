@@ -191,11 +191,11 @@ static enum handled events_read(struct service *sv, struct request *r)
 	struct feed_query q;
 	struct feed f;
 	struct pw_err err;
-	enum handled handled;
+	enum handled handled = DONE;
 	uint64_t durable;
 
 	if (!feed_query(r, &q) || !look(sv, r, q.host, q.after, &durable, &handled))
-		return r->response.status ? DONE : handled;
+		return handled;
 	store_span(sv->store, &span);
 	if (span.oldest > 1 && q.after + 1 < span.oldest)
 		return answer_compacted(r, span.oldest, q.after);
@@ -212,11 +212,11 @@ enum handled events_get(struct service *sv, struct request *r)
 {
 	struct feed_query q;
 	struct feed f;
-	enum handled handled;
+	enum handled handled = DONE;
 	uint64_t durable;
 
 	if (!feed_query(r, &q) || !look(sv, r, q.host, q.after, &durable, &handled))
-		return r->response.status ? DONE : handled;
+		return handled;
 	if (q.whole)
 		return reads_park(sv->reads, r, events_read);
 	feed_begin(&f, sv, &q, durable);

@@ -441,7 +441,7 @@ static bool is_quiet(const struct service *sv, const struct request *r)
 	struct pw_uuid id;
 
 	h = pw_uuid_parse(r->args[0], strlen(r->args[0]), &id) ? ledger_host(sv->ledger, &id) : NULL;
-	return h && host_note(h)->last_event <= sv->durable;
+	return h && h->note && host_note(h)->last_event <= sv->durable;
 }
 
 enum handled host_heartbeat(struct service *sv, struct request *r)
@@ -455,13 +455,11 @@ enum handled host_heartbeat(struct service *sv, struct request *r)
 		return park_change(sv, r);
 	if (!state_read_lock(sv))
 		return answer_stopping(r);
-	heartbeat_act(sv, r);
 	quiet = is_quiet(sv, r);
-	pthread_rwlock_unlock(&sv->lock);
 	if (quiet)
-		return DONE;
-	answer_drop(r);
-	return handle_read(sv, r);
+		heartbeat_act(sv, r);
+	pthread_rwlock_unlock(&sv->lock);
+	return quiet ? DONE : handle_read(sv, r);
 }
 
 void hosts_hear(struct service *sv)

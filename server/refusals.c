@@ -393,8 +393,9 @@ void refusals_saved(struct refusals *t, const struct repeats *saved, size_t n)
 		if (!e)
 			continue;
 		e->saved_count = saved[i].count;
-		if (e->saved_count == e->settled_count)
-			unsaved_leave(t, e);
+		unsaved_leave(t, e);
+		if (e->saved_count != e->settled_count)
+			unsaved_join(t, e); /* behind those that still wait */
 	}
 	pthread_mutex_unlock(&t->lock);
 }

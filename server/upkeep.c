@@ -87,7 +87,7 @@ static void look(struct service *sv, struct upkeep *u, int64_t now)
 		u->trim_at = now + TRIM_MS;
 		if (st == PW_OK)
 			st = trim(sv, &err);
-		while (violations_save_some(sv))
+		while (violations_save_some(sv) && clock_monotonic_ms() < now + TRIM_MS)
 			;
 		refusals_forget(sv->refusals, clock_utc_ms());
 		store_wal_sizes(sv->store, &wal);

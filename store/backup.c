@@ -32,11 +32,12 @@ static enum pw_status copy_pages(struct copying *c, struct db *from, struct db *
 {
 	sqlite3_backup *b = sqlite3_backup_init(to->h, "main", from->h, "main");
 	uint64_t before = c->done;
+	int rc = SQLITE_OK;
 	bool go = true;
 
 	if (!b)
 		return db_fail(to, "starting a copy", err);
-	while (go && sqlite3_backup_step(b, STEP_PAGES) == SQLITE_OK) {
+	while (go && (rc = sqlite3_backup_step(b, STEP_PAGES)) == SQLITE_OK) {
 		c->done =
 			before + (uint64_t)page * (uint64_t)(sqlite3_backup_pagecount(b) - sqlite3_backup_remaining(b));
 		if (c->total < c->done)
@@ -46,6 +47,8 @@ static enum pw_status copy_pages(struct copying *c, struct db *from, struct db *
 	c->done = before + (uint64_t)page * (uint64_t)sqlite3_backup_pagecount(b);
 	if (sqlite3_backup_finish(b) != SQLITE_OK)
 		return db_fail(to, "copying", err);
+	if (go && rc != SQLITE_DONE) /* of a file that somebody else has locked, SQLite tells with the step alone */
+		return pw_fail(err, PW_STORAGE, "%s: copying: somebody else has locked it", to->file);
 	return go ? PW_OK : pw_fail(err, PW_BUSY, "given up half-way");
 }
 

@@ -166,6 +166,7 @@ static void close_all(struct history *h)
 {
 	db_close(&h->reader);
 	db_close(&h->writer);
+	h->write = h->find = (struct stmts){ 0 };
 	h->count = 0;
 }
 
@@ -259,6 +260,8 @@ enum pw_status history_reset(struct history *h, struct pw_err *err)
 	close_all(h);
 	delete_files(h);
 	st = open_files(h, err);
+	if (st != PW_OK)
+		close_all(h);
 	pthread_mutex_unlock(&h->lock);
 	return st;
 }
@@ -386,6 +389,8 @@ enum pw_status history_add(struct history *h, uint64_t first, uint64_t last, str
 	struct segment s = { .first = first, .last = last };
 	enum pw_status st;
 
+	if (!h->writer.h)
+		return pw_fail(err, PW_STORAGE, HISTORY_FILE ": it could not be made");
 	s.number = h->count ? h->segments[h->count - 1].number + 1 : 1;
 	st = add_segment(h, &s, lists, n, err);
 	if (st != PW_OK)

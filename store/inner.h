@@ -123,6 +123,7 @@ enum pw_status group_check(const struct store *s, struct pw_err *err) PW_MUST_CH
 enum pw_status group_result(struct store *s, enum pw_status st);
 /* wal.c: watches the journal's WAL from here on, and writes the blocks of its file before they are needed. */
 void wal_attend(struct store *s);
+extern int64_t wal_ready_bytes; /* so many of them; less in a test that opens thousands of stores */
 /* The tiny write of store_probe. Under the turn. */
 enum pw_status writer_probe(struct store *s, struct pw_err *err) PW_MUST_CHECK;
 

@@ -105,6 +105,8 @@ enum pw_status store_trim(struct store *s, uint64_t through, struct pw_err *err)
 		turn_take(&s->turn);
 		st = trim_step(s, through < painted ? through : painted, err);
 		turn_give(&s->turn);
+		if (st == PW_OK && atomic_load(&s->wal_pages) >= WAL_HIGH)
+			st = store_wal_checkpoint(s, err); /* all of it may take minutes */
 	} while (st == PW_OK);
 	pthread_mutex_unlock(&s->trim_lock);
 	return st == PW_NOT_FOUND ? PW_OK : st;

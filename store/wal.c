@@ -11,11 +11,12 @@
 
 #include "store/inner.h"
 
-#define WAL_READY (8 << 20) /* bytes of WAL that are written before they are needed */
-#define STILL_MS  20        /* so long readers hold still at most */
-#define NOT_AGAIN 1000      /* and not again before so many milliseconds: it may be somebody else who reads */
+#define STILL_MS  20   /* so long readers hold still at most */
+#define NOT_AGAIN 1000 /* and not again before so many milliseconds: it may be somebody else who reads */
 #define LOOK_US   500
 #define TRIES     8
+
+int64_t wal_ready_bytes = 8 << 20;
 
 /*
  * A flush into blocks that the file already has costs less than half of one that makes it grow. What lies behind the
@@ -29,7 +30,7 @@ static void ready_wal(struct db *db)
 	bool ok = sqlite3_file_control(db->h, "main", SQLITE_FCNTL_JOURNAL_POINTER, &wal) == SQLITE_OK && wal &&
 		  wal->pMethods && wal->pMethods->xFileSize(wal, &at) == SQLITE_OK;
 
-	for (; ok && at < WAL_READY; at += (sqlite3_int64)sizeof zeros)
+	for (; ok && at < wal_ready_bytes; at += (sqlite3_int64)sizeof zeros)
 		ok = wal->pMethods->xWrite(wal, zeros, (int)sizeof zeros, at) == SQLITE_OK;
 	if (ok)
 		wal->pMethods->xSync(wal, SQLITE_SYNC_NORMAL | SQLITE_SYNC_DATAONLY);

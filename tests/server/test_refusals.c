@@ -169,6 +169,23 @@ Test(refusals, unsaved_ones_are_told_until_they_were_saved)
 	cr_assert_eq(refusals_unsaved(t, some, 4), 0);
 }
 
+Test(refusals, one_that_came_again_while_it_was_saved_lets_the_others_go_first)
+{
+	struct repeats p;
+
+	for (unsigned i = 0; i < 4; i++)
+		note_one(1, 1 + i % 2);
+	cr_assert_eq(refusals_unsaved(t, &p, 1), 1);
+	cr_assert_eq(p.revision, 1);
+	note_one(1, 1);
+	refusals_saved(t, &p, 1);
+	cr_assert_eq(refusals_unsaved(t, &p, 1), 1);
+	cr_assert_eq(p.revision, 2);
+	refusals_saved(t, &p, 1);
+	cr_assert_eq(refusals_unsaved(t, &p, 1), 1);
+	cr_assert(p.revision == 1 && p.count == 3);
+}
+
 Test(refusals, forgets_what_cannot_repeat)
 {
 	struct repeats some[4];

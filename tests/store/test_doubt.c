@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "store/inner.h"
 #include "tests/lib/faulty_vfs.h"
 #include "tests/lib/store_dir.h"
 
@@ -25,6 +26,7 @@ static uint64_t seed = 1;
 
 static void setup(void)
 {
+	wal_ready_bytes = 256 << 10;
 	faulty_vfs_install();
 }
 

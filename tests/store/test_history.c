@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "store/history.h"
 #include "tests/lib/store_dir.h"
@@ -264,4 +266,26 @@ Test(history, what_is_no_database_is_made_anew)
 	fputs("not a database, but long enough to look like something that is one", f);
 	fclose(f);
 	reopen(0);
+}
+
+Test(history, what_cannot_be_made_takes_nothing_until_it_can)
+{
+	struct test_random r = test_random_new();
+	struct history_entry e = { 1, 1, 1, 0 };
+	struct history_list one = { .v = &e, .n = 1 };
+	char path[STORE_PATH + 16];
+	struct pw_err err;
+
+	add_segment(&r, 0);
+	snprintf(path, sizeof path, "%s/history.db", d.path);
+	cr_assert_eq(unlink(path), 0);
+	cr_assert_eq(mkdir(path, 0700), 0);
+	cr_assert_neq(history_reset(h, &err), PW_OK, "a folder is no database");
+	cr_assert_eq(history_add(h, 1, REVISIONS, &one, 1, &err), PW_STORAGE);
+	cr_assert_eq(history_trim(h, REVISIONS + 1, &err), PW_NOT_FOUND);
+	cr_assert_eq(rmdir(path), 0);
+	cr_assert_eq(history_reset(h, &err), PW_OK, "%s", err.msg);
+	count = 0;
+	add_segment(&r, 0);
+	compare(&r, 50);
 }

@@ -43,11 +43,13 @@ unsigned problem_status(enum pw_problem p)
 	case PROBLEM_STALE: return 412;
 	case PROBLEM_TOO_LARGE:
 	case PROBLEM_TOO_MUCH_WORK: return 413;
+	case PROBLEM_URI_TOO_LONG: return 414;
 	case PROBLEM_MEDIA_TYPE: return 415;
 	case PROBLEM_ARCH_UNSUPPORTED:
 	case PROBLEM_INVALID_PARAMS:
 	case PROBLEM_IDEMPOTENCY: return 422;
 	case PROBLEM_RATE_LIMITED: return 429;
+	case PROBLEM_HEAD_TOO_LARGE: return 431;
 	case PROBLEM_INTERNAL:
 	case PROBLEM_BACKEND:
 	case PROBLEM_DRIFT: return 500;
@@ -56,6 +58,7 @@ unsigned problem_status(enum pw_problem p)
 	case PROBLEM_NO_MEMORY:
 	case PROBLEM_BUSY:
 	case PROBLEM_NOT_READY: return 503;
+	case PROBLEM_HTTP_VERSION: return 505;
 	case PROBLEM_COUNT: break;
 	}
 	return 500;
@@ -178,6 +181,9 @@ static void write_members(struct jsonw *w, const struct refusal *why)
 	case PROBLEM_FORBIDDEN:
 	case PROBLEM_NOT_FOUND:
 	case PROBLEM_METHOD_NOT_ALLOWED:
+	case PROBLEM_URI_TOO_LONG:
+	case PROBLEM_HEAD_TOO_LARGE:
+	case PROBLEM_HTTP_VERSION:
 	case PROBLEM_TOO_LARGE:
 	case PROBLEM_TOO_MUCH_WORK:
 	case PROBLEM_RATE_LIMITED:

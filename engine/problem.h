@@ -45,6 +45,9 @@
 	X(PROBLEM_FORBIDDEN, "forbidden", "Outside the token's role")                              \
 	X(PROBLEM_NOT_FOUND, "not-found", "No such resource")                                      \
 	X(PROBLEM_METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")                  \
+	X(PROBLEM_URI_TOO_LONG, "uri-too-long", "The request's target is too long")                \
+	X(PROBLEM_HEAD_TOO_LARGE, "head-too-large", "The request's head is too large")             \
+	X(PROBLEM_HTTP_VERSION, "http-version-unsupported", "Neither HTTP/1.1 nor HTTP/1.0")       \
 	X(PROBLEM_TOO_LARGE, "body-too-large", "The request's body is too large")                  \
 	X(PROBLEM_TOO_MUCH_WORK, "too-much-work", "More work than one request may ask for")        \
 	X(PROBLEM_RATE_LIMITED, "rate-limited", "More than the caller's share")                    \

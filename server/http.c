@@ -376,6 +376,7 @@ static void http_free(struct http *h)
 	if (h->listener >= 0)
 		close(h->listener);
 	connections_stop(h->connections);
+	refusals_stop(h->refusals);
 	decoders_stop(h->decoders);
 	tls_close(h->tls);
 	pthread_mutex_destroy(&h->parking);
@@ -403,6 +404,8 @@ enum pw_status http_start(const struct config *c, struct service *sv, struct htt
 		st = tls_open(c, &h->tls, err);
 	if (st == PW_OK)
 		st = endpoint_listen(&at, c, &h->listener, h->address, err);
+	if (st == PW_OK)
+		st = refusals_start(&h->refusals, err);
 	if (st == PW_OK)
 		st = connections_start(h, &h->connections, err);
 	if (st == PW_OK)

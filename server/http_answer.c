@@ -62,7 +62,7 @@ enum MHD_Result answer_send(struct exchange *x)
 	if (!m)
 		return MHD_NO;
 	if (add_headers(m, x))
-		sent = MHD_queue_response(x->connection, a->status, m);
+		sent = refusals_queue(x->connection, a->status, m);
 	a->body = NULL;
 	MHD_destroy_response(m);
 	return sent;

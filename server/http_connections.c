@@ -393,6 +393,9 @@ static void *watch(void *arg)
 		until.tv_nsec %= 1000000000;
 		pthread_cond_timedwait(&cs->wake, &cs->lock, &until);
 		look_at_all(cs);
+		pthread_mutex_unlock(&cs->lock);
+		refusals_drain(cs->http->refusals);
+		pthread_mutex_lock(&cs->lock);
 	}
 	pthread_mutex_unlock(&cs->lock);
 	return NULL;

@@ -287,7 +287,7 @@ static void walk_head(struct exchange *x, const char *method, const char *versio
 		bad(x, "there is no Host");
 }
 
-static void make_id(struct exchange *x)
+void head_make_id(struct exchange *x)
 {
 	uint64_t n = atomic_fetch_add_explicit(&x->http->requests, 1, memory_order_relaxed);
 	char *id = x->request.id;
@@ -439,7 +439,7 @@ bool head_take(struct exchange *x, const char *method, const char *version)
 	x->closes = atomic_load_explicit(&x->place, memory_order_relaxed) != PLACE_ORDINARY;
 	walk_head(x, method, version);
 	if (!x->request.id[0])
-		make_id(x);
+		head_make_id(x);
 	return check(x, method);
 }
 

@@ -1,7 +1,8 @@
 /* server/http_impl.h
  *
  * What the parts of the HTTP runtime share: http.c (start, stop, whose turn it is), http_connections.c (who may be
- * connected, and for how long), http_head.c (what a head says and whether it may), http_body.c, http_answer.c.
+ * connected, and for how long), http_head.c (what a head says and whether it may), http_body.c, http_answer.c,
+ * http_refusals.c (what libmicrohttpd answers by itself).
  *
  * Order of locks: a connection list's lock, then http's parking or the service's.
  */
@@ -19,6 +20,7 @@
 struct connections;
 struct decoders;
 struct peer;
+struct refusals;
 
 struct http {
 	struct service *service;     /* borrowed */
@@ -34,6 +36,7 @@ struct http {
 	const char *why;          /* static */
 	struct connections *connections;
 	struct decoders *decoders;
+	struct refusals *refusals;
 	_Atomic uint64_t body_bytes; /* memory of all bodies */
 	_Atomic uint64_t requests;
 	_Atomic int64_t last_complaint_s;
@@ -149,6 +152,8 @@ bool head_take(struct exchange *x, const char *method, const char *version) PW_M
 /* Does the caller's token still hold? False: answered. */
 bool head_check_who(struct exchange *x);
 
+void head_make_id(struct exchange *x); /* gives the request an id of ours */
+
 /* --- http_body.c --- */
 
 /* May the announced body come? False: answered. */
@@ -173,5 +178,15 @@ void decoders_take(struct decoders *d, struct request *r);
 
 /* The body goes over to MHD without a copy. MHD_NO closes the connection. */
 enum MHD_Result answer_send(struct exchange *x);
+
+/* --- http_refusals.c --- */
+
+/* Before the daemon starts; there is one. */
+enum pw_status refusals_start(struct refusals **out, struct pw_err *err) PW_MUST_CHECK;
+void refusals_stop(struct refusals *s); /* the daemon and the watcher have stopped */
+/* Reads, and throws away, what refused clients still send. To be called a few times a second; does not block. */
+void refusals_drain(struct refusals *s);
+/* The library's MHD_queue_response, for our own answers. */
+enum MHD_Result refusals_queue(struct MHD_Connection *connection, unsigned status, struct MHD_Response *answer);
 
 #endif

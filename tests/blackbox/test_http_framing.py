@@ -132,6 +132,49 @@ class Framing(Case):
         got = self.exchange(many * 3 + self.post(b"Content-Length: %d" % len(BODY)) + BODY + last)
         self.assertEqual((got.count(b"HTTP/1.1 200 "), got.count(b"HTTP/1.1 201 ")), (4, 1), got)
 
+    def assert_refused_whole(self, data, status, slug):
+        """One problem, readable although the client sends all it has first, and then the end, no reset."""
+        for _ in range(2):
+            got = b""
+            with socket.create_connection(("127.0.0.1", self.server.port), timeout=60) as s:
+                s.sendall(data)
+                while more := s.recv(65536):
+                    got += more
+            self.assertEqual(got.count(b"HTTP/1.1 %d " % status), 1, got)
+            head, _, body = got.partition(b"\r\n\r\n")
+            self.assertEqual(head[:12], b"HTTP/1.1 %d" % status)
+            for line in (b"Connection: close", b"Content-Type: application/problem+json", b"Content-Length: %d" % len(body)):
+                self.assertIn(line, head.split(b"\r\n"))
+            problem = json.loads(body)
+            self.assertEqual((problem["status"], problem["type"]), (status, "/problems/" + slug))
+            self.assertIn(b"X-Request-Id: " + problem["request_id"].encode(), head.split(b"\r\n"))
+            self.assertEqual("flag" in problem, status in (413, 414, 431))
+
+    def test_what_the_library_cannot_read_is_one_problem(self):
+        chunked = b"Transfer-Encoding: chunked"
+        for name, (data, status, slug) in {
+                "a target of 100 kB": (self.head(method="GET", path="/v1/" + "a" * 100000), 414, "uri-too-long"),
+                "a target of 2 MB": (self.head(method="GET", path="/v1/" + "a" * 2000000), 414, "uri-too-long"),
+                "no line's end": (b"A" * 100000, 414, "uri-too-long"),
+                "a header of 1 MB": (self.head(b"X-A: " + b"b" * 1000000, method="GET"), 431, "head-too-large"),
+                "3000 headers": (self.head(*(b"X-%d: 1" % i for i in range(3000)), method="GET"), 431, "head-too-large"),
+                "a cookie that is copied": (self.head(b"Cookie: " + b"a=b; " * 6000, method="GET"), 431, "head-too-large"),
+                "a length below 0": (self.post(b"Content-Length: -1") + BODY, 400, "invalid-request"),
+                "a length with a sign": (self.post(b"Content-Length: +28") + BODY, 400, "invalid-request"),
+                "a length with a tail": (self.post(b"Content-Length: 28x") + BODY, 400, "invalid-request"),
+                "no length": (self.post(b"Content-Length:") + BODY, 400, "invalid-request"),
+                "a length past 64 bits": (self.post(b"Content-Length: %d" % (2**64 + 28)) + BODY, 413, "body-too-large"),
+                "a chunk of -1": (self.post(chunked) + b"-1\r\n" + BODY, 400, "invalid-request"),
+                "a chunk past 64 bits": (self.post(chunked) + b"1" + b"f" * 16 + b"\r\n" + BODY, 413, "body-too-large"),
+                "a chunk with no end": (self.post(chunked) + b"1\r\nabc\r\n", 400, "invalid-request"),
+                "a line without a colon": (self.head(b"what", b"X-A: b", method="GET"), 400, "invalid-request"),
+                "no version": (b"GET /healthz\r\n\r\n", 400, "invalid-request"),
+                "HTTP/2.0": (self.head(method="GET", path="/healthz", version="HTTP/2.0"), 505, "http-version-unsupported"),
+                "HTTP/0.9": (self.head(method="GET", path="/healthz", version="HTTP/0.9"), 505, "http-version-unsupported")}.items():
+            with self.subTest(name):
+                self.assert_refused_whole(data, status, slug)
+        self.assert_served(self.head(method="GET", path="/v1/summary"), 200)
+
 
 if __name__ == "__main__":
     unittest.main()

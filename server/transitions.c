@@ -435,10 +435,12 @@ void transitions_act(struct service *sv, struct request *r)
 		return;
 	if (!b->atomic && can_be_repeated(r) && !pieces_load(sv, r, bt))
 		return;
+	if (bt->next == 0 && !if_match(r, h->revision))
+		return;
 	bt->first = next_revision(sv);
 	if (!decide(sv, r, h, bt, &why)) {
 		ledger_rollback(sv->ledger, mark);
-		sv->records.used = used;
+		records_cut(&sv->records, used);
 		sv->revision = revision;
 		reject(sv, r, h, bt, &why);
 	} else if (bt->next < b->count && !sv->records.failed) {

@@ -298,6 +298,13 @@ static bool may_use_reserve(const struct connections *cs, const struct exchange 
 	return others < most;
 }
 
+/* Was it let in before, for this very token? Then nobody is counted again: the house is full, and it has many requests.
+ */
+static bool has_reserve(const struct exchange *x)
+{
+	return is_privileged(x) && !pw_uuid_is_nil(&x->user) && pw_uuid_equal(&x->user, &x->request.who.token);
+}
+
 bool connections_may_serve(struct connections *cs, struct exchange *x)
 {
 	bool may = true;
@@ -305,11 +312,13 @@ bool connections_may_serve(struct connections *cs, struct exchange *x)
 	if (place_of(x) == PLACE_ORDINARY)
 		return true;
 	pthread_mutex_lock(&cs->lock);
-	if (place_of(x) == PLACE_RESERVED && find_room(cs, x->peer)) {
+	if (place_of(x) == PLACE_RESERVED && has_room(cs, x->peer)) {
 		set_place(cs, x, PLACE_ORDINARY);
-	} else if (place_of(x) == PLACE_RESERVED) {
+	} else if (place_of(x) == PLACE_RESERVED && !has_reserve(x)) {
 		x->user = x->request.who.token;
 		may = is_privileged(x) && may_use_reserve(cs, x);
+		if (!may)
+			x->user = (struct pw_uuid){ { 0 } };
 	}
 	pthread_mutex_unlock(&cs->lock);
 	return may;

@@ -1,5 +1,6 @@
 """Batches that take long: others have their turns between the items, a crash in the middle is gone on from, and what an answer
 tells of refusals has a bound."""
+import concurrent.futures
 import threading
 import unittest
 
@@ -119,6 +120,32 @@ class Refusals(Case):
             self.assertLess(len(answer.raw), (66 << 10) + n * 100)
             if more:
                 self.assertEqual(host.send(*[thief.item("page_in", 0, 64, pfn=1000)] * n, **more).raw, answer.raw)
+
+    def test_a_large_change_of_an_atomic_batch_that_is_refused_leaves_nothing_in_the_feed(self):
+        runs = [[2 * i, 1] for i in range(1000)]
+
+        def send(refused):
+            client = self.server.client()
+            host = Host(client)
+            vm = Vm(host, state="transient")
+            large = [{"vm": vm.id, "op": op, "runs": runs} for op in ("share", "unshare")]
+            for _ in range(5):
+                if refused:
+                    self.assertEqual(host.send(*large, vm.item("share", 4096), atomic=True).status, 409)
+                else:
+                    self.assertEqual(host.send(*[vm.item("share"), vm.item("unshare")] * 100, *large)["accepted"], 202)
+            client.close()
+
+        start = self.admin.get("/v1/summary")["revision"]
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            for done in [pool.submit(send, i % 2) for i in range(8)]:
+                done.result()
+        seen = 0
+        while events := (answer := self.admin.get(f"/v1/events?after={start}&limit=1000"))["items"]:
+            self.assertEqual([e["revision"] for e in events], list(range(start + 1, answer["next"] + 1)))
+            seen += sum(e["type"] in ("gfn.share", "gfn.unshare") for e in events)
+            start = answer["next"]
+        self.assertEqual(seen, 4 * 5 * 202)
 
 
 if __name__ == "__main__":

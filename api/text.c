@@ -98,10 +98,13 @@ static size_t show_next(const char **at, char *shown)
 
 void text_print(FILE *to, const char *s)
 {
-	char shown[TEXT_ESCAPE_MAX];
+	char shown[TEXT_ESCAPE_MAX] = "";
 
-	while (s && *s)
-		fwrite(shown, 1, show_next(&s, shown), to);
+	while (s && *s) {
+		size_t n = show_next(&s, shown);
+
+		fwrite(shown, 1, n, to);
+	}
 }
 
 void text_copy(char *out, size_t size, const char *s)

@@ -38,7 +38,7 @@ static uint64_t *root_of(const struct tree *t)
 static struct tree_sum sum_load(uint64_t word)
 {
 	const uint64_t *from = (const uint64_t *)&node_of(word)->sum;
-	uint64_t part[PARTS];
+	uint64_t part[PARTS] = { 0 };
 	struct tree_sum s;
 
 	for (size_t i = 0; i < PARTS; i++)

@@ -57,7 +57,7 @@ static void put(struct line *l, const char *s, size_t n)
 /* One character, s[0, n), of a quoted value. */
 static void put_quoted(struct line *l, const char *s, size_t n, uint32_t c)
 {
-	char escape[TEXT_ESCAPE_MAX];
+	char escape[TEXT_ESCAPE_MAX] = "";
 
 	if (c == '\n')
 		put(l, "\\n", 2);

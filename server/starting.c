@@ -22,7 +22,7 @@ static void *starting_main(void *arg)
 {
 	const struct timespec look = { .tv_sec = LOOK_S };
 	const struct starting *s = arg;
-	struct service_progress now, before;
+	struct service_progress now, before = { 0 };
 
 	for (unsigned n = 0;; n++) {
 		int signal_number;

@@ -62,8 +62,8 @@ enum { SEGMENTS, SUBJECT, PIECES };
 static const char *const find_text[] = {
 	[SEGMENTS] = "SELECT number, first, last, hash FROM segment ORDER BY number",
 	[SUBJECT] = "SELECT levels FROM subject WHERE segment = ? AND subject = ?",
-	[PIECES] = "SELECT first, until, entries FROM piece WHERE segment = ? AND subject = ? AND level = ?"
-		   " AND first <= ? ORDER BY first DESC, rowid DESC",
+	[PIECES] = ("SELECT first, until, entries FROM piece WHERE segment = ? AND subject = ? AND level = ?"
+		    " AND first <= ? ORDER BY first DESC, rowid DESC"),
 };
 static const struct sql_table find_sql = { find_text, PW_ARRAY_LEN(find_text) };
 

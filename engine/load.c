@@ -79,7 +79,7 @@ static bool slots_grow(struct ledger *l, struct vm *vm)
 	slots = pw_mem_alloc(l->mem, room * sizeof *slots);
 	if (!slots)
 		return false;
-	if (vm->slot_count)
+	if (vm->slots)
 		memcpy(slots, vm->slots, vm->slot_count * sizeof *slots);
 	pw_mem_free(l->mem, vm->slots, vm->slot_room * sizeof *slots);
 	vm->slots = slots;

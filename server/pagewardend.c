@@ -89,6 +89,7 @@ static void raise_file_limit(const struct config *c)
 }
 
 /* Whoever reads the file sees the old address, this one, or none: never half of one. */
+/* A file of an earlier server that cannot be replaced is removed: it would name the wrong place. */
 static enum pw_status write_address(struct server *s, struct pw_err *err)
 {
 	char *fresh = NULL;
@@ -108,8 +109,13 @@ static enum pw_status write_address(struct server *s, struct pw_err *err)
 		st = pw_fail(err, PW_STORAGE, "cannot write %s: %s", fresh, strerror(errno));
 	if (st == PW_OK && rename(fresh, s->address_path) != 0)
 		st = pw_fail(err, PW_STORAGE, "cannot rename %s: %s", fresh, strerror(errno));
+	if (st != PW_OK) { /* the address is on stdout too: a full disk must not keep anyone from reading */
+		log_line(LOG_WARNING_, "no file names this server's address", "error", err->msg, NULL);
+		(void)unlink(s->address_path);
+		(void)unlink(fresh);
+	}
 	free(fresh);
-	return st;
+	return PW_OK;
 }
 
 static void block_signals(sigset_t *ours)

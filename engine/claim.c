@@ -1,11 +1,10 @@
-#include <string.h>
-
-#include "engine/ledger_impl.h"
-
 /*
  * Which frames a claim may have, and who keeps it off the others. A refusal tells the first runs in the way and how
  * many frames there are in all: neither costs more than the tables that they lie in.
  */
+#include <string.h>
+
+#include "engine/ledger_impl.h"
 
 /* Frames in quarantine are one run, whatever was noted of each. */
 static void add_run(const struct pool *p, struct refusal *why, const struct frame_view *f)

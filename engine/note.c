@@ -1,11 +1,10 @@
-#include <string.h>
-
-#include "engine/ledger_impl.h"
-
 /*
  * Notes of quarantine: found by number, so that none ever moves. Their frames are counted where entries of pools
  * change, forwards and backwards alike.
  */
+#include <string.h>
+
+#include "engine/ledger_impl.h"
 
 static bool places_grow(struct ledger *l)
 {

@@ -1,11 +1,10 @@
-#include "engine/sum.h"
-
-#include <string.h>
-
 /*
  * Sums of tables, made from their entries when somebody asks. Runs on the writer's thread and, for reading, on any that
  * holds the state still; it changes nothing of a tree but sums and TREE_STALE.
  */
+#include "engine/sum.h"
+
+#include <string.h>
 
 enum { STEPS_LEAF = 16, STEPS_UPPER = 32 }; /* to make the sum of one table */
 

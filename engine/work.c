@@ -1,10 +1,9 @@
-#include "engine/ledger_impl.h"
-
 /*
  * The count of work: what keeps a command's cost within bounds, and lets others look at the state in the midst of a
  * long one. The tree's searches run in pieces of LEDGER_PAUSE steps: each keeps the sums that it made, so the next one
  * gets further.
  */
+#include "engine/ledger_impl.h"
 
 uint64_t ledger_work(const struct ledger *l)
 {

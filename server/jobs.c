@@ -124,23 +124,6 @@ static struct request *waiters_due(struct jobs *j, int64_t now)
 	return due;
 }
 
-bool jobs_forget(struct jobs *j, struct request *r)
-{
-	bool found = false;
-
-	if (!j)
-		return false;
-	pthread_mutex_lock(&j->lock);
-	for (struct request **at = &j->waiters; *at && !found; at = &(*at)->next)
-		if (*at == r) {
-			*at = r->next;
-			found = true;
-			break;
-		}
-	pthread_mutex_unlock(&j->lock);
-	return found;
-}
-
 /* --- The job's thread --- */
 
 static bool on_progress(void *ctx, uint64_t done, uint64_t total)

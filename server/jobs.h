@@ -14,7 +14,5 @@ enum pw_status jobs_new(struct service *sv, struct jobs **out, struct pw_err *er
 void jobs_drain(struct jobs *j); /* the one that runs is given up, who waits for it gets what there is */
 void jobs_cut(struct jobs *j);   /* who still waits gets not-ready */
 void jobs_free(struct jobs *j);  /* after both; waits for the one that runs. NULL is fine */
-/* Takes a request that waits for a job out of those that do. False: it is not among them. */
-bool jobs_forget(struct jobs *j, struct request *r) PW_MUST_CHECK;
 
 #endif

@@ -209,20 +209,26 @@ static void put_item(struct records *r, const struct record_item *it)
 
 static void write_brief(struct jsonw *w, const struct record *rec);
 
+/* What the feed tells of a large record goes before it. */
+static void brief_begin(struct records *r, const struct record *rec, struct record_whole *whole)
+{
+	struct jsonw brief;
+
+	jsonw_init(&brief);
+	jsonw_open(&brief, '{');
+	write_brief(&brief, rec);
+	jsonw_close(&brief, '}');
+	large_begin(r, &brief, whole);
+}
+
 void record_item(struct records *r, const struct record_item *it)
 {
 	struct record rec = { .is_item = true, .item = *it };
 	bool large = r->brief_from && it->item.run_count > r->brief_from / RUN_BYTES;
 	struct record_whole whole;
-	struct jsonw brief;
 
-	if (large) {
-		jsonw_init(&brief);
-		jsonw_open(&brief, '{');
-		write_brief(&brief, &rec);
-		jsonw_close(&brief, '}');
-		large_begin(r, &brief, &whole);
-	}
+	if (large)
+		brief_begin(r, &rec, &whole);
 	put_item(r, it);
 	if (large)
 		large_end(r, &whole);
@@ -244,19 +250,13 @@ void record_event(struct records *r, struct jsonw *w)
 	struct record rec = { .json = text, .json_len = len };
 	bool large = r->brief_from && text && len > r->brief_from;
 	struct record_whole whole;
-	struct jsonw brief;
 
 	if (!text) {
 		r->failed = true;
 		return;
 	}
-	if (large) {
-		jsonw_init(&brief);
-		jsonw_open(&brief, '{');
-		write_brief(&brief, &rec);
-		jsonw_close(&brief, '}');
-		large_begin(r, &brief, &whole);
-	}
+	if (large)
+		brief_begin(r, &rec, &whole);
 	put_event(r, text, len);
 	if (large)
 		large_end(r, &whole);

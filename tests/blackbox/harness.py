@@ -31,6 +31,16 @@ def new_id():
     return str(uuid.uuid4())
 
 
+def until(condition, seconds=30):
+    """Asks again until it holds. False: it did not in that time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
 class Answer:
     """Status, headers (lower case) and body of one answer."""
 

@@ -4,9 +4,9 @@ import os
 import subprocess
 import unittest
 
-from harness import BUILD, OTHER_BOOT, Case, Host, Server, Vm, new_id
+from harness import BUILD, OTHER_BOOT, Case, Host, Server, Vm, new_id, until
 from test_crash_agent import Agent
-from test_slow_disk import SmallFiles, until
+from test_slow_disk import SmallFiles
 
 SECRET = 0x5EC2E75EC2E7
 WORD = (1 << 64) - 1

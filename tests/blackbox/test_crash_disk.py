@@ -12,19 +12,10 @@ import tempfile
 import time
 import unittest
 
-from harness import Host, Server, Vm, new_id
+from harness import Host, Server, Vm, new_id, until
 
 SYNC, WRITE = 1, 2
 HERE = os.path.dirname(os.path.abspath(__file__))
-
-
-def until(condition, seconds=15):
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 class FaultyServer(Server):

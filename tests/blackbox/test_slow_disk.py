@@ -11,7 +11,7 @@ import subprocess
 import time
 import unittest
 
-from harness import Server, Vm
+from harness import Server, Vm, until
 from test_crash_server import World
 
 CLONE_NEWNS = 0x20000
@@ -73,15 +73,6 @@ class SmallFiles(Server):
     def accept(self):
         if self.process.poll() is None:
             self.limit(resource.RLIM_INFINITY)
-
-
-def until(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 class Refusing:
